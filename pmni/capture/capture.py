@@ -1,0 +1,113 @@
+"""The canonical capture of one object: what every stage after `prepare` reads."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pmni.errors import InputError
+from pmni.io.atomic import atomic_file, write_text
+from pmni.io.poses import FRAME, check_rigid
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Normals, masks and intrinsics of V views of one object, with whatever truth is known.
+
+    Normals are unit vectors in the camera frame (OpenCV axes), zero outside the mask. Views of
+    different sizes are padded at the right and bottom; the mask is False there. Poses live in the
+    normalised world: X_dataset = scale * X_normalised + offset. Without reference poses, `scale`
+    is 1 and the normalised world is whatever registration makes of it.
+    """
+
+    name: str
+    views: tuple[str, ...]
+    normals: Float[np.ndarray, "V H W 3"]
+    masks: Bool[np.ndarray, "V H W"]
+    intrinsics: Float[np.ndarray, "V 3 3"]
+    reference_c2w: Float[np.ndarray, "V 4 4"] | None = None
+    scale: float = 1.0
+    """Dataset units (mm) in a unit of the normalised world."""
+    offset: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
+    true_normals: Float[np.ndarray, "V H W 3"] | None = None
+    """Ground-truth normals, camera frame."""
+    true_vertices: Float[np.ndarray, "N 3"] | None = None
+    """Ground-truth mesh, dataset units."""
+    true_faces: Int[np.ndarray, "F 3"] | None = None
+    ray_distances: Float[np.ndarray, "V H W"] | None = None
+    """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
+
+    def to_dataset(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        """Points of the normalised world in dataset units."""
+        return self.scale * points + self.offset
+
+    def to_normalised(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+        """Points in dataset units in the normalised world."""
+        return (points - self.offset) / self.scale
+
+
+# Per-pixel arrays are stored for the pixels inside the masks only.
+_PIXEL_KEYS = ("normals", "true_normals", "ray_distances")
+_PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "true_vertices", "true_faces")
+
+
+def save_capture(folder: Path, capture: Capture) -> None:
+    """Write `capture.npz` (arrays) and `cameras.json` (cameras, for people) into `folder`."""
+    arrays: dict[str, Any] = {
+        "name": capture.name,
+        "views": np.array(capture.views),
+        "shape": np.array(capture.masks.shape),
+        "masks": np.packbits(capture.masks),
+        "scale": capture.scale,
+    }
+    for key in _PIXEL_KEYS:
+        if (value := getattr(capture, key)) is not None:
+            arrays[key] = value[capture.masks].astype(np.float32)
+    for key in _PLAIN_KEYS:
+        if (value := getattr(capture, key)) is not None:
+            arrays[key] = value
+    with atomic_file(folder / "capture.npz") as temporary:
+        np.savez(temporary, **arrays)
+    cameras: dict[str, Any] = {"frame": FRAME, "scale": capture.scale}
+    cameras["offset"] = capture.offset.tolist()
+    cameras["views"] = {
+        view: {"intrinsics": capture.intrinsics[index].tolist()}
+        for index, view in enumerate(capture.views)
+    }
+    if capture.reference_c2w is not None:
+        for view, c2w in zip(capture.views, capture.reference_c2w, strict=True):
+            check_rigid(c2w, f"{capture.name}: view {view}")
+            cameras["views"][view]["reference_camera_to_world"] = c2w.tolist()
+    write_text(folder / "cameras.json", json.dumps(cameras, indent=1) + "\n")
+
+
+def load_capture(folder: Path) -> Capture:
+    """Read a capture written by `save_capture`; raises InputError naming the file."""
+    path = Path(folder) / "capture.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception:
+        raise InputError(f"{path}: not a capture, or damaged; run `pmni prepare` again") from None
+    shape = tuple(arrays["shape"])
+    masks = np.unpackbits(arrays["masks"])[: np.prod(shape)].reshape(shape).astype(bool)
+    values: dict[str, Any] = {}
+    for key in _PIXEL_KEYS:
+        if key in arrays:
+            fill = np.nan if key == "ray_distances" else 0.0
+            image = np.full((*shape, *arrays[key].shape[1:]), fill, np.float32)
+            image[masks] = arrays[key]
+            values[key] = image
+    values.update({key: arrays[key] for key in _PLAIN_KEYS if key in arrays})
+    return Capture(
+        name=str(arrays["name"]),
+        views=tuple(str(view) for view in arrays["views"]),
+        masks=masks,
+        scale=float(arrays["scale"]),
+        **values,
+    )

@@ -1,0 +1,1 @@
+"""Settings: typed, documented, checked. One module a stage; `experiment` puts them together."""

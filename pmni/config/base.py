@@ -1,0 +1,84 @@
+"""What all settings share: strict keys, documentation from docstrings, and clear errors."""
+
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pmni.errors import InputError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A frozen group of settings. Unknown keys are errors; docstrings become the JSON schema."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+    @classmethod
+    def parse(cls, values: dict[str, Any] | None, source: str) -> Self:
+        """Check `values`; raise InputError with one line that names `source` and the key."""
+        try:
+            return cls.model_validate(values or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls._keys_beside(first["loc"]))
+                raise InputError(
+                    f"{source}: unknown key '{key}'; known here: {known}"
+                ) from None
+            raise InputError(f"{source}: '{key}': {first['msg']}") from None
+
+    @classmethod
+    def _keys_beside(cls, location: tuple[int | str, ...]) -> list[str]:
+        model: Any = cls
+        for part in location[:-1]:
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field else None
+        return sorted(getattr(model, "model_fields", {}))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises InputError naming the file and line of a fault."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
+    return values
+
+
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """`overlay` laid over `base`, mapping by mapping; other values replace."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        below = merged.get(key)
+        nested = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = merge(below, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def settings_from_argument(model: type[S], argument: str | None) -> S:
+    """The settings of one stage from its `--settings` option: a YAML file, or inline YAML or JSON.
+
+    Rules pass the resolved settings inline; people pass a file or nothing (all defaults).
+    """
+    if argument is None:
+        return model.parse({}, "defaults")
+    if argument.lstrip().startswith("{"):
+        try:
+            return model.parse(yaml.safe_load(argument), "--settings")
+        except yaml.YAMLError:
+            raise InputError("--settings: not valid YAML or JSON") from None
+    return model.parse(read_yaml(Path(argument)), argument)

@@ -1,0 +1,59 @@
+"""Settings of `prepare` and `synthesize`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pmni.config.base import Settings
+
+Layout = Literal["supernormal", "diligent_mv", "own"]
+
+
+class PrepareSettings(Settings):
+    """How a dataset folder becomes a capture."""
+
+    upsample_factor: float = Field(1.0, gt=0, le=8)
+    """Resize normals, masks and intrinsics: 2 doubles the resolution, 0.5 halves it."""
+
+    depth_init_scale: float = Field(1.0, gt=0)
+    """Multiplies the ray distances that come with a dataset (`integration/perspective`)."""
+
+
+class SynthesizeSettings(Settings):
+    """A synthetic capture with exact ground truth, seen by DiLiGenT-like cameras."""
+
+    scene: str = "blob"
+    """The name of an analytic scene, or the path of a mesh file."""
+
+    views: int = Field(20, ge=2, le=500)
+    """Number of views."""
+
+    height: int = Field(512, ge=16)
+    """Image height in pixels; the field of view stays the same."""
+
+    width: int = Field(612, ge=16)
+    """Image width in pixels."""
+
+    poses: Literal["turntable", "random"] = "turntable"
+    """Equal steps on a turntable, or anywhere with elevations from -10 to 60 degrees and any roll."""
+
+    elevation: float = Field(25.0, gt=-90, lt=90)
+    """Elevation of the turntable's cameras, degrees."""
+
+    distance: float = Field(1500.0, gt=0)
+    """Distance of the cameras from the object, mm."""
+
+    radius: float = Field(80.0, gt=0)
+    """Radius of the object's bounding sphere, mm."""
+
+    pose_jitter: float = Field(0.0, ge=0)
+    """How far the cameras are off the ideal turntable; 1 is a hand-made rig (degrees and mm)."""
+
+    normal_noise: float = Field(0.0, ge=0, lt=45)
+    """Mean angular error of the noisy normals, degrees."""
+
+    up: Literal["x", "y", "z"] = "z"
+    """The up axis of a mesh file."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of poses and noise."""

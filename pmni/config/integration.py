@@ -1,0 +1,23 @@
+"""Settings of `integrate`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pmni.config.base import Settings
+
+
+class IntegrateSettings(Settings):
+    """How normals become ray distances."""
+
+    method: Literal["bilateral", "dataset"] = "bilateral"
+    """Bilateral normal integration, or the ray distances that came with the dataset."""
+
+    k: float = Field(2.0, ge=0)
+    """Sharpness of the bilateral weights: the larger, the more discontinuities; 0 means none."""
+
+    iterations: int = Field(100, ge=1)
+    """Most re-weighting iterations."""
+
+    tolerance: float = Field(1e-4, gt=0)
+    """Stop when the energy changes by less than this fraction."""

@@ -1,0 +1,38 @@
+"""Settings of `register`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pmni.config.base import Settings
+
+
+class RegisterSettings(Settings):
+    """Where the cameras start."""
+
+    method: Literal["reference", "noisy", "ring"] = "ring"
+    """The reference poses, the reference poses with noise, or an ideal turntable circle."""
+
+    rotation_noise: float = Field(0.0, ge=0)
+    """`noisy`: standard deviation of the rotation about the object, degrees for each axis."""
+
+    translation_noise: float = Field(0.0, ge=0)
+    """`noisy`: standard deviation of the camera centre, fraction of the camera distance."""
+
+    elevation: float = Field(25.0, gt=-90, lt=90)
+    """`ring`: elevation of the cameras, degrees."""
+
+    radius: float | None = Field(None, gt=0)
+    """`ring`: distance from the object, normalised units; None takes it from the masks' size."""
+
+    direction: Literal["counterclockwise", "clockwise"] = "counterclockwise"
+    """`ring`: how the cameras go round the object, seen from above."""
+
+    tilt_error: float = Field(0.0, ge=0)
+    """`ring`: standard deviation of an error added to each view's tilt and azimuth, degrees."""
+
+    distance_error: float = Field(0.0, ge=0)
+    """`ring`: standard deviation of an error added to each view's distance, fraction."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the errors."""

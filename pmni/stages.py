@@ -1,0 +1,38 @@
+"""The stages of the workflow: one subcommand, one Snakemake rule, one package folder each.
+
+Imports nothing heavy: the workflow reads the versions from here on every start.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `module` has `add_arguments(parser)` and `run(args)`.
+
+    `version` is raised by hand whenever the stage's results change for the same inputs and
+    settings: the workflow then reruns the stage and what depends on it.
+    """
+
+    name: str
+    module: str
+    version: int
+    summary: str
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("fetch", "pmni.capture.fetch", 1, "download and unpack a data set"),
+        Stage("synthesize", "pmni.capture.synthesize", 1, "render a capture with ground truth"),
+        Stage("prepare", "pmni.capture.prepare", 1, "read, check and normalise a capture"),
+        Stage("integrate", "pmni.integration.stage", 1, "integrate normals to ray distances"),
+        Stage("register", "pmni.registration.stage", 1, "find initial camera poses"),
+        Stage("train", "pmni.training.stage", 1, "optimise the surface and the poses"),
+        Stage("mesh", "pmni.meshing.stage", 1, "extract the surface of a checkpoint"),
+        Stage("render", "pmni.rendering.stage", 1, "render normals and depth of a checkpoint"),
+        Stage("evaluate", "pmni.evaluation.stage", 1, "compare with the ground truth"),
+        Stage("collect", "pmni.evaluation.collect", 1, "gather all metrics in one table"),
+        Stage("report", "pmni.reporting.stage", 1, "write the HTML report"),
+    )
+}
