@@ -29,7 +29,7 @@ class Experiment(Settings):
     exclude_views: tuple[str, ...] = ()
     """Views held out from training and reported apart."""
 
-    register: RegisterSettings = RegisterSettings()  # type: ignore[assignment]
+    registration: RegisterSettings = RegisterSettings()
     """Initial poses."""
 
     train: TrainSettings = TrainSettings()
