@@ -1,0 +1,20 @@
+"""The interface of every surface model: a signed distance function on the normalised world."""
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class SDF(Protocol):
+    """A signed distance function on [-1, 1]^3, positive outside; float32 in, float32 out."""
+
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Signed distances, normalised units."""
+        ...
+
+    def value_and_gradient(
+        self, x: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+        """Signed distances and their gradients with respect to x."""
+        ...
