@@ -1,0 +1,111 @@
+"""Multi-resolution hash encoding (Müller et al., SIGGRAPH 2022), plain PyTorch, any device.
+
+The parameter layout and the arithmetic are tiny-cuda-nn's, so parameters move between backends.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+# Spatial hash of Teschner et al. 2003, as in the paper's eq. 4.
+PRIMES = (1, 2654435761, 805459861)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of the grid."""
+
+    scale: float
+    """Grid cells a unit of [0, 1]."""
+    resolution: int
+    """Grid nodes along a side."""
+    entries: int
+    """Entries in the table."""
+    offset: int
+    """Where its entries begin."""
+    dense: bool
+    """Whether every node has its own entry (else they are hashed)."""
+
+
+def grid_levels(levels: int, log2_entries: int, base: int, growth: float) -> list[Level]:
+    """The levels of a hash grid, as tiny-cuda-nn lays them out."""
+    result, offset = [], 0
+    for index in range(levels):
+        scale = 2.0 ** (index * math.log2(growth)) * base - 1.0
+        resolution = math.ceil(scale) + 1
+        nodes = (resolution**3 + 7) // 8 * 8
+        entries = min(nodes, 2**log2_entries)
+        result.append(Level(scale, resolution, entries, offset, resolution**3 <= entries))
+        offset += entries
+    return result
+
+
+class HashGrid(nn.Module):
+    """Features of points, trilinearly interpolated from a hashed grid at each level.
+
+    Args:
+        levels, features, log2_entries, base, growth: the shape of the grid; `growth` is the ratio
+            of the resolutions of neighbouring levels.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        features: int,
+        log2_entries: int,
+        base: int,
+        growth: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.levels = grid_levels(levels, log2_entries, base, growth)
+        self.features = features
+        entries = self.levels[-1].offset + self.levels[-1].entries
+        values = torch.empty(entries, features).uniform_(-1e-4, 1e-4, generator=generator)
+        self.params = nn.Parameter(values.reshape(-1))
+        self.width = levels * features
+
+    def forward(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N D"]:
+        """Features (N, levels * features) of points in [0, 1]^3; zero from level `active` on."""
+        table = self.params.view(-1, self.features)
+        columns = [interpolate(table, level, x) for level in self.levels[:active]]
+        idle = (len(self.levels) - active) * self.features
+        if idle:
+            columns.append(x.new_zeros(len(x), idle))
+        return torch.cat(columns, dim=-1)
+
+
+def interpolate(
+    table: Float[Tensor, "T F"], level: Level, x: Float[Tensor, "N 3"]
+) -> Float[Tensor, "N F"]:
+    """Trilinear interpolation of one level's entries at points in [0, 1]^3."""
+    position = x * level.scale + 0.5
+    node = position.detach().floor()
+    t = (position - node).unsqueeze(-1)  # (N, 3, 1) fractions in [0, 1)
+    rows = gather_rows(table, corner_indices(level, node.long()))
+    c = rows.view(2, 2, 2, len(x), table.shape[1])  # bits of z, y, x
+    # One axis after another: 4 + 2 + 1 blends, and no product over eight corner weights.
+    along_x = c[:, :, 0] + (c[:, :, 1] - c[:, :, 0]) * t[:, 0]
+    along_y = along_x[:, 0] + (along_x[:, 1] - along_x[:, 0]) * t[:, 1]
+    return along_y[0] + (along_y[1] - along_y[0]) * t[:, 2]
+
+
+def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8N"]:
+    """Table rows of the corners of N cells, corner by corner; the x bit varies fastest."""
+    both = torch.stack([node, node + 1])  # (2, N, 3): the two nodes along each axis
+    x, y, z = both[None, None, :, :, 0], both[None, :, None, :, 1], both[:, None, None, :, 2]
+    if level.dense:
+        index = x + level.resolution * (y + level.resolution * z)
+    else:
+        index = (x * PRIMES[0]) ^ (y * PRIMES[1]) ^ (z * PRIMES[2])
+    return (index % level.entries + level.offset).reshape(-1)
+
+
+def gather_rows(table: Float[Tensor, "T F"], rows: Int[Tensor, "M"]) -> Float[Tensor, "M F"]:
+    """`table[rows]`. Pairs travel as one complex number, which is several times faster."""
+    if table.shape[1] != 2:
+        return table.index_select(0, rows)
+    return torch.view_as_real(torch.view_as_complex(table).index_select(0, rows))

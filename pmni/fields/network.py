@@ -1,0 +1,88 @@
+"""The neural SDF: encoding and a small multilayer perceptron with geometric initialisation."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from pmni.config.training import FieldSettings
+from pmni.fields.encoding import make_encoding
+
+
+class NeuralSDF(nn.Module):
+    """f(x) on [-1, 1]^3: the encoding of x and x itself, softplus layers, one output.
+
+    At the start f is close to the distance from a sphere of radius `initial_radius` (geometric
+    initialisation, Atzmon and Lipman, CVPR 2020), whatever the encoding holds.
+    """
+
+    def __init__(self, settings: FieldSettings, seed: int) -> None:
+        super().__init__()
+        self.encoding = make_encoding(settings, seed)
+        self.levels = settings.levels
+        self.skip = settings.skip
+        self.active = settings.levels
+        """How many levels of the encoding are switched on."""
+        generator = torch.Generator().manual_seed(seed + 1)
+        inputs = 3 + self.encoding.width
+        widths = [inputs] + [settings.width] * settings.layers + [1]
+        self.layers = nn.ModuleList()
+        for index in range(len(widths) - 1):
+            out = widths[index + 1] - (inputs if index + 1 == self.skip else 0)
+            layer = nn.Linear(widths[index], out)
+            last = index == len(widths) - 2
+            _geometric_initialisation(
+                layer, index, self.skip, last, inputs, settings.initial_radius, generator
+            )
+            self.layers.append(weight_norm(layer) if settings.weight_norm else layer)
+        self.activation = nn.Softplus(beta=100)
+
+    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Signed distances, normalised units; differentiable with respect to x, twice."""
+        features = self.encoding((x + 1) / 2, self.active)
+        inputs = torch.cat([x, features], dim=-1)
+        hidden = inputs
+        for index, layer in enumerate(self.layers):
+            if self.skip and index == self.skip:
+                hidden = torch.cat([hidden, inputs], dim=-1) / math.sqrt(2)
+            hidden = layer(hidden)
+            if index < len(self.layers) - 1:
+                hidden = self.activation(hidden)
+        return hidden[:, 0]
+
+    def value_and_gradient(
+        self, x: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+        """Values and analytic gradients; differentiable when autograd is recording."""
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            points = x if x.requires_grad else x.detach().requires_grad_()
+            values = self(points)
+            (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=recording)
+        return (values, gradient) if recording else (values.detach(), gradient)
+
+
+def _geometric_initialisation(
+    layer: nn.Linear,
+    index: int,
+    skip: int,
+    last: bool,
+    inputs: int,
+    radius: float,
+    generator: torch.Generator,
+) -> None:
+    """Weights with which the network is the distance from a sphere; features start unused."""
+    weight, bias = layer.weight.data, layer.bias.data
+    bias.zero_()
+    if last:
+        mean = math.sqrt(math.pi) / math.sqrt(layer.in_features)
+        weight.normal_(mean, 1e-4, generator=generator)
+        bias.fill_(-radius)
+        return
+    weight.normal_(0, math.sqrt(2 / layer.out_features), generator=generator)
+    if index == 0:
+        weight[:, 3:] = 0
+    elif skip and index == skip:
+        weight[:, layer.in_features - inputs + 3 :] = 0

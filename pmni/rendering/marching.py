@@ -1,0 +1,78 @@
+"""Patches of rays marched on common planes of constant z-depth.
+
+In the camera frame the point of pixel (u, v) at depth z is z * m with m = K^-1 (u, v, 1), so
+samples of neighbouring rays on one plane differ by z / fx and z / fy along the camera's axes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pmni.rendering.occupancy import INSIDE, SHELL, OccupancyGrid
+
+
+@dataclass(frozen=True)
+class Patches:
+    """P patches of h x w neighbouring pixels, each seen by one camera."""
+
+    m: Float[Tensor, "P h w 3"]
+    """K^-1 (u, v, 1) of each pixel: its ray in the camera frame, scaled to z = 1."""
+    focal: Float[Tensor, "P 2"]
+    """fx and fy, pixels."""
+    rotation: Float[Tensor, "P 3 3"]
+    """Camera to world."""
+    centre: Float[Tensor, "P 3"]
+    """Camera centre in the world."""
+
+
+@dataclass(frozen=True)
+class Planes:
+    """M planes, patch after patch and front to back in each."""
+
+    patch: Int[Tensor, "M"]
+    """The patch that a plane belongs to."""
+    z: Float[Tensor, "M"]
+    """Its z-depth."""
+    joined: Bool[Tensor, "M"]
+    """Whether the next plane in the list bounds the interval that begins here."""
+
+
+@torch.no_grad()
+def march(
+    patches: Patches, occupancy: OccupancyGrid, step: float, jitter: Float[Tensor, "P"]
+) -> Planes:
+    """The planes, `step` apart, that bound intervals in the occupied shell.
+
+    Intervals behind the first one that starts in an INSIDE cell carry no weight and are left out.
+    `jitter` in [0, 1) shifts each patch's planes by a part of the step.
+    """
+    h, w = patches.m.shape[1:3]
+    axis = _rotate(patches.rotation, patches.m[:, h // 2, w // 2])  # (P, 3), z-depth 1
+    # The unit sphere about the origin is crossed where |centre + z axis| < 1.
+    length2 = (axis**2).sum(-1)
+    middle = -(patches.centre * axis).sum(-1) / length2  # (P,) z-depth nearest to the origin
+    count = int(2 / step) + 2
+    k = torch.arange(count, device=axis.device, dtype=axis.dtype)
+    z = middle[:, None] + (k - count / 2 + jitter[:, None]) * step  # (P, S)
+    centres = patches.centre[:, None] + (z + step / 2)[..., None] * axis[:, None]
+    kind = occupancy.at(centres)  # (P, S): of the interval from plane k to k + 1
+    behind = (kind == INSIDE).cumsum(-1) > 0
+    occupied = (kind == SHELL) & ~behind & (z > 0)
+    occupied[:, -1] = False
+    bounds = occupied.clone()
+    bounds[:, 1:] |= occupied[:, :-1]
+    patch, plane = bounds.nonzero(as_tuple=True)
+    return Planes(patch, z[patch, plane], occupied[patch, plane])
+
+
+def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
+    """World points of all rays on all planes; differentiable in the poses."""
+    rays = _rotate(patches.rotation[:, None, None], patches.m)  # (P, h, w, 3)
+    centre = patches.centre[planes.patch][:, None, None]
+    return centre + planes.z[:, None, None, None] * rays[planes.patch]
+
+
+def _rotate(rotation: Tensor, vectors: Tensor) -> Tensor:
+    return (rotation * vectors[..., None, :]).sum(-1)
