@@ -1,7 +1,7 @@
 """What all settings share: strict keys, documentation from docstrings, and clear errors."""
 
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +19,7 @@ class Settings(BaseModel):
     )
 
     @classmethod
-    def parse(cls, values: dict[str, Any] | None, source: str) -> Self:
+    def parse(cls: type[S], values: dict[str, Any] | None, source: str) -> S:
         """Check `values`; raise InputError with one line that names `source` and the key."""
         try:
             return cls.model_validate(values or {})
@@ -28,9 +28,7 @@ class Settings(BaseModel):
             key = ".".join(str(part) for part in first["loc"]) or "(top level)"
             if first["type"] == "extra_forbidden":
                 known = ", ".join(cls._keys_beside(first["loc"]))
-                raise InputError(
-                    f"{source}: unknown key '{key}'; known here: {known}"
-                ) from None
+                raise InputError(f"{source}: unknown key '{key}'; known here: {known}") from None
             raise InputError(f"{source}: '{key}': {first['msg']}") from None
 
     @classmethod
@@ -45,9 +43,13 @@ class Settings(BaseModel):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises InputError naming the file and line of a fault."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_duplicates(yaml.compose(text), path)
+        values = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -57,6 +59,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
     return values
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
+    """Raise InputError for a key that a mapping has twice: YAML would silently take the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            line = key.start_mark.line + 1
+            raise InputError(f"{path}, line {line}: '{key.value}' is there twice")
+        seen.add(str(key.value))
+        _refuse_duplicates(value, path)
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:

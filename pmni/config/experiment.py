@@ -1,9 +1,12 @@
 """The configuration of a whole run: which objects, which experiments, which settings."""
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
+
+from pydantic import Field
 
 from pmni.config.base import Settings, merge, read_yaml
 from pmni.config.capture import Layout, PrepareSettings, SynthesizeSettings
@@ -15,6 +18,10 @@ from pmni.config.training import TrainSettings
 from pmni.errors import InputError
 
 EXPERIMENTS = Path("config/experiments")
+# Folders of the results that are not an experiment's.
+RESERVED = ("captures", "integration", "logs", "report", "state")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+COLUMNS = ("object", "dataset", "layout", "path", "normals")
 
 
 class Experiment(Settings):
@@ -54,7 +61,7 @@ class RunConfig(Settings):
     only: tuple[str, ...] = ()
     """Run these objects of the table only; empty means all."""
 
-    experiments: tuple[str, ...] = ("default",)
+    experiments: tuple[str, ...] = Field(("default",), min_length=1)
     """Names of files in `config/experiments/`."""
 
     results: str = "results"
@@ -69,26 +76,41 @@ class RunConfig(Settings):
     integrate: IntegrateSettings = IntegrateSettings()
     """How normals are integrated, for all experiments."""
 
-    scenes: dict[str, SynthesizeSettings] = {}
-    """Settings of each synthetic object, by object."""
+    scenes: dict[str, SynthesizeSettings] = Field(default_factory=dict)
+    """The objects that are synthesised, and how."""
 
-    overrides: dict[str, Any] = {}
+    archives: dict[str, str] = Field(default_factory=dict)
+    """Archives that have been downloaded already, by data set; the others are downloaded."""
+
+    overrides: dict[str, Any] = Field(default_factory=dict)
     """Settings laid over every experiment, such as `{train: {steps: 100}}`."""
+
+    available_only: bool = False
+    """Make the table and the report from the results that are there, and nothing else."""
 
 
 def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
     """The experiment in `config/experiments/<name>.yaml`, with `overrides` laid over it.
 
-    A file may name another in `base:` and then holds only what differs from it.
+    A file may name another in `base:` and then holds only what differs from it. Held-out views are
+    given once, at the top, and passed on to `train` and `evaluate`.
     """
     path = EXPERIMENTS / f"{name}.yaml"
+    if name in RESERVED or not NAME.fullmatch(name):
+        raise InputError(f"experiment '{name}': this name cannot be used; choose another")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
         raise InputError(f"unknown experiment '{name}': there is no {path}; known: {known}")
-    values = merge(_with_base(path, ()), overrides)
-    experiment = Experiment.parse(values, str(path))
-    held_out = {"exclude_views": list(experiment.exclude_views)}
-    values = merge(values, {"train": held_out, "evaluate": held_out})
+    values = _with_base(path, ())
+    Experiment.parse(values, str(path))
+    values = merge(values, overrides)
+    held_out = Experiment.parse(values, f"{path} with overrides").exclude_views
+    for stage in ("train", "evaluate"):
+        if "exclude_views" in values.get(stage, {}):
+            raise InputError(
+                f"{path}: give 'exclude_views' at the top of the experiment, not in '{stage}'"
+            )
+        values = merge(values, {stage: {"exclude_views": list(held_out)}})
     return Experiment.parse(values, str(path))
 
 
@@ -120,36 +142,66 @@ class ObjectEntry:
 
 def load_objects(path: Path) -> dict[str, ObjectEntry]:
     """The table of objects (tab-separated: object, dataset, layout, path, normals)."""
-    columns = ["object", "dataset", "layout", "path", "normals"]
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            lines = (line for line in file if line.strip() and not line.startswith("#"))
-            rows = list(csv.DictReader(lines, delimiter="\t"))
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    entries: dict[str, ObjectEntry] = {}
-    for number, row in enumerate(rows, start=1):
-        if list(row) != columns or None in row.values():
-            raise InputError(f"{path}: row {number}: must have the columns {', '.join(columns)}")
-        name = row["object"]
-        if name in entries:
-            raise InputError(f"{path}: object '{name}' is there twice")
-        if row["layout"] not in get_args(Layout):
-            raise InputError(
-                f"{path}: object '{name}': unknown layout '{row['layout']}'; "
-                f"known: {', '.join(get_args(Layout))}"
-            )
-        entries[name] = ObjectEntry(
-            name, row["dataset"], row["layout"], row["path"], row["normals"]  # type: ignore[arg-type]
+    rows = csv.DictReader(
+        (line for line in lines if line.strip() and not line.startswith("#")), delimiter="\t"
+    )
+    if tuple(rows.fieldnames or ()) != COLUMNS:
+        raise InputError(
+            f"{path}: the first line must be the columns {', '.join(COLUMNS)}, separated by tabs"
         )
+    entries: dict[str, ObjectEntry] = {}
+    for row in rows:
+        entry = _object_entry(path, row)
+        if entry.name in entries:
+            raise InputError(f"{path}: object '{entry.name}' is there twice")
+        entries[entry.name] = entry
+    if not entries:
+        raise InputError(f"{path}: there is no object in the table")
     return entries
+
+
+def _object_entry(path: Path, row: dict[str, str]) -> ObjectEntry:
+    """A checked row of the table."""
+    name = row["object"]
+    if len(row) != len(COLUMNS) or not all(row.values()):
+        raise InputError(
+            f"{path}: object '{name}': must have a value in each of the columns "
+            f"{', '.join(COLUMNS)}, and no more"
+        )
+    for key in ("object", "dataset", "normals"):
+        if not NAME.fullmatch(row[key]):
+            raise InputError(
+                f"{path}: object '{name}': {key} '{row[key]}' may hold only letters, digits, "
+                "dots, dashes and underscores"
+            )
+    if row["layout"] not in get_args(Layout):
+        raise InputError(
+            f"{path}: object '{name}': unknown layout '{row['layout']}'; "
+            f"known: {', '.join(get_args(Layout))}"
+        )
+    layout = cast(Layout, row["layout"])
+    return ObjectEntry(name, row["dataset"], layout, row["path"], row["normals"])
 
 
 def choose_objects(config: RunConfig) -> dict[str, ObjectEntry]:
     """The objects that `config` asks for. Raises InputError for one that the table lacks."""
     entries = load_objects(Path(config.objects))
+    known = ", ".join(entries)
     for name in config.only:
         if name not in entries:
-            known = ", ".join(entries)
             raise InputError(f"unknown object '{name}': {config.objects} has {known}")
+    for name in config.scenes:
+        if name not in entries:
+            raise InputError(f"scenes: unknown object '{name}': {config.objects} has {known}")
+        entry = entries[name]
+        place = f"resources/{entry.dataset}/{name}"
+        if (entry.layout, entry.path) != ("supernormal", place):
+            raise InputError(
+                f"{config.objects}: object '{name}' is synthesised, so its layout must be "
+                f"supernormal and its path {place}"
+            )
     return {name: entries[name] for name in config.only or entries}
