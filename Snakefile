@@ -1,0 +1,58 @@
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=CONFIG.results,
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    fetch,
+    collect,
+
+
+wildcard_constraints:
+    object="|".join(map(re.escape, OBJECTS)),
+    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    dataset=r"[^/]+",
+    normals=r"[^/]+",
+    iteration=r"\d{8}",
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/benchmark.csv",
+        "<results>/report/index.html",
+
+
+if not CONFIG.available_only:
+
+    include: "workflow/rules/fetch.smk"
+    include: "workflow/rules/synthesize.smk"
+    include: "workflow/rules/prepare.smk"
+    include: "workflow/rules/integrate.smk"
+    include: "workflow/rules/register.smk"
+    include: "workflow/rules/train.smk"
+    include: "workflow/rules/mesh.smk"
+    include: "workflow/rules/render.smk"
+    include: "workflow/rules/evaluate.smk"
+
+
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/report.smk"
+
+
+onerror:
+    report_what_is_there()

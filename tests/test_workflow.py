@@ -1,0 +1,390 @@
+"""What the workflow promises, on a stand-in for `pmni` that only leaves the files of the stages."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import fake_pmni
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GPU_STAGES = ("train", "mesh", "render")
+AFTER_TRAINING = {"mesh": 2, "render": 1, "evaluate": 2}
+SUMMARY = {"collect": 1, "report": 1}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with the project's workflow and a configuration of its own."""
+
+    folder: Path
+    pmni: fake_pmni.FakePmni
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the folder; standard output and error come together."""
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            env={**self.pmni.environment(), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.folder,
+            env=self.pmni.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def configuration(self) -> dict[str, Any]:
+        """The content of `config/config.yaml`."""
+        return yaml.safe_load((self.folder / "config/config.yaml").read_text(encoding="utf-8"))
+
+    def write(self, path: str, content: object) -> None:
+        """Write a file of the project: text as it is, anything else as YAML."""
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text, encoding="utf-8")
+
+
+def make_project(folder: Path) -> Project:
+    """Two synthetic objects and one on disk; two experiments, one of them on the CPU."""
+    project = Project(folder, fake_pmni.install(folder / "bin"))
+    for name in ("Snakefile", "workflow", "profiles"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    rows = [
+        ("object", "dataset", "layout", "path", "normals"),
+        ("ball", "toys", "supernormal", "resources/toys/ball", "noisy"),
+        ("cube", "toys", "supernormal", "resources/toys/cube", "noisy"),
+        ("vase", "mine", "own", "data/vase", "normals"),
+    ]
+    project.write("config/objects.tsv", "".join("\t".join(row) + "\n" for row in rows))
+    project.write("data/vase/normals/00.exr", "x")
+    scenes = {"ball": {"scene": "blob"}, "cube": {"scene": "blob"}}
+    config = {"experiments": ["free", "fixed"], "scenes": scenes, "published": None}
+    project.write("config/config.yaml", config)
+    train = {"steps": 200, "checkpoints": [100]}
+    project.write("config/experiments/free.yaml", {"train": train})
+    cpu = {stage: {"device": "cpu"} for stage in GPU_STAGES}
+    fixed = {"base": "free", "registration": {"method": "reference"}, **cpu}
+    project.write("config/experiments/fixed.yaml", fixed)
+    return project
+
+
+def planned(output: str) -> dict[str, int]:
+    """The job counts that a dry run prints."""
+    table = output.split("Job stats:")[1].split("total", maxsplit=1)[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+
+
+def made(calls: list[fake_pmni.Call]) -> dict[str, int]:
+    """How often each stage was called."""
+    return dict(Counter(call.stage for call in calls))
+
+
+def overlap(calls: list[fake_pmni.Call]) -> bool:
+    """Whether two of the calls ran at the same time."""
+    ordered = sorted(calls, key=lambda call: call.start)
+    return any(after.start < before.end for before, after in pairwise(ordered))
+
+
+@pytest.mark.workflow
+def test_the_first_dry_run_lists_every_job(tmp_path: Path) -> None:
+    """Objects of a data set that is not there yet wait for one download."""
+    project = make_project(tmp_path)
+    table = (project.folder / "config/objects.tsv").read_text(encoding="utf-8")
+    for name in ("bear", "cow"):
+        table += f"{name}\tanimals\tsupernormal\tresources/animals/{name}\tsdm\n"
+    project.write("config/objects.tsv", table)
+    project.write("resources/registry.yaml", {"animals": {"url": "https://example.org/a.zip"}})
+    run = project.snakemake("--dry-run", "--cores", "1", "--resources", "gpu=1")
+    assert run.returncode == 0, run.stdout
+    assert planned(run.stdout) == {
+        "fetch": 1,
+        "synthesize": 2,
+        "prepare": 5,
+        "integrate": 5,
+        "register": 10,
+        "train": 10,
+        "mesh": 20,
+        "render": 10,
+        "evaluate": 20,
+        "collect": 1,
+        "report": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.workflow
+def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
+    """The life of a project: failures, the fix, nothing left to do, changed settings, one GPU."""
+    project = make_project(tmp_path)
+    table = (project.folder / "config/objects.tsv").read_text(encoding="utf-8")
+    project.write("config/objects.tsv", table + "lost\tmine\town\tdata/lost\tnormals\n")
+
+    # One training is made to fail, and one object is not where the table says.
+    project.pmni.fail("results/free/ball/train")
+    run = project.snakemake("--cores", "8")
+    calls = project.pmni.calls()
+    assert run.returncode != 0
+    assert "made to fail" in run.stdout
+    assert "data/lost: no such folder" in run.stdout
+    failed = sorted(call.output for call in calls if call.code)
+    assert failed == ["results/captures/lost/normals", "results/free/ball/train"]
+    assert made(calls) == {
+        "synthesize": 2,
+        "prepare": 4,
+        "integrate": 3,
+        "register": 6,
+        "train": 6,
+        "mesh": 10,
+        "render": 5,
+        "evaluate": 10,
+        "collect": 1,
+        "report": 1,
+    }
+    # What worked is in the table and the report.
+    collected = next(call for call in calls if call.stage == "collect").options["metrics"]
+    worked = ["fixed/ball", "fixed/cube", "fixed/vase", "free/cube", "free/vase"]
+    steps = ("iter_00000100", "iter_00000200")
+    assert sorted(collected) == [
+        f"results/{pair}/metrics/{step}.json" for pair in worked for step in steps
+    ]
+    assert (project.folder / "results/report/index.html").is_file()
+    assert "the report shows what was, and what failed: results/report/index.html" in run.stdout
+    # The log of a failed stage is where the report looks for it.
+    log = project.folder / "results/logs/train/free/ball.log"
+    assert "made to fail" in log.read_text(encoding="utf-8")
+
+    # Jobs that use the GPU never ran at the same time; others did.
+    assert not overlap([c for c in calls if c.stage in GPU_STAGES and "/free/" in c.output])
+    assert overlap([c for c in calls if c.stage not in GPU_STAGES])
+    assert overlap([c for c in calls if "/fixed/" in c.output])
+
+    # After the fix only what failed, and what follows it, runs.
+    project.pmni.fail()
+    project.write("config/objects.tsv", table)
+    run = project.snakemake("--cores", "8")
+    calls = project.pmni.calls()
+    assert run.returncode == 0, run.stdout
+    assert made(calls) == {"train": 1} | AFTER_TRAINING | SUMMARY
+    assert len(next(call for call in calls if call.stage == "collect").options["metrics"]) == 12
+
+    # Then there is nothing left to do.
+    run = project.snakemake("--cores", "8")
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout
+    assert project.pmni.calls() == []
+
+    # With two GPUs two jobs may use them at once.
+    overlay = {"overrides": {"mesh": {"resolution": 64}}}
+    project.write("coarse.yaml", overlay)
+    run = project.snakemake("--cores", "8", "--resources", "gpu=2", "--configfile", "coarse.yaml")
+    calls = project.pmni.calls()
+    assert run.returncode == 0, run.stdout
+    assert made(calls) == {"mesh": 12, "evaluate": 12} | SUMMARY
+    assert overlap([c for c in calls if c.stage == "mesh" and "/free/" in c.output])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of which everything has been made; tests leave it so."""
+    project = make_project(tmp_path_factory.mktemp("finished"))
+    run = project.snakemake("--cores", "8")
+    assert run.returncode == 0, run.stdout
+    return project
+
+
+TWO_EXPERIMENTS = {"mesh": 12, "render": 6, "evaluate": 12} | SUMMARY
+BUMP = """
+from dataclasses import replace
+from pmni.stages import STAGES
+STAGES["evaluate"] = replace(STAGES["evaluate"], version=STAGES["evaluate"].version + 1)
+"""
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ({"integrate": {"k": 3.0}}, {"integrate": 3, "train": 6} | TWO_EXPERIMENTS),
+        (
+            {"scenes": {"ball": {"normal_noise": 5.0}}},
+            {"synthesize": 1, "prepare": 1, "integrate": 1, "register": 2, "train": 2}
+            | {"mesh": 4, "render": 2, "evaluate": 4}
+            | SUMMARY,
+        ),
+        (
+            {"overrides": {"registration": {"seed": 1}}},
+            {"register": 6, "train": 6} | TWO_EXPERIMENTS,
+        ),
+        ({"overrides": {"train": {"seed": 1}}}, {"train": 6} | TWO_EXPERIMENTS),
+        ({"overrides": {"render": {"chunk": 1000}}}, {"render": 6, "report": 1}),
+        ({"overrides": {"summary": "Another word for it."}}, {"report": 1}),
+        ({"experiments": ["free"]}, SUMMARY),
+        ({"only": ["ball", "vase"]}, SUMMARY),
+    ],
+    ids=["integrate", "scene", "register", "train", "render", "summary", "experiments", "objects"],
+)
+def test_changed_configuration_reruns_what_depends_on_it(
+    finished: Project, overlay: dict[str, object], expected: dict[str, int]
+) -> None:
+    finished.write("overlay.yaml", overlay)
+    run = finished.snakemake("--dry-run", "--cores", "8", "--configfile", "overlay.yaml")
+    assert run.returncode == 0, run.stdout
+    assert planned(run.stdout) == expected | {"all": 1}
+
+
+@pytest.mark.workflow
+def test_a_raised_stage_version_reruns_the_stage(finished: Project) -> None:
+    finished.write("bump/sitecustomize.py", BUMP)
+    path = os.pathsep.join([str(finished.folder / "bump"), os.environ.get("PYTHONPATH", "")])
+    run = finished.snakemake("--dry-run", "--cores", "8", PYTHONPATH=path)
+    assert planned(run.stdout) == {"evaluate": 12, "all": 1} | SUMMARY
+
+
+@pytest.mark.workflow
+def test_changed_data_of_an_own_object_reruns_that_object(finished: Project) -> None:
+    file = finished.folder / "data/vase/normals/01.exr"
+    file.write_text("x", encoding="utf-8")
+    run = finished.snakemake("--dry-run", "--cores", "8")
+    file.unlink()
+    one = {"prepare": 1, "integrate": 1, "register": 2, "train": 2}
+    after = {name: 2 * count for name, count in AFTER_TRAINING.items()}
+    assert planned(run.stdout) == one | after | SUMMARY | {"all": 1}
+
+
+@pytest.mark.workflow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["only=[bal]"], "unknown object 'bal': config/objects.tsv has ball, cube, vase"),
+        (
+            ["experiments=[fre]"],
+            "unknown experiment 'fre': there is no config/experiments/fre.yaml",
+        ),
+        (["objets=[ball]"], "configuration: unknown key 'objets'; known here: archives,"),
+        (["overrides={mesh: {size: 3}}"], "unknown key 'mesh.size'; known here:"),
+    ],
+    ids=["object", "experiment", "key", "nested key"],
+)
+def test_a_wrong_configuration_is_one_clear_message(
+    finished: Project, words: list[str], message: str
+) -> None:
+    run = finished.snakemake("--dry-run", "--cores", "1", "--config", *words)
+    assert run.returncode != 0
+    assert message in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+@pytest.mark.workflow
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    project.write(
+        "config/config.yaml", project.configuration() | {"only": ["ball"], "experiments": ["free"]}
+    )
+    project.pmni.hang("results/free/ball/train")
+    process = project.start("--cores", "8")
+    project.pmni.wait_until_hanging()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert set(made(project.pmni.calls())) == {"synthesize", "prepare", "integrate", "register"}
+    project.pmni.hang()
+    assert project.snakemake("--unlock").returncode == 0
+    run = project.snakemake("--cores", "8")
+    assert run.returncode == 0, run.stdout
+    assert made(project.pmni.calls()) == {"train": 1} | AFTER_TRAINING | SUMMARY
+
+
+@pytest.mark.workflow
+def test_the_workflow_is_lint_free() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+SBATCH = """#!{python} -I
+import json, pathlib, subprocess, sys
+here = pathlib.Path(__file__).parent
+number = str(len(list(here.glob("job_*"))) + 1)
+(here / f"job_{{number}}").write_text(json.dumps(sys.argv[1:]))
+wrapped = next(word.split("=", 1)[1] for word in sys.argv if word.startswith("--wrap="))
+states = f"&& echo COMPLETED > state_{{number}} || echo FAILED > state_{{number}}"
+(here / f"state_{{number}}").write_text("RUNNING")
+with (here / f"out_{{number}}").open("w") as out:
+    subprocess.Popen(
+        f"({{wrapped}}); cd {{here}}; [ $? = 0 ] {{states}}", shell=True,
+        stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+    )
+print(number)
+"""
+SACCT = """#!/bin/sh
+cd {folder}
+for file in state_*; do echo "${{file#state_}}|$(cat $file)"; done
+"""
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@"
+"""
+
+
+def install_slurm(folder: Path) -> None:
+    """SLURM's commands: `sbatch` runs the job on this machine and keeps its own arguments."""
+    scripts = {
+        "sbatch": SBATCH.format(python=sys.executable),
+        "sacct": SACCT.format(folder=folder),
+        "srun": SRUN,
+        "sacctmgr": "#!/bin/sh\necho lab\n",
+    }
+    for name in ("sinfo", "squeue", "scontrol", "scancel"):
+        scripts[name] = "#!/bin/sh\n"
+    for name, text in scripts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755)
+
+
+@pytest.mark.workflow
+def test_slurm_jobs_ask_for_what_the_rules_need(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    project = make_project(tmp_path)
+    install_slurm(tmp_path / "bin")
+    started = ["integration/ball/noisy/ray_distance.npz", "free/ball/register/initial_poses.json"]
+    run = project.snakemake("--cores", "8", *(f"results/{file}" for file in started))
+    assert run.returncode == 0, run.stdout
+    profile = ["--workflow-profile", "profiles/slurm"]
+    profile += ["--default-resources", "slurm_account=lab", "slurm_partition=fast"]
+    profile += ["--set-resources", "train:gpu_model=h100", "train:runtime=45"]
+    profile += ["--slurm-init-seconds-before-status-checks", "1", "--"]
+    wanted = ["free/ball/train/history.csv", "fixed/ball/register/initial_poses.json"]
+    run = project.snakemake(*profile, *(f"results/{file}" for file in wanted))
+    assert run.returncode == 0, run.stdout
+    jobs = [json.loads(file.read_text("utf-8")) for file in (tmp_path / "bin").glob("job_*")]
+    flags = {job[job.index("--comment") + 1]: " ".join(job) for job in jobs}
+    train = flags.pop("rule_train_wildcards_free_ball")
+    assert " -A lab -p fast -t 45 --mem 16000 --cpus-per-gpu=8 " in train
+    assert " --gpus=h100:1 " in train
+    register = flags.pop("rule_register_wildcards_fixed_ball")
+    assert " -A lab -p fast -t 60 --mem 4000 --ntasks=1 --cpus-per-task=1 " in register
+    assert "--gpus" not in register
+    assert not flags

@@ -1,0 +1,21 @@
+rule register:
+    input:
+        capture=capture_of,
+    output:
+        poses="<results>/{experiment}/{object}/register/initial_poses.json",
+        provenance="<results>/{experiment}/{object}/register/provenance.json",
+    log:
+        "<results>/logs/register/{experiment}/{object}.log",
+    conda:
+        "../envs/pmni.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        version=STAGES["register"].version,
+        settings=lambda wildcards: experiment_of(wildcards).registration.model_dump_json(),
+        capture=subpath(input.capture, parent=True),
+        folder=subpath(output.poses, parent=True),
+    shell:
+        "pmni register --capture {params.capture:q} --settings {params.settings:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"

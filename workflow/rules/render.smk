@@ -1,0 +1,25 @@
+rule render:
+    input:
+        capture=capture_of,
+        checkpoints="<results>/{experiment}/{object}/train/checkpoints",
+        poses="<results>/{experiment}/{object}/train/poses",
+    output:
+        directory("<results>/{experiment}/{object}/renders/iter_{iteration}"),
+    log:
+        "<results>/logs/render/{experiment}/{object}/iter_{iteration}.log",
+    conda:
+        "../envs/pmni.yaml"
+    resources:
+        gpu=gpus("render"),
+        cpus_per_gpu=4,
+        mem_mb=8000,
+        runtime=60,
+    params:
+        version=STAGES["render"].version,
+        settings=lambda wildcards: experiment_of(wildcards).render.model_dump_json(),
+        capture=subpath(input.capture, parent=True),
+    shell:
+        "pmni render --capture {params.capture:q}"
+        " --checkpoint {input.checkpoints:q}/iter_{wildcards.iteration}.safetensors"
+        " --poses {input.poses:q}/iter_{wildcards.iteration}.json"
+        " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,33 @@
+rule train:
+    input:
+        capture=capture_of,
+        ray_distances=ray_distances_of,
+        poses="<results>/{experiment}/{object}/register/initial_poses.json",
+    output:
+        checkpoints=directory("<results>/{experiment}/{object}/train/checkpoints"),
+        poses=directory("<results>/{experiment}/{object}/train/poses"),
+        tensorboard=directory("<results>/{experiment}/{object}/train/tensorboard"),
+        history="<results>/{experiment}/{object}/train/history.csv",
+        provenance="<results>/{experiment}/{object}/train/provenance.json",
+    log:
+        "<results>/logs/train/{experiment}/{object}.log",
+    conda:
+        "../envs/pmni.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpus("train"),
+        cpus_per_gpu=8,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        version=STAGES["train"].version,
+        settings=lambda wildcards: experiment_of(wildcards).train.model_dump_json(),
+        capture=subpath(input.capture, parent=True),
+        ray_distances=subpath(input.ray_distances, parent=True),
+        # A declared output would be deleted when a training stops: its state lies elsewhere.
+        state=f"{CONFIG.results}/state/{{experiment}}/{{object}}",
+        folder=subpath(output.history, parent=True),
+    shell:
+        "pmni train --capture {params.capture:q} --ray-distances {params.ray_distances:q}"
+        " --poses {input.poses:q} --settings {params.settings:q} --state {params.state:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"
