@@ -1,0 +1,49 @@
+# make demo   reconstruct three synthetic objects on the CPU and write a report
+# make test   run all tests
+# make lint   check style and types
+#
+# Each sets up .venv first. PYTHON chooses the interpreter; TORCH is what pip installs as PyTorch,
+# for example `make demo TORCH=torch==2.6.0`.
+
+PYTHON ?= python3
+CORES ?= all
+CPU_TORCH := torch --extra-index-url https://download.pytorch.org/whl/cpu
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
+TORCH ?= $(CPU_TORCH)
+else
+TORCH ?= torch
+endif
+
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(RUN) snakemake --configfile config/demo.yaml --cores $(CORES)
+	@echo
+	@echo "The report: $(CURDIR)/results/report/index.html"
+
+test: .venv/installed-dev
+	$(RUN) pytest
+
+lint: .venv/installed-dev
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,slurm]'
+	touch $@
