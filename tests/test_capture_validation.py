@@ -274,14 +274,16 @@ def test_empty_mask(capsys, folders):
 def test_truncated_files(capsys, folders, path):
     file = folders / "supernormal" / path
     file.write_bytes(file.read_bytes()[:-200])
-    assert_refused(capsys, folders, "supernormal", SET, f"{path}: ", "truncated")
+    view = "(view 03)" if "03" in path else ""
+    assert_refused(capsys, folders, "supernormal", SET, f"{path}: ", "truncated", view)
 
 
 def test_truncated_matlab_files(capsys, folders):
     for path in ("view_02/Normal_gt.mat", "Calib_Results.mat"):
         file = folders / "diligent_mv" / path
         file.write_bytes(file.read_bytes()[:-300])
-        assert_refused(capsys, folders, "diligent_mv", "Normal_gt", f"{path}: ", "truncated")
+        expected = (f"{path}: ", "truncated", "(view view_02)" if "02" in path else "")
+        assert_refused(capsys, folders, "diligent_mv", "Normal_gt", *expected)
 
 
 @pytest.mark.parametrize(

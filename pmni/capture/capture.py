@@ -33,7 +33,7 @@ class Capture:
     """Dataset units (mm) in a unit of the normalised world."""
     offset: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
     true_normals: Float[np.ndarray, "V H W 3"] | None = None
-    """Ground-truth normals, camera frame."""
+    """Ground-truth normals, camera frame; zero where the dataset has none."""
     true_vertices: Float[np.ndarray, "N 3"] | None = None
     """Ground-truth mesh, dataset units."""
     true_faces: Int[np.ndarray, "F 3"] | None = None

@@ -28,7 +28,7 @@ from pmni.capture.readers.files import (
     list_views,
     read_mesh,
 )
-from pmni.capture.readers.raw import Maps, RawCapture
+from pmni.capture.readers.raw import Maps, RawCapture, read_maps
 from pmni.capture.readers.supernormal import FILE_TO_CAMERA
 from pmni.capture.validation import check_same_size, holds_normal
 from pmni.errors import InputError
@@ -60,7 +60,7 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     if has_truth:
         true_maps = _normal_maps([path / TRUTH for path in folders.values()])
     mask_files = _mask_files(folder, folders)
-    masks = tuple(read_mask(path) for path in mask_files)
+    masks = read_maps(mask_files, views, read_mask).maps
     if true_maps is not None:
         filled = []
         for index, view in enumerate(views):
@@ -130,7 +130,7 @@ def fill_holes(
 
 def _normal_maps(stems: list[Path]) -> Maps:
     """Camera-frame normals of files given without their suffix."""
-    files, maps = [], []
+    files = []
     for stem in stems:
         candidates = [stem.with_name(stem.name + end) for end in (".mat", *NORMAL_SUFFIXES)]
         path = next((path for path in candidates if path.is_file()), None)
@@ -139,10 +139,13 @@ def _normal_maps(stems: list[Path]) -> Maps:
                 f"{stem.parent}: view {stem.parent.name}: no normal map {stem.name}.mat (or "
                 f"{', '.join(NORMAL_SUFFIXES)})"
             )
-        image = _mat_normals(path) if path.suffix == ".mat" else read_normal_map(path)
         files.append(path)
-        maps.append(image * FILE_TO_CAMERA)
-    return Maps(tuple(files), tuple(maps))
+
+    def read(path: Path) -> np.ndarray:
+        image = _mat_normals(path) if path.suffix == ".mat" else read_normal_map(path)
+        return image * FILE_TO_CAMERA
+
+    return read_maps(files, [stem.parent.name for stem in stems], read)
 
 
 def _mat_normals(path: Path) -> Float[np.ndarray, "H W 3"]:

@@ -24,7 +24,7 @@ from pmni.capture.readers.files import (
     read_mesh,
     view_keys,
 )
-from pmni.capture.readers.raw import Maps, RawCapture
+from pmni.capture.readers.raw import RawCapture, read_maps
 from pmni.capture.readers.supernormal import FILE_TO_CAMERA
 from pmni.errors import InputError
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
@@ -54,14 +54,10 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
-        normals=Maps(
-            tuple(files.values()),
-            tuple(read_normal_map(path) * FILE_TO_CAMERA for path in files.values()),
+        normals=read_maps(
+            files.values(), views, lambda path: read_normal_map(path) * FILE_TO_CAMERA
         ),
-        masks=Maps(
-            tuple(mask_files[key] for key in files),
-            tuple(read_mask(mask_files[key]) for key in files),
-        ),
+        masks=read_maps([mask_files[key] for key in files], views, read_mask),
         intrinsics=intrinsics,
         intrinsics_sources=tuple(str(path) for path in intrinsics_files),
         camera_files=camera_files,

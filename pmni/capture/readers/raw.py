@@ -1,7 +1,7 @@
 """What a reader finds in a dataset folder, and how it becomes a checked capture."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pmni.capture import validation
 from pmni.capture.capture import Capture
 from pmni.capture.normalisation import Normalisation, around_mesh, around_views
+from pmni.errors import InputError
 
 log = logging.getLogger("pmni.capture")
 
@@ -21,6 +22,19 @@ class Maps:
 
     files: tuple[Path, ...]
     maps: tuple[np.ndarray, ...]
+
+
+def read_maps(
+    files: Iterable[Path], views: Sequence[str], read: Callable[[Path], np.ndarray]
+) -> Maps:
+    """`read` each view's file; its InputErrors are made to name the view as well."""
+    files, maps = tuple(files), []
+    for path, view in zip(files, views, strict=True):
+        try:
+            maps.append(read(path))
+        except InputError as error:
+            raise InputError(f"{error} (view {view})") from None
+    return Maps(files, tuple(maps))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pmni.capture.readers.files import (
     read_intrinsics,
     read_mesh,
 )
-from pmni.capture.readers.raw import Maps, RawCapture
+from pmni.capture.readers.raw import Maps, RawCapture, read_maps
 from pmni.errors import InputError
 from pmni.io.images import NORMAL_SUFFIXES, read_distances, read_mask, read_normal_map
 
@@ -70,10 +70,7 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     return RawCapture(
         views=views,
         normals=_read_normals(files, normals, c2w),
-        masks=Maps(
-            tuple(mask_files[key] for key in keys),
-            tuple(read_mask(mask_files[key]) for key in keys),
-        ),
+        masks=read_maps([mask_files[key] for key in keys], views, read_mask),
         intrinsics=intrinsics,
         intrinsics_sources=(str(camera_files[0]),) * len(views),
         camera_files=camera_files,
@@ -158,18 +155,19 @@ def _read_normals(
     files: dict[Key, Path], name: str, c2w: Float[np.ndarray, "V 4 4"] | None
 ) -> Maps:
     """Normals in the camera frame, from either kind of folder."""
-    maps = [read_normal_map(path) for path in files.values()]
+    views = [path.stem for path in files.values()]
     if name.startswith("normal_camera_space"):
-        maps = [image * FILE_TO_CAMERA for image in maps]
-    elif c2w is None:
+        return read_maps(files.values(), views, lambda path: read_normal_map(path) * FILE_TO_CAMERA)
+    if c2w is None:
         folder = next(iter(files.values())).parent
         raise InputError(
             f"{folder}: world-space normals need poses (cameras_sphere.npz); "
             f"without them name a camera-space set"
         )
-    else:
-        maps = [image @ R.astype(np.float32) for image, R in zip(maps, c2w[:, :3, :3], strict=True)]
-    return Maps(tuple(files.values()), tuple(maps))
+    world = read_maps(files.values(), views, read_normal_map)
+    rotations = c2w[:, :3, :3].astype(np.float32)
+    camera = (image @ R for image, R in zip(world.maps, rotations, strict=True))
+    return Maps(world.files, tuple(camera))
 
 
 def _true_normals(
@@ -189,8 +187,11 @@ def _ray_distances(folder: Path, views: dict[Key, Path], factor: float) -> Maps 
         return None
     files = list_views(folder, (".npy",), "ray distances")
     check_same_views(views, files, str(folder), "ray distances")
-    maps = tuple(read_distances(files[key]) * np.float32(factor) for key in views)
-    return Maps(tuple(files[key] for key in views), maps)
+    return read_maps(
+        [files[key] for key in views],
+        [path.stem for path in views.values()],
+        lambda path: read_distances(path) * np.float32(factor),
+    )
 
 
 def _check_scales(
