@@ -2,7 +2,8 @@
 
 `install` puts it into a folder for PATH. Every call is a line of JSON in the log beside it. A call
 whose command line holds a line of the file `fail` there fails, as does preparing a folder that is
-not there; one that holds a line of the file `hang` does not end.
+not there; one that holds a line of the file `hang` does not end; those that hold a line of the file
+`meet` end when two of them have run at the same time, and fail when that does not happen.
 """
 
 import json
@@ -43,6 +44,14 @@ code = 0
 if told("hang"):
     (here / "hanging").touch()
     time.sleep(600)
+if told("meet"):
+    (here / f"met_{{time.time()}}").touch()
+    deadline = time.time() + 60
+    while len(list(here.glob("met_*"))) < 2 and time.time() < deadline:
+        time.sleep(0.02)
+    if time.time() >= deadline:
+        print("nobody came", file=sys.stderr)
+        sys.exit(3)
 if told("fail"):
     print(f"pmni {{stage}}: error: made to fail", file=sys.stderr)
     code = 2
@@ -133,6 +142,12 @@ class FakePmni:
     def hang(self, *parts: str) -> None:
         """Calls whose command line holds one of `parts` do not end from now on."""
         (self.folder / "hang").write_text("\n".join(parts), encoding="utf-8")
+
+    def meet(self, *parts: str) -> None:
+        """Calls whose command line holds one of `parts` end when two have run at the same time."""
+        for file in self.folder.glob("met_*"):
+            file.unlink()
+        (self.folder / "meet").write_text("\n".join(parts), encoding="utf-8")
 
     def wait_until_hanging(self, timeout: float = 60.0) -> None:
         """Wait until a call hangs."""

@@ -99,6 +99,18 @@ def ray_distances_of(wildcards) -> str:
     return f"{CONFIG.results}/integration/{wildcards.object}/{normals}/ray_distance.npz"
 
 
+def provenance_of(wildcards) -> list[str]:
+    """What the stages that made a mesh say of themselves."""
+    own = f"{CONFIG.results}/{wildcards.experiment}/{wildcards.object}"
+    return [
+        str(Path(capture_of(wildcards)).with_name("provenance.json")),
+        str(Path(ray_distances_of(wildcards)).with_name("provenance.json")),
+        f"{own}/register/provenance.json",
+        f"{own}/train/provenance.json",
+        f"{own}/meshes/iter_{wildcards.iteration}.provenance.json",
+    ]
+
+
 def dataset_of(wildcards) -> list[str]:
     """What `prepare` waits for: the rule that makes the object's folder, or the files in it.
 

@@ -4,6 +4,7 @@ rule evaluate:
         mesh="<results>/{experiment}/{object}/meshes/iter_{iteration}.ply",
         poses="<results>/{experiment}/{object}/train/poses",
         initial_poses="<results>/{experiment}/{object}/register/initial_poses.json",
+        provenance=provenance_of,
     output:
         metrics="<results>/{experiment}/{object}/metrics/iter_{iteration}.json",
         errors="<results>/{experiment}/{object}/metrics/iter_{iteration}.errors.npz",
@@ -25,4 +26,5 @@ rule evaluate:
         " --poses {input.poses:q}/iter_{wildcards.iteration}.json"
         " --initial-poses {input.initial_poses:q} --settings {params.settings:q}"
         " --experiment {wildcards.experiment:q} --iteration {wildcards.iteration}"
-        " --dataset {params.dataset:q} --output {output.metrics:q} > {log:q} 2>&1"
+        " --dataset {params.dataset:q} --provenance {input.provenance:q}"
+        " --output {output.metrics:q} > {log:q} 2>&1"
