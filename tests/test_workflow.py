@@ -201,6 +201,17 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     assert made(calls) == {"mesh": 12, "evaluate": 12} | SUMMARY
 
 
+@pytest.mark.workflow
+def test_a_report_that_fails_is_not_tried_for_ever(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    project.write("config/config.yaml", project.configuration() | {"only": ["ball"]})
+    project.pmni.fail("report --results")
+    run = project.snakemake("--cores", "8")
+    assert run.returncode != 0
+    assert made(project.pmni.calls())["report"] == 2
+    assert "the report shows" not in run.stdout
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project of which everything has been made; tests leave it so."""

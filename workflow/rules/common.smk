@@ -181,6 +181,8 @@ def report_what_is_there() -> None:
     They are the same rules, so the next full run knows that these results were made from part of
     the inputs only, and makes them anew.
     """
+    if CONFIG.available_only:
+        return
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({**config, "available_only": True}, file)
         file.flush()
