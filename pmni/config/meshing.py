@@ -11,7 +11,8 @@ class MeshSettings(Settings):
     """How the surface is extracted."""
 
     backend: Literal["pymcubes", "skimage", "open3d"] = "pymcubes"
-    """The marching cubes implementation; `open3d` also offers its cleaning."""
+    """The marching cubes implementation. All give the same vertices; `skimage` also resolves
+    ambiguous cells, `open3d` has to be installed apart."""
 
     resolution: int = Field(512, ge=16, le=2048)
     """Grid cells along each side of [-1, 1]^3."""
@@ -19,9 +20,15 @@ class MeshSettings(Settings):
     keep: Literal["largest", "all"] = "largest"
     """Keep the largest connected component only, or all."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU when there is one; `cuda` without a GPU is an error."""
+
 
 class RenderSettings(Settings):
     """How normals and depth are rendered from the surface."""
 
     chunk: int = Field(65536, ge=1)
     """Rays traced at once."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU when there is one; `cuda` without a GPU is an error."""

@@ -1,0 +1,90 @@
+"""What can be said of a triangle mesh: areas, normals, volume, components, diameter."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import ConvexHull, distance
+
+from pmni.io.meshes import Mesh
+
+
+def area_vectors(mesh: Mesh) -> Float[np.ndarray, "F 3"]:
+    """Outward normals of the faces, as long as their areas."""
+    a, b, c = _corners(mesh)
+    return np.cross(b - a, c - a) / 2
+
+
+def signed_volume(mesh: Mesh) -> float:
+    """The enclosed volume; negative when the faces of a closed mesh are inside out."""
+    a, b, c = _corners(mesh)
+    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+
+def vertex_normals(mesh: Mesh) -> Float[np.ndarray, "N 3"]:
+    """Unit normals, faces weighted by their angle at the vertex (Thuermer and Wuethrich, 1998).
+
+    Zero at vertices without a face of positive area.
+    """
+    corners = np.stack(_corners(mesh), 1)
+    normals = _unit(area_vectors(mesh))
+    total = np.zeros((len(mesh.vertices), 3))
+    for corner in range(3):
+        ahead = _unit(corners[:, (corner + 1) % 3] - corners[:, corner])
+        behind = _unit(corners[:, (corner + 2) % 3] - corners[:, corner])
+        # accurate for thin angles, unlike the arc cosine
+        angle = 2 * np.arctan2(
+            np.linalg.norm(ahead - behind, axis=1), np.linalg.norm(ahead + behind, axis=1)
+        )
+        index = mesh.faces[:, corner]
+        for axis in range(3):
+            total[:, axis] += np.bincount(index, angle * normals[:, axis], len(total))
+    return _unit(total)
+
+
+def largest_component(mesh: Mesh) -> tuple[Mesh, int]:
+    """The connected component of the largest area, and how many components there were."""
+    a, b, c = mesh.faces.T
+    count = len(mesh.vertices)
+    edges = coo_matrix((np.ones(2 * len(a), bool), (np.r_[a, a], np.r_[b, c])), (count, count))
+    label = connected_components(edges, directed=False)[1][a]
+    area = np.bincount(label, np.linalg.norm(area_vectors(mesh), axis=1))
+    components = len(np.unique(label))
+    return _without_unused(mesh.vertices, mesh.faces[label == area.argmax()]), components
+
+
+def open_edges(mesh: Mesh) -> Int[np.ndarray, "E 2"]:
+    """Edges that no second face runs along in the opposite direction; none if watertight."""
+    directed = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+    count = len(mesh.vertices)
+    forward = directed[:, 0] * count + directed[:, 1]
+    backward = directed[:, 1] * count + directed[:, 0]
+    known = np.sort(forward)
+    first = np.searchsorted(known, backward, side="left")
+    last = np.searchsorted(known, backward, side="right")
+    return directed[last - first != 1]
+
+
+def diameter(points: Float[np.ndarray, "N 3"]) -> float:
+    """The largest distance between two of the points."""
+    hull = points[ConvexHull(points, qhull_options="QJ").vertices]
+    return float(max(distance.cdist(part, hull).max() for part in _split(hull, 1000)))
+
+
+def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    vertices = mesh.vertices.astype(np.float64)
+    return vertices[mesh.faces[:, 0]], vertices[mesh.faces[:, 1]], vertices[mesh.faces[:, 2]]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def _split(points: np.ndarray, size: int) -> list[np.ndarray]:
+    return [points[start : start + size] for start in range(0, len(points), size)]
+
+
+def _without_unused(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
+    used, renumbered = np.unique(faces, return_inverse=True)
+    return Mesh(vertices[used], renumbered.reshape(-1, 3).astype(np.int32))
