@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from analytic_sdfs import Analytic, box, distorted, sphere, torus, union
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
@@ -79,6 +79,7 @@ def test_sparse_sampling_finds_all_that_dense_sampling_finds(name, resolution):
         assert off.max() < 1e-2
 
 
+@example((1 / 48, 1 / 48, 1 / 48))
 @settings(max_examples=20, deadline=None)
 @given(st.tuples(*[st.floats(-0.9, 0.9)] * 3))
 def test_a_speck_between_coarse_corners_is_found(centre):
