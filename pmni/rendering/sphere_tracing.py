@@ -1,0 +1,130 @@
+"""Where rays first meet the surface of a signed distance function (Hart, 1996)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pmni.errors import DivergenceError
+from pmni.fields.sdf import SDF
+
+STEP_FACTOR = 0.9
+"""Part of |f| that a ray advances: leaves room for slopes up to 1.1."""
+LEAST_STEP = 5e-4
+"""Every step is at least this long: what a ray enters for less than this it can pass through."""
+REFINEMENTS = 8
+"""Iterations that narrow a change of sign down to the surface."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where rays meet the surface first."""
+
+    mask: Bool[Tensor, "N"]
+    distance: Float[Tensor, "N"]
+    """From the origin along the ray; NaN for a miss."""
+
+
+@torch.no_grad()
+def trace(
+    sdf: SDF,
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    near: Float[Tensor, "N"],
+    far: Float[Tensor, "N"],
+) -> Hits:
+    """The first change of sign from + to - along rays (unit directions) within [near, far].
+
+    Steps of STEP_FACTOR |f|, at least LEAST_STEP long, until f turns negative; then the crossing
+    is solved between the last two points, so that f need not be exactly a distance. A ray that is
+    inside at `near` hits there; one with near >= far misses. Raises DivergenceError when f is not
+    finite.
+    """
+    # Distances are counted from the entry point: float32 is coarse at the camera's distance.
+    entry = origins + near[:, None] * directions
+    span = far - near
+    found = torch.full_like(near, torch.nan)
+    ray = torch.nonzero(span > 0)[:, 0]
+    t = torch.zeros_like(near[ray])
+    f = _values(sdf, entry[ray])
+    found[ray[f < 0]] = 0.0
+    ray, t, f = _select(f >= 0, ray, t, f)
+    while len(ray):
+        ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=LEAST_STEP), span[ray])
+        value = _values(sdf, entry[ray] + ahead[:, None] * directions[ray])
+        inside = value < 0
+        if inside.any():
+            hit, *bracket = _select(inside, ray, t, f, ahead, value)
+            found[hit] = _solve(sdf, entry[hit], directions[hit], *bracket)
+        ray, t, f = _select(~inside & (ahead < span[ray]), ray, ahead, value)
+    return Hits(~found.isnan(), near + found)
+
+
+@torch.no_grad()
+def visible(
+    sdf: SDF,
+    points: Float[Tensor, "N 3"],
+    centres: Float[Tensor, "N 3"],
+    tolerance: float = 5e-3,
+) -> Bool[Tensor, "N"]:
+    """Whether nothing lies between each surface point and its camera centre.
+
+    The ray is followed from the centre to `tolerance` in front of the point, so that the point may
+    be that far off the surface.
+    """
+    offset = points - centres
+    distance = torch.linalg.vector_norm(offset, dim=-1)
+    directions = offset / distance[:, None]
+    near, far = box_interval(centres, directions)
+    hits = trace(sdf, centres, directions, near, torch.minimum(far, distance - tolerance))
+    return ~hits.mask
+
+
+def box_interval(
+    origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """Where rays enter and leave the box [-1, 1]^3; near >= far for those that miss it."""
+    tiny = torch.finfo(directions.dtype).tiny
+    inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
+    low, high = (-1 - origins) * inverse, (1 - origins) * inverse
+    near = torch.minimum(low, high).amax(-1).clamp(min=0)
+    return near, torch.maximum(low, high).amin(-1)
+
+
+def _solve(
+    sdf: SDF,
+    entry: Float[Tensor, "M 3"],
+    directions: Float[Tensor, "M 3"],
+    a: Float[Tensor, "M"],
+    value_a: Float[Tensor, "M"],
+    b: Float[Tensor, "M"],
+    value_b: Float[Tensor, "M"],
+) -> Float[Tensor, "M"]:
+    """The zero between a (f >= 0) and b (f < 0): regula falsi with the Illinois halving."""
+    previous = torch.zeros_like(a)  # the side of the last point: +1 outside, -1 inside
+    for _ in range(REFINEMENTS):
+        middle = a + (b - a) * (value_a / (value_a - value_b))
+        value = _values(sdf, entry + middle[:, None] * directions)
+        side = torch.where(value < 0, -1.0, 1.0).to(a.dtype)
+        half = torch.where(side == previous, 0.5, 1.0).to(a.dtype)
+        outside = side > 0
+        a, b = torch.where(outside, middle, a), torch.where(outside, b, middle)
+        value_a, value_b = (
+            torch.where(outside, value, half * value_a),
+            torch.where(outside, half * value_b, value),
+        )
+        previous = side
+    return a + (b - a) * (value_a / (value_a - value_b))
+
+
+def _values(sdf: SDF, x: Float[Tensor, "M 3"]) -> Float[Tensor, "M"]:
+    f = sdf(x)
+    bad = int((~torch.isfinite(f)).sum())
+    if bad:
+        raise DivergenceError(f"sphere tracing: the surface model has {bad} non-finite values")
+    return f
+
+
+def _select(chosen: Bool[Tensor, "M"], *values: Tensor) -> list[Tensor]:
+    return [value[chosen] for value in values]

@@ -1,0 +1,77 @@
+"""`pmni render`: normals and ray distances of a checkpoint's surface in all views."""
+
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pmni.capture.capture import load_capture
+from pmni.config.base import settings_from_argument
+from pmni.config.meshing import RenderSettings
+from pmni.devices import claimed_device
+from pmni.errors import InputError
+from pmni.io.atomic import atomic_folder
+from pmni.io.images import write_normal_map
+from pmni.io.poses import read_poses
+from pmni.provenance import record
+from pmni.rendering.views import render_view
+
+log = logging.getLogger(__name__)
+
+FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
+"""Camera-space normal files are x right, y up, z towards the camera."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of the stage."""
+    parser.add_argument("--capture", type=Path, required=True, help="folder made by prepare")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="iter_*.safetensors")
+    parser.add_argument("--poses", type=Path, required=True, help="poses of the checkpoint, JSON")
+    parser.add_argument("--settings", help="RenderSettings: a YAML file or inline YAML")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the renders")
+
+
+def run(args: Namespace) -> None:
+    """Run the stage. Views without a pose are left out."""
+    from pmni.training.checkpoint import load_surface
+
+    settings = settings_from_argument(RenderSettings, args.settings)
+    capture = load_capture(args.capture)
+    poses = read_poses(args.poses)
+    views = [view for view in capture.views if view in poses.views]
+    if not views:
+        raise InputError(f"{args.poses}: has no pose of any view of {args.capture}")
+    inputs = {
+        "capture": args.capture / "capture.npz",
+        "checkpoint": args.checkpoint,
+        "poses": args.poses,
+    }
+    shape = capture.masks.shape[1:]
+    distances = np.full((len(views), *shape), np.nan, np.float32)
+    with (
+        claimed_device(settings.device) as device,
+        atomic_folder(args.output) as folder,
+        record("render", folder / "provenance.json", settings, inputs) as known,
+    ):
+        surface = load_surface(args.checkpoint, device)
+        for index, (view, c2w) in enumerate(zip(views, poses.select(views), strict=True)):
+            K = capture.intrinsics[capture.views.index(view)]
+            seen = render_view(surface, K, c2w, (shape[0], shape[1]), settings.chunk, device)
+            normals = seen.normals * FILE_AXES
+            write_normal_map(folder / f"{view}.exr", normals)
+            _write_preview(folder / f"{view}.png", normals)
+            distances[index] = seen.distance * capture.scale
+            log.info("view %s: %d pixels", view, np.isfinite(seen.distance).sum())
+        np.savez_compressed(folder / "depth.npz", ray_distance=distances, views=np.array(views))
+        known |= {"device": str(device), "views": len(views)}
+
+
+def _write_preview(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
+    """Normals in the usual colours, (n + 1) / 2 as red, green and blue; transparent background."""
+    import cv2
+
+    seen = (normals != 0).any(-1, keepdims=True)
+    image = np.concatenate([(normals[..., ::-1] + 1) / 2, seen], -1) * seen
+    path.write_bytes(cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes())
