@@ -1,0 +1,72 @@
+"""Settings of `report`, and the description of the run that it reports on."""
+
+from pydantic import Field
+
+from pmni.config.base import Settings
+
+
+class ReportSettings(Settings):
+    """How much the page holds: the larger, the finer to look at and the slower to open."""
+
+    tile: int = Field(320, ge=32, le=2048)
+    """Longest side of an image, pixels."""
+
+    image_quality: int = Field(82, ge=1, le=100)
+    """WebP quality of the images."""
+
+    faces: int = Field(50_000, ge=100)
+    """Most triangles of a surface shown in 3D at the last iteration, and of the ground truth."""
+
+    faces_early: int = Field(20_000, ge=100)
+    """Most triangles of a surface at an earlier iteration."""
+
+    strip_views: int = Field(4, ge=1)
+    """Views shown side by side over the iterations."""
+
+    log_lines: int = Field(15, ge=1)
+    """Lines quoted from the log of a stage that failed."""
+
+
+class ReportedObject(Settings):
+    """An object of the run."""
+
+    name: str
+    """Its name, as in the table of objects."""
+
+    dataset: str
+    """The data set it belongs to."""
+
+    normals: str
+    """Its own normal set."""
+
+
+class ReportedExperiment(Settings):
+    """An experiment of the run."""
+
+    name: str
+    """Its name, as its file is named."""
+
+    summary: str = ""
+    """What it is, in a line."""
+
+    registration_method: str
+    """Where its cameras start: `reference` and `noisy` know the true poses."""
+
+    normals: str | None = None
+    """Its normal set; None takes the object's own."""
+
+    steps: tuple[int, ...] = Field(min_length=1)
+    """Iterations whose surface is kept, ascending."""
+
+
+class ReportedRun(Settings):
+    """What was asked for: the report marks whatever is missing from it."""
+
+    objects: tuple[ReportedObject, ...] = Field(min_length=1)
+    """All objects."""
+
+    experiments: tuple[ReportedExperiment, ...] = Field(min_length=1)
+    """All experiments; each is run on every object."""
+
+    logs: str = "results/logs"
+    """The folder with a folder of logs for each stage."""

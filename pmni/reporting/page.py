@@ -1,0 +1,248 @@
+"""The whole page: header, summary, one section an object, and all data inlined once."""
+
+import base64
+import functools
+import gzip
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from pmni.capture.capture import Capture, load_capture
+from pmni.config.reporting import ReportedRun, ReportSettings
+from pmni.reporting import charts, images, words
+from pmni.reporting.charts import Chart
+from pmni.reporting.gallery import error_scale, input_gallery
+from pmni.reporting.header import build_header
+from pmni.reporting.panels import Context, Panel, Problem, RunView, build_run, errors_at_the_end
+from pmni.reporting.scene import Scene, build_scene
+from pmni.reporting.sources import (
+    Run,
+    StageState,
+    load,
+    shown_path,
+    stage_states,
+)
+from pmni.reporting.summary import Summary, build_summary
+
+TEMPLATES = Path(__file__).parent / "templates"
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+SCENE_ALIGNMENT = (
+    "Each surface and its cameras are shown where they lay when their numbers were taken; the "
+    "cameras of the start are moved onto the reference. Without ground truth, each experiment is "
+    "shown in its own frame."
+)
+SCRIPTS = ("unpack.js", "renderer.js", "cameras.js", "viewer.js", "charts.js", "page.js")
+
+
+@dataclass
+class ObjectView:
+    """Everything that the page shows of one object."""
+
+    name: str
+    anchor: str
+    facts: list[str]
+    scene: Panel
+    """Content: Scene."""
+    inputs: list[tuple[str, Panel]]
+    """For each normal set that went in: its name, its Gallery."""
+    seconds: str
+    """Key of the chart of seconds."""
+    runs: list[RunView]
+
+
+@dataclass
+class PageData:
+    """What the scripts draw."""
+
+    charts: dict[str, Chart] = field(default_factory=dict)
+    scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blobs: dict[str, str] = field(default_factory=dict)
+
+    def add_chart(self, key: str, chart: Chart) -> str:
+        """Put a chart among the data; gives its key."""
+        self.charts[key] = chart
+        return key
+
+
+def anchor(name: str) -> str:
+    """An HTML id."""
+    return "part-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def build_page(results: Path, described: ReportedRun, settings: ReportSettings) -> str:
+    """The report as one HTML text. What is missing or damaged in `results` is named in it."""
+    context = Context(results, Path(described.logs), settings)
+    runs = [Run(results, o, e) for o in described.objects for e in described.experiments]
+    states = {run.key: stage_states(run) for run in runs}
+    data = PageData()
+    objects = [
+        build_object(context, [run for run in runs if run.entry == entry], states, data)
+        for entry in described.objects
+    ]
+    summary = build_summary(results, runs, states, anchor)
+    data.blobs["plotly"] = _plotly()
+    return _render(
+        objects=objects,
+        summary=summary,
+        header=build_header(runs, states),
+        kinds={e.name: words.pose_kind(e.registration_method) for e in described.experiments},
+        experiments=described.experiments,
+        data=data,
+        scene_alignment=SCENE_ALIGNMENT,
+        problems_of_summary=[
+            f"{shown_path(error.path, results)}: {error.reason}" for error in summary.problems
+        ],
+    )
+
+
+def _render(objects: list[ObjectView], summary: Summary, data: PageData, **more: Any) -> str:
+    content = {
+        "charts": data.charts,
+        "scenes": data.scenes,
+        "distanceColours": images.colour_table(images.DISTANCE_COLOURS),
+    }
+    return ENVIRONMENT.get_template("page.html.j2").render(
+        objects=objects,
+        summary=summary,
+        blobs=data.blobs,
+        # "<" ends a script early in nothing but a string, where its escape means the same
+        data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        script="\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        distance_ramp=images.colour_ramp(images.DISTANCE_COLOURS),
+        numbers=words.NUMBERS,
+        alignments=words.ALIGNMENTS,
+        **more,
+    )
+
+
+def build_object(
+    context: Context, runs: list[Run], states: dict[str, dict[str, StageState]], data: PageData
+) -> ObjectView:
+    """One object's section; `data` takes its charts, scenes and meshes."""
+    name = runs[0].entry.name
+    captures: dict[str, Capture] = {}
+    inputs: list[tuple[str, Panel]] = []
+    for run in {run.normals: run for run in runs}.values():
+        panel, capture = _inputs(context, run, states[run.key])
+        inputs.append((run.normals, panel))
+        if capture is not None:
+            captures[run.normals] = capture
+    first = next(iter(captures.values()), None)
+    scene = _scene(context, runs, states, first, data)
+    top = error_scale(errors_at_the_end(runs))
+    views = [
+        build_run(
+            context, run, states[run.key], captures.get(run.normals), top, anchor(run.key),
+            data.add_chart,
+        )
+        for run in runs
+    ]  # fmt: skip
+    if scene.content is not None:
+        for view in views:
+            view.surfaces = [
+                int(surface["iteration"])
+                for surface in scene.content.content["surfaces"]
+                if surface["group"] == view.name
+            ]
+    seconds = charts.seconds_chart({run.experiment.name: states[run.key] for run in runs})
+    return ObjectView(
+        name=name,
+        anchor=anchor(name),
+        facts=_facts(runs[0], first),
+        scene=scene,
+        inputs=inputs,
+        seconds=data.add_chart(f"{name}/seconds", seconds) if seconds["traces"] else "",
+        runs=views,
+    )
+
+
+def _inputs(
+    context: Context, run: Run, states: dict[str, StageState]
+) -> tuple[Panel, Capture | None]:
+    capture, problems = context.attempt(
+        lambda: load(run.capture / "capture.npz", lambda path: load_capture(path.parent)),
+        run,
+        states["prepare"],
+    )
+    if capture is None:
+        return Panel(None, problems), None
+    gallery, problems = context.attempt(
+        lambda: input_gallery(capture, run.integration, context.settings), run, states["prepare"]
+    )
+    if gallery is not None:
+        problems = [context.problem(error, run, "integrate") for error in gallery.problems]
+    return Panel(gallery, problems), capture
+
+
+def _scene(
+    context: Context,
+    runs: list[Run],
+    states: dict[str, dict[str, StageState]],
+    capture: Capture | None,
+    data: PageData,
+) -> Panel:
+    """The 3D scene of an object, from the runs whose training has worked."""
+    trained = [run for run in runs if states[run.key]["mesh"].state == "done"]
+    if capture is None:
+        return Panel(None, [Problem("There is no capture, so that nothing can be shown in 3D.")])
+    name = anchor(runs[0].entry.name)
+    scene: Scene | None
+    scene, problems = context.attempt(
+        lambda: build_scene(capture, trained, context.settings, name),
+        runs[0],
+        StageState("mesh", "done"),
+    )
+    if scene is None:
+        return Panel(None, problems)
+    data.scenes[name] = scene.content
+    data.blobs |= scene.blobs
+    problems = [
+        Problem(f"{shown_path(error.path, context.results)}: {error.reason}")
+        for error in scene.problems
+    ]
+    for run in runs:
+        stage = states[run.key]["mesh"]
+        if stage.state != "done":
+            text = f"{run.experiment.name}: no surface, as stage {stage.cause} did not finish"
+            problems.append(Problem(text, context.tails(stage.cause, run)))
+    return Panel(scene, problems)
+
+
+def _facts(run: Run, capture: Capture | None) -> list[str]:
+    facts = [run.entry.dataset]
+    if capture is None:
+        return facts
+    height, width = capture.masks.shape[1:]
+    facts += [f"{len(capture.views)} views", f"{width} × {height} px"]
+    if capture.true_vertices is not None:
+        extent = capture.true_vertices.max(0) - capture.true_vertices.min(0)
+        facts.append(" × ".join(f"{side:.0f}" for side in extent) + " mm")
+    truth = [
+        word
+        for word, there in (
+            ("surface", capture.true_vertices is not None),
+            ("normals", capture.true_normals is not None),
+            ("poses", capture.reference_c2w is not None),
+        )
+        if there
+    ]
+    facts.append("truth known: " + ", ".join(truth) if truth else "no ground truth")
+    return facts
+
+
+@functools.cache
+def _plotly() -> str:
+    """The charting library, gzipped, in base64."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()

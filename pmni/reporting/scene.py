@@ -1,0 +1,270 @@
+"""What the 3D viewers show of an object: its surfaces and cameras in one frame, in millimetres."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from pmni.capture.capture import Capture
+from pmni.config.reporting import ReportSettings
+from pmni.evaluation.alignment import align_rotations
+from pmni.io.meshes import Mesh, read_ply
+from pmni.io.poses import Poses, read_poses
+from pmni.lie import Similarity
+from pmni.reporting import images, meshes
+from pmni.reporting.sources import Run, Unavailable, load, read_json
+
+START = "start"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A reconstructed surface at one iteration, moved into the reference's frame."""
+
+    run: Run
+    iteration: int
+    mesh: Mesh
+    """Dataset units."""
+    distances: Float[np.ndarray, "N"] | None
+    """Distance of each vertex to the true surface, mm."""
+
+
+@dataclass
+class Gathered:
+    """Everything of an object that can be shown in 3D."""
+
+    surfaces: list[Surface] = field(default_factory=list)
+    cameras: dict[str, dict[str, Poses]] = field(default_factory=dict)
+    """By experiment, then by `start` or iteration; dataset units, in the reference's frame."""
+    problems: list[Unavailable] = field(default_factory=list)
+
+
+@dataclass
+class Scene:
+    """A scene as `viewer.js` takes it, and the packed data that it refers to."""
+
+    content: dict[str, Any]
+    blobs: dict[str, str]
+    problems: list[Unavailable]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Dataset units about the object's centre: x_scene = X_dataset - centre."""
+
+    centre: Float[np.ndarray, "3"]
+    radius: float
+
+    @staticmethod
+    def around(vertices: Float[np.ndarray, "N 3"]) -> "Frame":
+        """The middle of the bounding box, and the farthest vertex from it."""
+        centre = (vertices.min(0) + vertices.max(0)) / 2
+        return Frame(centre, float(np.linalg.norm(vertices - centre, axis=1).max()))
+
+    def cameras(self, views: tuple[str, ...], c2w: np.ndarray) -> dict[str, list[float]]:
+        """3x4 camera-to-world matrices (dataset units), row by row, by view."""
+        rows = c2w[:, :3].copy()
+        rows[:, :, 3] -= self.centre
+        rows = np.round(rows.reshape(-1, 12), 5)
+        return {view: row.tolist() for view, row in zip(views, rows, strict=True)}
+
+
+def gather(capture: Capture, runs: list[Run]) -> Gathered:
+    """All surfaces and cameras that are there, and which files are not.
+
+    Every surface and its cameras are moved as they were for their evaluation; without one, onto
+    the reference cameras; without these, they stay in their own frame.
+    """
+    found = Gathered()
+    for run in runs:
+        cameras = found.cameras.setdefault(run.experiment.name, {})
+        for step in (None, *run.experiment.steps):
+            path = run.initial_poses if step is None else run.poses(step)
+            alignment = Similarity.identity()
+            try:
+                poses = in_dataset(load(path, read_poses), capture)
+                alignment = alignment_of(run, step, poses, capture)
+                moved = alignment.move_cameras(poses.c2w)
+                cameras[START if step is None else str(step)] = Poses(poses.views, moved)
+            except Unavailable as error:
+                found.problems.append(error)
+            if step is None:
+                continue
+            try:
+                mesh = load(run.mesh(step), _read_surface)
+                distances = _distances(run, step, mesh)
+            except Unavailable as error:
+                found.problems.append(error)
+                continue
+            vertices = alignment(mesh.vertices.astype(float))
+            found.surfaces.append(Surface(run, step, Mesh(vertices, mesh.faces), distances))
+    return found
+
+
+def in_dataset(poses: Poses, capture: Capture) -> Poses:
+    """Poses of the normalised world with their centres in dataset units."""
+    scaled = Similarity(capture.scale, np.eye(3), capture.offset).move_cameras(poses.c2w)
+    return Poses(poses.views, scaled)
+
+
+def alignment_of(run: Run, step: int | None, poses: Poses, capture: Capture) -> Similarity:
+    """What moves an iteration's world onto the reference's, dataset units. Raises Unavailable."""
+    if step is not None and run.metrics(step).exists():
+        return load(run.metrics(step), read_similarity)
+    if capture.reference_c2w is None:
+        return Similarity.identity()
+    reference = in_dataset(Poses(capture.views, capture.reference_c2w), capture)
+    return align_rotations(poses.c2w, reference.select(poses.views))
+
+
+def read_similarity(path: Path) -> Similarity:
+    """The similarity that a surface was moved by before its numbers were taken."""
+    told = json.loads(path.read_text(encoding="utf-8"))["similarity"]
+    rotation, shift = np.array(told["rotation"], float), np.array(told["shift"], float)
+    return Similarity(float(told["scale"]), rotation, shift)
+
+
+def _read_surface(path: Path) -> Mesh:
+    mesh = read_ply(path)
+    if len(mesh.faces) == 0:
+        raise ValueError("it has no faces")
+    return mesh
+
+
+def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, "N"] | None:
+    path = run.errors(iteration)
+    if not path.exists():
+        return None  # not evaluated: the surface is shown all the same
+    distances = load(path, read_surface_distances)
+    if distances is not None and len(distances) != len(mesh.vertices):
+        raise Unavailable(path, "belongs to another mesh (its number of vertices differs)")
+    return distances
+
+
+def read_surface_distances(path: Path) -> Float[np.ndarray, "N"] | None:
+    """Distance of each vertex to the true surface, mm; NaN where no view sees it.
+
+    None where there is no truth.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        distances = archive["surface_distance_mm"].astype(float)
+        if len(distances) == 0:
+            return None
+        return np.where(archive["seen"], distances, np.nan)
+
+
+def build_scene(capture: Capture, runs: list[Run], settings: ReportSettings, name: str) -> Scene:
+    """The scene of one object. Raises Unavailable if there is no surface at all."""
+    found = gather(capture, runs)
+    truth = None
+    if capture.true_vertices is not None and capture.true_faces is not None:
+        truth = Mesh(capture.true_vertices, capture.true_faces)
+    shown = truth or (found.surfaces[-1].mesh if found.surfaces else None)
+    if shown is None:
+        raise found.problems[0] if found.problems else Unavailable(runs[0].folder, "no surface")
+    frame = Frame.around(np.asarray(shown.vertices, float))
+    described, blobs = [], {}
+    for surface in found.surfaces:
+        last = surface.iteration == surface.run.last
+        group = surface.run.experiment.name
+        entry, packed = _packed(
+            surface.mesh, surface.distances, frame, settings.faces if last else settings.faces_early
+        )
+        entry |= {"key": f"{group}/{surface.iteration}", "group": group}
+        entry |= {"label": f"iteration {surface.iteration}", "iteration": str(surface.iteration)}
+        entry["note"] = _note(surface.run, surface.iteration)
+        entry["blob"] = f"mesh-{name}-{group}-{surface.iteration}"
+        described.append(entry)
+        blobs[entry["blob"]] = packed
+    if truth is not None:
+        entry, packed = _packed(truth, None, frame, settings.faces)
+        entry |= {"key": "truth", "group": "", "label": "Ground truth", "blob": f"mesh-{name}"}
+        described.append(entry)
+        blobs[entry["blob"]] = packed
+    content = _cameras(capture, frame, found)
+    content |= {"surfaces": described, "first": _first(described, runs), "radius": frame.radius}
+    content |= {"valueTop": _value_top(found.surfaces), "atlas": f"atlas-{name}"}
+    blobs[content["atlas"]] = _atlas(capture, settings)
+    return Scene(content, blobs, found.problems)
+
+
+def _packed(
+    mesh: Mesh, values: Float[np.ndarray, "N"] | None, frame: Frame, largest: int
+) -> tuple[dict[str, Any], str]:
+    vertices = np.asarray(mesh.vertices, float) - frame.centre
+    small = meshes.simplify(vertices, np.asarray(mesh.faces), largest)
+    if values is not None:
+        values = meshes.average(values, small.cluster, len(small.vertices))
+    header, packed = meshes.pack(small.vertices, small.normals, small.faces, values)
+    return {"header": header}, packed
+
+
+def _cameras(capture: Capture, frame: Frame, found: Gathered) -> dict[str, Any]:
+    """Cameras of all experiments, and where the viewer looks from at first."""
+    reference = None
+    if capture.reference_c2w is not None:
+        poses = in_dataset(Poses(capture.views, capture.reference_c2w), capture)
+        reference = frame.cameras(poses.views, poses.c2w)
+    sets: list[dict[str, Any]] = [
+        {"group": group, "sets": {key: frame.cameras(p.views, p.c2w) for key, p in places.items()}}
+        for group, places in found.cameras.items()
+    ]
+    known = [reference] if reference else [s for each in sets for s in each["sets"].values()]
+    up, towards = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+    if known:
+        c2w = np.array(list(known[0].values())).reshape(-1, 3, 4)
+        mean_up = -c2w[:, :, 1].mean(0)
+        # cameras of any roll have no common up
+        up = mean_up if np.linalg.norm(mean_up) > 0.3 else up
+        towards = c2w[0, :, 3]
+    height, width = capture.masks.shape[1:]
+    return {
+        "reference": reference,
+        "cameras": sets,
+        "views": list(capture.views),
+        "up": up.tolist(),
+        "towards": towards.tolist(),
+        "aspect": width / height,
+    }
+
+
+def _note(run: Run, iteration: int) -> str:
+    """A number to stand under a surface."""
+    try:
+        value = read_json(run.metrics(iteration)).get("chamfer_mm")
+    except Unavailable:
+        return ""
+    return f"Chamfer {value:.3g} mm" if isinstance(value, int | float) else ""
+
+
+def _first(described: list[dict[str, Any]], runs: list[Run]) -> str:
+    """The surface shown at first: the result of the first experiment that has one."""
+    there = [entry["key"] for entry in described]
+    wanted = [f"{run.experiment.name}/{run.last}" for run in runs]
+    return next((key for key in [*wanted, *there] if key in there), "")
+
+
+def _value_top(surfaces: list[Surface]) -> float:
+    """End of the distance scale: what 95 % of the results' vertices stay under; 0 without any."""
+    reach = [
+        float(np.nanpercentile(surface.distances, 95))
+        for surface in surfaces
+        if surface.distances is not None
+        and surface.iteration == surface.run.last
+        and np.isfinite(surface.distances).any()
+    ]
+    return float(f"{max(reach):.2g}") if reach else 0.0
+
+
+def _atlas(capture: Capture, settings: ReportSettings) -> str:
+    """Small pictures of all views on one sheet, for the cameras."""
+    side = 96
+    tiles = []
+    for normals, mask in zip(capture.normals, capture.masks, strict=True):
+        picture = images.normal_image(normals, mask)
+        tiles.append(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
+    return images.data_uri(images.sprite_sheet(tiles, side), settings.image_quality)

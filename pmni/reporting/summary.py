@@ -1,0 +1,250 @@
+"""The table of all objects and experiments, with the best of each object marked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pmni.reporting.sources import Run, StageState, Unavailable, load, read_json
+from pmni.reporting.words import NUMBERS, Number, PoseKind, label_of, pose_kind, shown
+
+ROTATION = "rotation_error_cameras_mean_deg"
+INITIAL = "rotation_error_initial_mean_deg"
+FIRST_COLUMNS = ("chamfer_mm", "chamfer_percent")
+LAST_COLUMNS = (
+    "mae_deg",
+    "mae_heldout_deg",
+    ROTATION,
+    "translation_error_cameras_percent",
+    "train_seconds",
+    "total_seconds",
+)
+
+
+@dataclass
+class Cell:
+    """One number of the column `key`."""
+
+    key: str
+    value: float | None = None
+    before: float | None = None
+    """The same number at the start."""
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        """The number as people read it."""
+        return shown(self.key, self.value)
+
+    @property
+    def text_before(self) -> str:
+        """The number at the start; empty where it is not known."""
+        return "" if self.before is None else shown(self.key, self.before)
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    label: str
+    cells: dict[str, Cell]
+    poses: PoseKind | None = None
+    alignment: str = ""
+    anchor: str = ""
+    failed: str = ""
+    """The stage that failed; empty when all is there."""
+    source: str = "ours"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """All lines of one object."""
+
+    name: str
+    anchor: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that has at least one value."""
+
+    key: str
+    label: str
+    unit: str
+    arrow: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table, and which of its files could not be read."""
+
+    columns: list[Column]
+    groups: list[Group]
+    problems: list[Unavailable]
+
+
+def numbers_of(run: Run, iteration: int) -> dict[str, Any]:
+    """The metrics of a run at an iteration. Raises Unavailable."""
+    return read_json(run.metrics(iteration))
+
+
+def build_summary(
+    results: Path,
+    runs: list[Run],
+    states: dict[str, dict[str, StageState]],
+    anchor: Callable[[str], str],
+) -> Summary:
+    """Our numbers from the metrics, completed and joined by the published ones of benchmark.csv.
+
+    `states` holds the stages of each run by its key; `anchor` makes an HTML id of a name.
+    """
+    problems: list[Unavailable] = []
+    try:
+        benchmark = load(results / "benchmark.csv", read_benchmark)
+    except Unavailable as error:
+        problems.append(error)
+        benchmark = pd.DataFrame(columns=["object", "experiment", "iteration", "source"])
+    groups = []
+    for name in dict.fromkeys(run.entry.name for run in runs):
+        rows = []
+        for run in (run for run in runs if run.entry.name == name):
+            stages = states[run.key]
+            failed = next((s.cause for s in stages.values() if s.state != "done"), "")
+            numbers: dict[str, Any] = {}
+            if stages["evaluate"].state == "done":
+                try:
+                    numbers = numbers_of(run, run.last)
+                except Unavailable as error:
+                    problems.append(error)
+                    failed = "evaluate"
+                numbers = _completed(numbers, benchmark, run, stages)
+            row = Row(run.experiment.name, _cells(numbers), failed=failed, anchor=anchor(run.key))
+            row.poses = pose_kind(run.experiment.registration_method)
+            row.alignment = str(numbers.get("alignment") or "")
+            row.note = run.experiment.summary
+            rows.append(row)
+        mark_best(rows)
+        groups.append(Group(name, anchor(name), rows + _published(benchmark, name)))
+    if len(groups) > 1:
+        groups.append(Group("Mean", "", _means(groups, runs) + _published(benchmark, "mean")))
+    return Summary(_columns(groups), groups, problems)
+
+
+def read_benchmark(path: Path) -> pd.DataFrame:
+    """The tidy table; raises ValueError without its key columns."""
+    table = pd.read_csv(path)
+    for column in ("object", "experiment", "iteration", "source"):
+        if column not in table:
+            raise ValueError(f"has no column '{column}'")
+    return table
+
+
+def _completed(
+    numbers: dict[str, Any], benchmark: pd.DataFrame, run: Run, stages: dict[str, StageState]
+) -> dict[str, Any]:
+    """Metrics, with what only the table or the stages know."""
+    mine = benchmark[
+        (benchmark["object"] == run.entry.name)
+        & (benchmark["experiment"] == run.experiment.name)
+        & (benchmark["iteration"] == run.last)
+        & (benchmark["source"].fillna("ours") == "ours")
+    ]
+    told = {} if mine.empty else _numbers_in(mine.iloc[0])
+    seconds = [stage.seconds for stage in stages.values() if stage.seconds is not None]
+    known = {key: value for key, value in numbers.items() if value is not None}
+    return {"total_seconds": sum(seconds) if seconds else None} | told | known
+
+
+def _cells(numbers: dict[str, Any]) -> dict[str, Cell]:
+    keys = [*FIRST_COLUMNS, *sorted(k for k in numbers if k.startswith("fscore_")), *LAST_COLUMNS]
+    cells = {key: Cell(key, _number(numbers.get(key))) for key in keys}
+    cells[ROTATION].before = _number(numbers.get(INITIAL))
+    return cells
+
+
+def _numbers_in(line: pd.Series) -> dict[str, Any]:
+    """The values of a line of the table that are there."""
+    return {str(key): value for key, value in line.items() if pd.notna(value)}
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    return float(value) if np.isfinite(value) else None
+
+
+def mark_best(rows: list[Row]) -> None:
+    """Mark the best number of each column, where at least two rows have one."""
+    for key in {key for row in rows for key in row.cells}:
+        better = NUMBERS.get(key, Number("", better=1 if key.startswith("fscore_") else 0)).better
+        cells = [row.cells[key] for row in rows if key in row.cells]
+        values = [better * cell.value for cell in cells if cell.value is not None]
+        if not better or len(values) < 2:
+            continue
+        for cell in cells:
+            cell.best = cell.value is not None and better * cell.value == max(values)
+
+
+def _published(benchmark: pd.DataFrame, name: str) -> list[Row]:
+    """Published numbers of an object."""
+    theirs = benchmark[
+        (benchmark["object"] == name) & (benchmark["source"].fillna("ours") != "ours")
+    ]
+    rows = []
+    for _, line in theirs.iterrows():
+        label = str(line["experiment"] if pd.notna(line["experiment"]) else line["source"])
+        rows.append(Row(label, _cells(_numbers_in(line)), source=str(line["source"])))
+    return rows
+
+
+def _means(groups: list[Group], runs: list[Run]) -> list[Row]:
+    """Each experiment's mean over the objects that have a result."""
+    rows = []
+    for experiment in {run.experiment.name: run.experiment for run in runs}.values():
+        mine = [row for group in groups for row in group.rows if row.label == experiment.name]
+        mine = [row for row in mine if row.source == "ours"]
+        done = [row for row in mine if not row.failed]
+        cells = {}
+        for key in {key for row in done for key in row.cells}:
+            mean = _mean([row.cells[key].value for row in done if key in row.cells], len(done))
+            cells[key] = Cell(key, mean)
+        if ROTATION in cells:
+            cells[ROTATION].before = _mean([row.cells[ROTATION].before for row in done], len(done))
+        row = Row(experiment.name, cells, pose_kind(experiment.registration_method))
+        row.alignment = ", ".join(sorted({r.alignment for r in done if r.alignment}))
+        row.note = f"{len(done)} of {len(mine)} objects" if len(done) < len(mine) else ""
+        rows.append(row)
+    mark_best(rows)
+    return rows
+
+
+def _mean(values: list[float | None], count: int) -> float | None:
+    """The mean; None unless all `count` values are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if count and len(known) == count else None
+
+
+def _columns(groups: list[Group]) -> list[Column]:
+    keys: dict[str, bool] = {}
+    for row in (row for group in groups for row in group.rows):
+        for key, cell in row.cells.items():
+            keys[key] = keys.get(key, False) or cell.value is not None
+    ours = sorted((k for k in keys if k.startswith("fscore_")), key=_threshold)
+    columns = []
+    for key in [*FIRST_COLUMNS, *ours, *LAST_COLUMNS]:
+        if not keys.get(key):
+            continue
+        number = NUMBERS.get(key, Number(label_of(key), decimals=3, better=1))
+        arrow = {-1: "↓", 0: "", 1: "↑"}[number.better]
+        columns.append(Column(key, number.label, number.unit, arrow, number.meaning))
+    return columns
+
+
+def _threshold(key: str) -> float:
+    return float(key.removeprefix("fscore_"))

@@ -1,0 +1,56 @@
+// Charts with Plotly, which is unpacked and run when the first chart comes into view.
+
+let plotlyReady = null;
+
+function plotly() {
+  plotlyReady ??= inflate("plotly").then((bytes) => {
+    document.head.append(element("script", { textContent: new TextDecoder().decode(bytes) }));
+    return window.Plotly;
+  });
+  return plotlyReady;
+}
+
+const drawnCharts = new Map();
+
+function chartLayout(chart) {
+  const [ink, muted, grid] = [style("--ink"), style("--muted"), style("--line")];
+  const axis = (title, more) => ({
+    title: { text: title, font: { size: 12, color: muted }, standoff: 8 }, gridcolor: grid, zerolinecolor: grid, linecolor: grid,
+    tickfont: { size: 11, color: muted }, automargin: true, ...more,
+  });
+  const bars = chart.kind === "bar";
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", barmode: "stack", bargap: 0.35,
+    font: { family: style("--sans"), size: 12, color: ink }, margin: { l: 8, r: 14, t: 8, b: 8 },
+    height: chart.height ?? 270,
+    xaxis: axis(chart.x, { type: chart.categories ? "category" : "linear", showgrid: bars || !chart.categories }),
+    yaxis: axis(chart.y, { type: chart.log ? "log" : "-", rangemode: chart.log ? "normal" : "tozero", exponentformat: "power", autorange: bars ? "reversed" : true }),
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } },
+    hovermode: bars ? "closest" : "x unified", hoverlabel: { bgcolor: style("--card"), bordercolor: grid, font: { family: style("--sans"), color: ink, size: 12 } },
+  };
+}
+
+function chartTraces(chart) {
+  const colours = style("--series").split(/\s+/);
+  return chart.traces.map((trace, i) => {
+    const colour = trace.colour ? style(trace.colour) : colours[i % colours.length];
+    if (chart.kind === "bar")
+      return { type: "bar", orientation: "h", name: trace.name, x: trace.x, y: trace.y, marker: { color: colour }, hovertemplate: `${trace.name}: %{x:.4~g} s<extra></extra>` };
+    const line = { color: colour, width: 2, dash: trace.dash ?? "solid" };
+    const mode = trace.mode ?? "lines";
+    return { type: "scatter", mode, name: trace.name, x: trace.x, y: trace.y, line, marker: { color: colour, size: 7 }, hovertemplate: "%{y:.4~g}" };
+  });
+}
+
+async function drawChart(host) {
+  const library = await plotly();
+  const chart = report.charts[host.dataset.chart];
+  const options = { displayModeBar: false, responsive: true };
+  await library.react(host, chartTraces(chart), chartLayout(chart), options);
+  host.dataset.drawn = "yes";
+  drawnCharts.set(host, chart);
+}
+
+function restyleCharts() {
+  for (const host of drawnCharts.keys()) drawChart(host);
+}
