@@ -3,12 +3,12 @@
 The functions with `Array` work on NumPy arrays and PyTorch tensors alike.
 """
 
-from typing import TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-Array = TypeVar("Array")
+Array: TypeAlias = Any
 
 
 def pixel_grid(height: int, width: int) -> Float[np.ndarray, "H W 3"]:
@@ -22,23 +22,23 @@ def ray_directions(pixels: Array, K_inverse: Array) -> Array:
 
     `K_inverse` is (..., 3, 3), broadcast against the pixels' leading axes.
     """
-    directions = (K_inverse @ pixels[..., None])[..., 0]  # type: ignore[operator, index]
+    directions = (K_inverse @ pixels[..., None])[..., 0]
     return directions / ((directions**2).sum(-1) ** 0.5)[..., None]
 
 
 def project(points: Array, K: Array) -> tuple[Array, Array]:
     """Pixels (..., 2) and z-depths (...) of camera-frame points (..., 3)."""
-    homogeneous = (K @ points[..., None])[..., 0]  # type: ignore[operator, index]
+    homogeneous = (K @ points[..., None])[..., 0]
     depth = homogeneous[..., 2]
     return homogeneous[..., :2] / depth[..., None], depth
 
 
 def invert_rigid(transform: Array) -> Array:
     """The inverse of rigid transforms (..., 4, 4): c2w <-> w2c."""
-    inverse = transform * 1  # type: ignore[operator]
-    rotation = transform[..., :3, :3].swapaxes(-1, -2)  # type: ignore[index]
+    inverse = transform * 1
+    rotation = transform[..., :3, :3].swapaxes(-1, -2)
     inverse[..., :3, :3] = rotation
-    inverse[..., :3, 3] = -(rotation @ transform[..., :3, 3:])[..., 0]  # type: ignore[index]
+    inverse[..., :3, 3] = -(rotation @ transform[..., :3, 3:])[..., 0]
     return inverse
 
 

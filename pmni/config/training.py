@@ -239,7 +239,7 @@ class TrainSettings(Settings):
     """The start of the surface."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPU when there is one; `cuda` without a GPU is an error."""
+    """`auto` takes a GPU when there is one; `cuda` without a GPU is an error."""
 
     seed: int = Field(0, ge=0)
     """Seed of everything random."""

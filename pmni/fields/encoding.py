@@ -1,6 +1,6 @@
 """The encodings of the SDF network, one interface; backends hold the same parameters."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from pmni.errors import MissingBackendError
 from pmni.fields.hash_grid import HashGrid
 
 
+@runtime_checkable
 class Encoding(Protocol):
     """Features of points in [0, 1]^3."""
 

@@ -93,7 +93,7 @@ def interpolate(
     return along_y[0] + (along_y[1] - along_y[0]) * t[:, 2]
 
 
-def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8N"]:
+def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]:
     """Table rows of the corners of N cells, corner by corner; the x bit varies fastest."""
     both = torch.stack([node, node + 1])  # (2, N, 3): the two nodes along each axis
     x, y, z = both[None, None, :, :, 0], both[None, :, None, :, 1], both[:, None, None, :, 2]

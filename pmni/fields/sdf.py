@@ -1,11 +1,12 @@
 """The interface of every surface model: a signed distance function on the normalised world."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class SDF(Protocol):
     """A signed distance function on [-1, 1]^3, positive outside; float32 in, float32 out."""
 

@@ -1,7 +1,7 @@
 """Which cells of the normalised world can hold samples that matter."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,6 +10,7 @@ from torch import Tensor
 EMPTY, SHELL, INSIDE = 0, 1, 2
 
 
+@runtime_checkable
 class Values(Protocol):
     """f without gradients."""
 

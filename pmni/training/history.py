@@ -7,12 +7,15 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from pmni.io.atomic import write_text
+
+Row = dict[str, int | float]
+"""The numbers of a step."""
 
 LOGGER = logging.getLogger("train")
 
@@ -20,7 +23,7 @@ LOGGER = logging.getLogger("train")
 class History:
     """Rows of numbers, one every few steps."""
 
-    def __init__(self, rows: list[dict[str, float]]) -> None:
+    def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
 
     def write(self, path: Path) -> None:
@@ -46,11 +49,14 @@ class Progress:
         self.start = self.last_line = time.monotonic()
         self.first = done
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.bar.close()
         self.writer.close()
@@ -59,7 +65,7 @@ class Progress:
         """One more step is done."""
         self.bar.update()
 
-    def report(self, row: dict[str, float]) -> None:
+    def report(self, row: Row) -> None:
         """Show a row of the history."""
         step = int(row["step"])
         for key, value in row.items():

@@ -2,7 +2,6 @@
 
 import signal
 from types import FrameType, TracebackType
-from typing import Self
 
 
 class StopRequest:
@@ -14,7 +13,7 @@ class StopRequest:
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         for number in self.SIGNALS:
             self._before[number] = signal.signal(number, self._remember)
         return self

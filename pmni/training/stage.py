@@ -13,13 +13,14 @@ from pmni import provenance
 from pmni.capture.capture import Capture, load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
-from pmni.errors import InputError, MissingBackendError
+from pmni.devices import claimed_device
+from pmni.errors import InputError
 from pmni.io.atomic import atomic_folder
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
 from pmni.training.checkpoint import iteration_name, load_state, save_state, save_surface
 from pmni.training.data import load_views
-from pmni.training.history import History, Progress
+from pmni.training.history import History, Progress, Row
 from pmni.training.signals import StopRequest
 from pmni.training.trainer import StepReport, Trainer
 
@@ -44,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, or go on with a training that was interrupted, and write its results."""
     settings = settings_from_argument(TrainSettings, args.settings)
-    device = choose_device(settings.device)
     inputs = {
         "capture": args.capture / "capture.npz",
         "ray_distances": args.ray_distances / "ray_distance.npz",
@@ -58,11 +58,14 @@ def run(args: argparse.Namespace) -> None:
     work = args.state / provenance.fingerprint("train", settings, inputs)
     work.mkdir(parents=True, exist_ok=True)
     distances = read_ray_distances(inputs["ray_distances"], capture)
-    with provenance.record("train", work / "provenance.json", settings, inputs) as known:
+    with (
+        claimed_device(settings.device) as device,
+        provenance.record("train", work / "provenance.json", settings, inputs) as known,
+    ):
         views = load_views(capture, distances, settings.exclude_views, device)
         start = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
         trainer = Trainer(views, start, settings)
-        known["device"] = str(device)
+        known["device"] = device.type
         known["backend"] = settings.field.backend
         known["train_seconds"] = optimise(trainer, work)
         if device.type == "cuda":
@@ -76,14 +79,6 @@ def run(args: argparse.Namespace) -> None:
             else:
                 shutil.copy2(source, folder / name)
     shutil.rmtree(work)
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device that settings ask for. Raises MissingBackendError without a GPU for 'cuda'."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise MissingBackendError("train.device is 'cuda' but PyTorch sees no GPU here")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
 def read_ray_distances(path: Path, capture: Capture) -> np.ndarray:
@@ -107,7 +102,7 @@ def optimise(trainer: Trainer, work: Path) -> float:
     """
     settings = trainer.settings
     state_file = work / "state.pt"
-    rows: list[dict[str, float]] = []
+    rows: list[Row] = []
     seconds = 0.0
     start = time.perf_counter()
     if state_file.is_file():
@@ -152,7 +147,7 @@ def optimise(trainer: Trainer, work: Path) -> float:
     return elapsed()
 
 
-def history_row(trainer: Trainer, report: StepReport, seconds: float) -> dict[str, float]:
+def history_row(trainer: Trainer, report: StepReport, seconds: float) -> Row:
     """The numbers of a step, read from the device."""
     poses = trainer.poses()
     moved = poses.detach().double().cpu().numpy()

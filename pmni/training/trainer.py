@@ -26,7 +26,7 @@ class StepReport:
 
     loss: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-    values: dict[str, float]
+    values: dict[str, int | float]
 
 
 class Trainer:

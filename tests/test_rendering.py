@@ -1,0 +1,249 @@
+"""Marching, gradients and compositing of patches, against exact answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pmni.cameras import look_at
+from pmni.config.training import RenderingSettings
+from pmni.errors import MissingBackendError
+from pmni.rendering.compositing import (
+    accumulate,
+    interval_alpha,
+    weights_nerfacc,
+    weights_torch,
+)
+from pmni.rendering.gradients import central_differences, sample
+from pmni.rendering.marching import Patches, Planes, march, plane_points
+from pmni.rendering.occupancy import EMPTY, INSIDE, SHELL, OccupancyGrid, cell_centres
+from pmni.rendering.renderer import render
+
+CPU = torch.device("cpu")
+
+
+class Sphere:
+    """The exact distance from a sphere."""
+
+    def __init__(self, radius=0.5, centre=(0.0, 0.0, 0.0)):
+        self.radius, self.centre = radius, torch.tensor(centre)
+
+    def __call__(self, x):
+        return torch.linalg.vector_norm(x - self.centre.to(x), dim=-1) - self.radius
+
+    def value_and_gradient(self, x):
+        away = x - self.centre.to(x)
+        length = torch.linalg.vector_norm(away, dim=-1)
+        return length - self.radius, away / length[:, None]
+
+
+class Plane:
+    """A linear f; every difference quotient is exact on it."""
+
+    normal = torch.tensor([0.36, 0.48, -0.8])
+
+    def __call__(self, x):
+        return x @ self.normal.to(x) + 0.1
+
+    def value_and_gradient(self, x):
+        return self(x), self.normal.to(x).expand_as(x)
+
+
+def make_patches(position=(3.0, -9.0, 4.0), pixels=((60, 40),), size=3, focal=900.0, dtype=None):
+    """Patches whose first pixels are `pixels` (column, row) of a camera that sees the origin."""
+    dtype = dtype or torch.float32
+    c2w = torch.as_tensor(look_at(np.array(position), np.zeros(3)))
+    c2w = c2w.to(dtype)
+    K = torch.tensor([[focal, 0, 64.0], [0, focal * 1.1, 48.0], [0, 0, 1]], dtype=dtype)
+    offsets = torch.arange(size, dtype=dtype)
+    rows, columns = torch.meshgrid(offsets, offsets, indexing="ij")
+    first = torch.tensor(pixels, dtype=dtype)[:, None, None]
+    uv = first + torch.stack([columns, rows], dim=-1)
+    m = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1) @ torch.linalg.inv(K).T
+    count = len(pixels)
+    focals = torch.tensor([[focal, focal * 1.1]], dtype=dtype).expand(count, 2)
+    return Patches(m, focals, c2w[:3, :3].expand(count, 3, 3), c2w[:3, 3].expand(count, 3))
+
+
+def test_alpha_by_hand():
+    f = torch.tensor([[0.2], [-0.2], [0.3]])
+    phi = torch.sigmoid(f[:, 0] * 10)
+    alpha = interval_alpha(f, torch.tensor([True, True, False]), torch.tensor(10.0))
+    expected = (phi[0] - phi[1] + 1e-5) / (phi[0] + 1e-5)
+    assert alpha[:, 0].tolist() == pytest.approx([expected.item(), 0.0, 0.0])
+
+
+def test_weights_by_hand():
+    alpha = torch.tensor([[0.5], [0.5], [0.25], [1.0], [0.7]])
+    patch = torch.tensor([0, 0, 1, 1, 1])
+    weights = weights_torch(alpha, patch)[:, 0]
+    assert weights.tolist() == pytest.approx([0.5, 0.25, 0.25, 0.75, 0.0], abs=1e-6)
+
+
+def test_weights_match_a_loop_and_survive_long_lists():
+    generator = torch.Generator().manual_seed(0)
+    patch = torch.sort(torch.randint(2000, (40000,), generator=generator)).values
+    alpha = torch.rand(40000, 2, generator=generator) ** 3
+    weights = weights_torch(alpha, patch)
+    for chosen in (0, 777, int(patch[-1])):
+        rows = (patch == chosen).nonzero()[:, 0]
+        transmittance = torch.ones(2, dtype=torch.float64)
+        for row in rows:
+            expected = alpha[row].double() * transmittance
+            torch.testing.assert_close(weights[row].double(), expected, atol=1e-6, rtol=1e-5)
+            transmittance = transmittance * (1 - alpha[row].double())
+
+
+def test_no_planes_no_weights():
+    weights = weights_torch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
+    assert weights.shape == (0, 4)
+    out = accumulate(weights, torch.zeros(0, 4, 3), torch.zeros(0, dtype=torch.long), 2)
+    assert torch.equal(out, torch.zeros(2, 4, 3))
+
+
+def test_nerfacc_without_a_gpu_is_a_clear_error():
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(MissingBackendError, match="nerfacc"):
+        weights_nerfacc(torch.zeros(1, 1), torch.zeros(1, dtype=torch.long))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_nerfacc_agrees_with_torch():
+    pytest.importorskip("nerfacc")
+    patch = torch.sort(torch.randint(50, (700,))).values.cuda()
+    alpha = torch.rand(700, 9).cuda() ** 2
+    torch.testing.assert_close(
+        weights_nerfacc(alpha, patch), weights_torch(alpha, patch), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_occupancy_never_misses_the_surface_and_finds_the_inside():
+    sphere = Sphere(0.5, (0.1, 0.0, -0.2))
+    grid = OccupancyGrid(32, shell=0.02, device=CPU)
+    grid.refresh(sphere)
+    value = sphere(cell_centres(32, CPU).view(-1, 3)).view(32, 32, 32)
+    margin = 0.02 + math.sqrt(3) / 32
+    expected = torch.where(value.abs() < margin, SHELL, torch.where(value < 0, INSIDE, EMPTY))
+    assert torch.equal(grid.cells.long(), expected)
+    directions = torch.nn.functional.normalize(torch.randn(5000, 3), dim=-1)
+    for offset in (-0.02, 0.0, 0.02):
+        on = sphere.centre + (0.5 + offset) * directions
+        assert (grid.at(on) == SHELL).all()
+    assert grid.at(torch.tensor([[1.2, 0, 0], [0.1, 0, -0.2]])).tolist() == [EMPTY, INSIDE]
+
+
+def test_planes_bracket_the_first_surface_and_stop_behind_it():
+    sphere = Sphere()
+    grid = OccupancyGrid(64, shell=0.03, device=CPU)
+    grid.refresh(sphere)
+    patches = make_patches(pixels=((63, 47), (2, 2)))
+    planes = march(patches, grid, 0.01, torch.tensor([0.3, 0.8]))
+    assert (planes.patch == 0).all(), "the second patch misses the object"
+    f = sphere(plane_points(patches, planes).view(-1, 3)).view(-1, 3, 3)[:, 1, 1]
+    assert (f[0] > 0.03) or (f[1] > 0)
+    assert f.min() < -0.03
+    assert f.min() > -0.3, "planes went on to the back of the sphere"
+    gaps = planes.z.diff()[planes.joined[:-1]]
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 0.01), atol=1e-5, rtol=0)
+    assert not planes.joined[-1]
+
+
+def test_points_project_back_to_their_pixels():
+    patches = make_patches(pixels=((10, 20),), dtype=torch.float64)
+    planes = Planes(torch.tensor([0, 0]), torch.tensor([9.0, 10.0]).double(), torch.ones(2).bool())
+    x = plane_points(patches, planes)
+    local = (x - patches.centre[0]) @ patches.rotation[0]
+    torch.testing.assert_close(local[..., 2], planes.z[:, None, None].expand(2, 3, 3))
+    u = local[..., 0] / local[..., 2] * 900 + 64
+    v = local[..., 1] / local[..., 2] * 990 + 48
+    torch.testing.assert_close(u[0, 0], torch.tensor([10.0, 11, 12]).double())
+    torch.testing.assert_close(v[1, :, 2], torch.tensor([20.0, 21, 22]).double())
+
+
+@pytest.mark.parametrize("method", ["analytic", "finite_difference", "directional"])
+def test_gradients_of_a_linear_function_are_exact(method):
+    patches = make_patches(pixels=((10, 20), (90, 70)), dtype=torch.float64)
+    z = torch.tensor([9.0, 9.5, 10.0, 9.2, 9.3], dtype=torch.float64)
+    joined = torch.tensor([True, True, False, True, False])
+    planes = Planes(torch.tensor([0, 0, 0, 1, 1]), z, joined)
+    f, gradient = sample(Plane(), patches, planes, method, 1e-3)
+    torch.testing.assert_close(f.view(-1), Plane()(plane_points(patches, planes).view(-1, 3)))
+    in_camera = patches.rotation[0].T @ Plane.normal.double()
+    expected = in_camera.expand(3, 3, 3, 3)
+    torch.testing.assert_close(gradient[joined], expected, atol=1e-8, rtol=1e-8)
+
+
+def test_directional_gradient_of_a_curved_function_is_second_order():
+    """Inside the patch the differences are central: the error falls with the pixel squared."""
+    sphere = Sphere()
+    errors = []
+    for focal in (400.0, 800.0):
+        first = (64 + 0.03 * focal, 48 - 0.02 * focal)  # the same ray for both
+        patches = make_patches(focal=focal, pixels=(first,), dtype=torch.float64)
+        spacing = 4.0 / focal
+        z = 9.7 + (torch.arange(3, dtype=torch.float64) - 0.5) * spacing
+        planes = Planes(torch.zeros(3, dtype=torch.long), z, torch.tensor([True, False, False]))
+        _, directional = sample(sphere, patches, planes, "directional", 0.0)
+        middle = Planes(planes.patch, z + spacing / 2, planes.joined)
+        _, exact = sphere.value_and_gradient(plane_points(patches, middle).view(-1, 3))
+        exact = exact.view(3, 3, 3, 3) @ patches.rotation[0]
+        errors.append((directional - exact)[0, 1, 1].abs().max())
+    assert errors[0] > 1e-5
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_central_differences_match_the_gradient():
+    x = torch.rand(50, 3, dtype=torch.float64) + 0.1
+    _, exact = Sphere().value_and_gradient(x)
+    torch.testing.assert_close(central_differences(Sphere(), x, 1e-4), exact, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["analytic", "finite_difference", "directional"])
+def test_a_rendered_sphere_is_a_sphere(method):
+    sphere = Sphere()
+    grid = OccupancyGrid(64, shell=0.03, device=CPU)
+    grid.refresh(sphere)
+    patches = make_patches(pixels=((63, 47), (50, 40), (2, 2)))
+    settings = RenderingSettings(gradient=method, epsilon=1e-3)
+    planes = march(patches, grid, 2e-3, torch.tensor([0.1, 0.5, 0.9]))
+    image = render(sphere, patches, planes, torch.tensor(2000.0), settings)
+    ray = patches.m / torch.linalg.vector_norm(patches.m, dim=-1, keepdim=True)
+    centre = -patches.rotation.transpose(1, 2) @ patches.centre[..., None]
+    along = (ray @ centre[:, None])[..., 0]
+    half_chord2 = along**2 - (centre**2).sum((1, 2))[:, None, None] + 0.25
+    distance = along - half_chord2.clamp(min=0).sqrt()
+    normal = (distance[..., None] * ray - centre[:, None, None, :, 0]) / 0.5
+    hit = torch.tensor([True, True, False])
+    assert image.opacity[hit].min() > 0.99
+    assert (image.opacity[~hit] == 0).all()
+    torch.testing.assert_close(image.distance[hit], distance[hit], atol=2e-3, rtol=0)
+    unit = torch.nn.functional.normalize(image.normal, dim=-1)
+    angle = torch.rad2deg(torch.acos((unit * normal).sum(-1).clamp(max=1)))
+    assert angle[hit].max() < 1.0
+    torch.testing.assert_close(
+        torch.linalg.vector_norm(image.gradient, dim=-1),
+        torch.ones(image.gradient.shape[:-1]),
+        atol=0.05,
+        rtol=0,
+    )
+
+
+def test_rendering_is_differentiable_in_the_pose():
+    """The derivative of a loss with respect to a pose matches finite differences."""
+    sphere = Sphere(0.5, (0.05, 0.1, 0.0))
+    grid = OccupancyGrid(64, shell=0.05, device=CPU)
+    grid.refresh(sphere)
+    base = make_patches(pixels=((50, 40), (70, 55)), dtype=torch.float64)
+    planes = march(base, grid, 5e-3, torch.zeros(2, dtype=torch.float64))
+    settings = RenderingSettings()
+
+    def loss(shift):
+        moved = Patches(base.m, base.focal, base.rotation, base.centre + shift)
+        image = render(sphere, moved, planes, torch.tensor(300.0).double(), settings)
+        return image.normal.sum() + image.distance.sum() + image.opacity.sum()
+
+    shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (shift,), eps=1e-6, atol=1e-4)
