@@ -111,6 +111,12 @@ def provenance_of(wildcards) -> list[str]:
     ]
 
 
+def mesh_of_scene(wildcards) -> list[str]:
+    """The mesh file that a synthetic object is made from; none for the project's own scenes."""
+    scene = Path(CONFIG.scenes[wildcards.object].scene)
+    return [str(scene)] if scene.is_file() else []
+
+
 def dataset_of(wildcards) -> list[str]:
     """What `prepare` waits for: the rule that makes the object's folder, or the files in it.
 

@@ -1,4 +1,6 @@
 rule synthesize:
+    input:
+        mesh=mesh_of_scene,
     output:
         "resources/{dataset}/{object}/cameras_sphere.npz",
     log:
