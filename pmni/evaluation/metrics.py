@@ -1,0 +1,92 @@
+"""The measures: Chamfer distance, F-score, angles, and distances from vertices to a surface."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import KDTree
+
+
+@dataclass(frozen=True)
+class SurfaceErrors:
+    """Distances between the points of two surfaces, each to the nearest one of the other."""
+
+    to_truth: Float[np.ndarray, "N"]
+    to_mesh: Float[np.ndarray, "M"]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean distance of the mesh's points to the truth's."""
+        return float(self.to_truth.mean())
+
+    @property
+    def completeness(self) -> float:
+        """Mean distance of the truth's points to the mesh's."""
+        return float(self.to_mesh.mean())
+
+    @property
+    def chamfer(self) -> float:
+        """Mean of accuracy and completeness."""
+        return (self.accuracy + self.completeness) / 2
+
+    def fscore(self, threshold: float) -> float:
+        """Harmonic mean of the shares of either's points that are nearer than `threshold`."""
+        precision = float((self.to_truth < threshold).mean())
+        recall = float((self.to_mesh < threshold).mean())
+        return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def surface_errors(mesh: KDTree, truth: KDTree) -> SurfaceErrors:
+    """Compare the point sets of two trees."""
+    return SurfaceErrors(nearest(truth, mesh.data), nearest(mesh, truth.data))
+
+
+def point_tree(points: Float[np.ndarray, "N 3"]) -> KDTree:
+    """A tree that is quick to build: the points of image rows are spread evenly anyway."""
+    return KDTree(points, leafsize=64, compact_nodes=False, balanced_tree=False)
+
+
+def nearest(tree: KDTree, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
+    """Distance of each point to the nearest one in the tree."""
+    return tree.query(points, workers=-1)[0]
+
+
+def angle_deg(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
+    """Angles between vectors, degrees; accurate for small ones too."""
+    sine = np.linalg.norm(np.cross(a, b), axis=1)
+    return np.rad2deg(np.arctan2(sine, np.einsum("ij,ij->i", a, b)))
+
+
+def distance_to_triangles(
+    points: Float[np.ndarray, "N 3"], triangles: Float[np.ndarray, "N 3 3"]
+) -> Float[np.ndarray, "N"]:
+    """Distance of each point to its triangle: to the plane inside, else to the nearest side."""
+    a, b, c = np.moveaxis(triangles, 1, 0)
+    normal = np.cross(b - a, c - a)
+    squared = np.einsum("ij,ij->i", normal, normal)
+    height = np.einsum("ij,ij->i", points - a, normal)
+    inside = squared > 0
+    sides = []
+    for start, end in ((a, b), (b, c), (c, a)):
+        side, offset = end - start, points - start
+        inside &= np.einsum("ij,ij->i", np.cross(side, offset), normal) >= 0
+        length = np.einsum("ij,ij->i", side, side)
+        along = np.einsum("ij,ij->i", offset, side) / np.where(length > 0, length, 1)
+        sides.append(np.linalg.norm(offset - np.clip(along, 0, 1)[:, None] * side, axis=1))
+    plane = np.abs(height) / np.sqrt(np.where(inside, squared, 1))
+    return np.where(inside, plane, np.min(sides, axis=0))
+
+
+def distance_to_surface(
+    points: Float[np.ndarray, "N 3"],
+    samples: KDTree,
+    triangle: Int[np.ndarray, "S"],
+    triangles: Float[np.ndarray, "T 3 3"],
+) -> Float[np.ndarray, "N"]:
+    """Distance of points to the triangles that the three nearest samples lie on.
+
+    `triangle` gives the triangle of each sample in the tree.
+    """
+    _, index = samples.query(points, k=min(3, samples.n), workers=-1)
+    columns = index.reshape(len(points), -1).T
+    return np.min([distance_to_triangles(points, triangles[triangle[i]]) for i in columns], axis=0)
