@@ -326,12 +326,13 @@ def test_published_numbers_stand_beside_ours_and_are_never_marked(tmp_path: Path
     run.metrics(20).write_text('{"chamfer_mm": 0.5, "alignment": "icp"}', encoding="utf-8")
     pd.DataFrame(
         {
-            "object": ["cat", "cat"],
-            "experiment": ["free", "Other"],
-            "iteration": [20, np.nan],
-            "source": ["ours", "Somebody 2020"],
-            "chamfer_mm": [0.5, 0.1],
-            "total_seconds": [77.0, np.nan],
+            "dataset": ["pets", "pets", "zoo"],
+            "object": ["cat", "cat", "cat"],
+            "experiment": ["free", "Other", "Another"],
+            "iteration": [20, np.nan, np.nan],
+            "source": ["ours", "Somebody 2020", "Somebody 2021"],
+            "chamfer_mm": [0.5, 0.1, 0.2],
+            "total_seconds": [77.0, np.nan, np.nan],
         }
     ).to_csv(tmp_path / "benchmark.csv", index=False)
     summary = build_summary(tmp_path, [run], {run.key: stage_states(run)}, str)
@@ -355,6 +356,32 @@ def test_a_failed_run_has_no_numbers_even_if_old_ones_lie_there(tmp_path: Path) 
     assert row.failed == "train"
     assert all(cell.value is None for cell in row.cells.values())
     assert [str(problem.path.name) for problem in summary.problems] == ["benchmark.csv"]
+
+
+def test_means_are_over_the_objects_that_worked_and_compare_only_if_these_are_the_same(
+    tmp_path: Path,
+) -> None:
+    runs = []
+    lines = ["dataset,object,experiment,iteration,source,chamfer_mm"]
+    for name, chamfer in (("cat", 0.2), ("dog", 0.6)):
+        lines += [f"pets,{name},Full,,Somebody,0.{len(runs)}", f"pets,{name},Half,,Else,"]
+        for experiment, factor in (("free", 1), ("fixed", 0.5), ("broken", 0.1)):
+            run = run_in(tmp_path)
+            entry = run.entry.model_copy(update={"name": name})
+            run = Run(tmp_path, entry, run.experiment.model_copy(update={"name": experiment}))
+            finished(run, *ALL)
+            numbers = f'{{"chamfer_mm": {chamfer * factor}, "alignment": "icp"}}'
+            run.metrics(20).write_text(numbers, encoding="utf-8")
+            runs.append(run)
+    (tmp_path / "benchmark.csv").write_text("\n".join(lines), encoding="utf-8")
+    runs[2].history.unlink()  # cat, broken
+    summary = build_summary(tmp_path, runs, {run.key: stage_states(run) for run in runs}, str)
+    means = {row.label: row for row in summary.groups[-1].rows}
+    assert list(means) == ["free", "fixed", "broken", "Full"]  # Half has no numbers
+    values = [row.cells["chamfer_mm"].value for row in means.values()]
+    assert values == pytest.approx([0.4, 0.2, 0.06, 0.15])
+    assert [row.cells["chamfer_mm"].best for row in means.values()] == [False, True, False, False]
+    assert means["broken"].note == "1 of 2 objects"
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,17 @@ from pmni.config.base import Settings
 class ReportSettings(Settings):
     """How much the page holds: the larger, the finer to look at and the slower to open."""
 
-    tile: int = Field(320, ge=32, le=2048)
+    tile: int = Field(288, ge=32, le=2048)
     """Longest side of an image, pixels."""
 
-    image_quality: int = Field(82, ge=1, le=100)
+    image_quality: int = Field(80, ge=1, le=100)
     """WebP quality of the images."""
 
-    faces: int = Field(50_000, ge=100)
+    faces: int = Field(40_000, ge=100)
     """Most triangles of a surface shown in 3D at the last iteration, and of the ground truth."""
 
-    faces_early: int = Field(20_000, ge=100)
+    faces_early: int = Field(15_000, ge=100)
     """Most triangles of a surface at an earlier iteration."""
-
-    strip_views: int = Field(4, ge=1)
-    """Views shown side by side over the iterations."""
 
     log_lines: int = Field(15, ge=1)
     """Lines quoted from the log of a stage that failed."""

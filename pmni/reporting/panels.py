@@ -116,7 +116,7 @@ class Context:
         """Why the results of a stage are missing."""
         expected = stage.missing or tuple(run.outputs(stage.name)[:1])
         files = ", ".join(shown_path(path, self.results) for path in expected)
-        text = f"missing: {files}: stage {stage.cause} did not finish"
+        text = f"{files} missing: stage {stage.cause} did not finish."
         return Problem(text, self.tails(stage.cause, run))
 
     def problem(self, error: Unavailable, run: Run, stage: str) -> Problem:

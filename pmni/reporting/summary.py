@@ -14,6 +14,7 @@ from pmni.reporting.words import NUMBERS, Number, PoseKind, label_of, pose_kind,
 ROTATION = "rotation_error_cameras_mean_deg"
 INITIAL = "rotation_error_initial_mean_deg"
 FIRST_COLUMNS = ("chamfer_mm", "chamfer_percent")
+KEYS = ("dataset", "object", "experiment", "iteration", "source")
 LAST_COLUMNS = (
     "mae_deg",
     "mae_heldout_deg",
@@ -109,7 +110,7 @@ def build_summary(
         benchmark = load(results / "benchmark.csv", read_benchmark)
     except Unavailable as error:
         problems.append(error)
-        benchmark = pd.DataFrame(columns=["object", "experiment", "iteration", "source"])
+        benchmark = pd.DataFrame(columns=[*KEYS])
     groups = []
     for name in dict.fromkeys(run.entry.name for run in runs):
         rows = []
@@ -130,16 +131,17 @@ def build_summary(
             row.note = run.experiment.summary
             rows.append(row)
         mark_best(rows)
-        groups.append(Group(name, anchor(name), rows + _published(benchmark, name)))
+        rows += _published(benchmark, run.entry.dataset, name)
+        groups.append(Group(name, anchor(name), rows))
     if len(groups) > 1:
-        groups.append(Group("Mean", "", _means(groups, runs) + _published(benchmark, "mean")))
+        groups.append(Group("Mean", "", _means(groups, runs)))
     return Summary(_columns(groups), groups, problems)
 
 
 def read_benchmark(path: Path) -> pd.DataFrame:
     """The tidy table; raises ValueError without its key columns."""
     table = pd.read_csv(path)
-    for column in ("object", "experiment", "iteration", "source"):
+    for column in KEYS:
         if column not in table:
             raise ValueError(f"has no column '{column}'")
     return table
@@ -191,10 +193,12 @@ def mark_best(rows: list[Row]) -> None:
             cell.best = cell.value is not None and better * cell.value == max(values)
 
 
-def _published(benchmark: pd.DataFrame, name: str) -> list[Row]:
+def _published(benchmark: pd.DataFrame, dataset: str, name: str) -> list[Row]:
     """Published numbers of an object."""
     theirs = benchmark[
-        (benchmark["object"] == name) & (benchmark["source"].fillna("ours") != "ours")
+        (benchmark["dataset"] == dataset)
+        & (benchmark["object"] == name)
+        & (benchmark["source"].fillna("ours") != "ours")
     ]
     rows = []
     for _, line in theirs.iterrows():
@@ -204,24 +208,40 @@ def _published(benchmark: pd.DataFrame, name: str) -> list[Row]:
 
 
 def _means(groups: list[Group], runs: list[Run]) -> list[Row]:
-    """Each experiment's mean over the objects that have a result."""
-    rows = []
+    """Each experiment's mean over the objects that have a result, then those of published methods.
+
+    A published method has a mean only if it has a number for every object.
+    """
+    ours = []
     for experiment in {run.experiment.name: run.experiment for run in runs}.values():
-        mine = [row for group in groups for row in group.rows if row.label == experiment.name]
-        mine = [row for row in mine if row.source == "ours"]
+        mine = [row for row in _rows(groups, "ours") if row.label == experiment.name]
         done = [row for row in mine if not row.failed]
-        cells = {}
-        for key in {key for row in done for key in row.cells}:
-            mean = _mean([row.cells[key].value for row in done if key in row.cells], len(done))
-            cells[key] = Cell(key, mean)
-        if ROTATION in cells:
-            cells[ROTATION].before = _mean([row.cells[ROTATION].before for row in done], len(done))
-        row = Row(experiment.name, cells, pose_kind(experiment.registration_method))
+        row = Row(experiment.name, _mean_cells(done, len(done)))
+        row.poses = pose_kind(experiment.registration_method)
         row.alignment = ", ".join(sorted({r.alignment for r in done if r.alignment}))
         row.note = f"{len(done)} of {len(mine)} objects" if len(done) < len(mine) else ""
-        rows.append(row)
-    mark_best(rows)
-    return rows
+        ours.append(row)
+    mark_best([row for row in ours if not row.note])  # other objects' means do not compare
+    theirs = []
+    for label, source in dict.fromkeys((r.label, r.source) for r in _rows(groups, "theirs")):
+        cells = _mean_cells([r for r in _rows(groups, "theirs") if r.label == label], len(groups))
+        if any(cell.value is not None for cell in cells.values()):
+            theirs.append(Row(label, cells, source=source))
+    return ours + theirs
+
+
+def _rows(groups: list[Group], whose: str) -> list[Row]:
+    return [row for g in groups for row in g.rows if (row.source == "ours") == (whose == "ours")]
+
+
+def _mean_cells(rows: list[Row], count: int) -> dict[str, Cell]:
+    """Means of all columns for which all `count` rows have a number."""
+    cells = {}
+    for key in {key for row in rows for key in row.cells}:
+        shared = [row.cells[key] for row in rows if key in row.cells]
+        before = _mean([cell.before for cell in shared], count)
+        cells[key] = Cell(key, _mean([cell.value for cell in shared], count), before)
+    return cells
 
 
 def _mean(values: list[float | None], count: int) -> float | None:
