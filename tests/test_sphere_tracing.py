@@ -18,7 +18,7 @@ from pmni.cli import main
 from pmni.errors import DivergenceError
 from pmni.io.poses import Poses, write_poses
 from pmni.rendering.sphere_tracing import Hits, box_interval, trace, visible
-from pmni.rendering.views import render_view
+from pmni.rendering.views import render_views
 
 CPU = torch.device("cpu")
 DISTANCE = 15.0  # of the camera, as with DiLiGenT-MV
@@ -200,7 +200,7 @@ def test_values_that_are_not_finite_stop_it():
 
 def test_no_rays():
     hits = shoot(sphere(0.5), torch.zeros(0, 3), torch.zeros(0, 3))
-    assert hits.mask.shape == hits.distance.shape == (0,)
+    assert hits.mask.shape == hits.distance.shape == torch.Size([0])
 
 
 def test_the_front_of_a_sphere_is_visible_and_its_back_is_not():
@@ -236,30 +236,35 @@ def test_visible_points_may_be_a_little_off_the_surface():
         assert bool(visible(sphere(0.6), point, camera)) is seen
 
 
-def camera() -> tuple[np.ndarray, np.ndarray]:
-    K = np.array([[300.0, 0, 19.5], [0, 310.0, 15.0], [0, 0, 1]])
-    return K, look_at(np.array([9.0, -10.0, 5.0]), np.zeros(3), roll=0.3)
+def two_cameras() -> tuple[np.ndarray, np.ndarray]:
+    K = np.array([[[300.0, 0, 19.5], [0, 310.0, 15.0], [0, 0, 1]]] * 2)
+    K[1, 0, 0] = 280
+    centres = np.array([[9.0, -10.0, 5.0], [-3.0, 12.0, 6.0]])
+    return K, np.stack([look_at(centre, np.zeros(3), roll=0.3) for centre in centres])
 
 
-@pytest.mark.parametrize("chunk", [7, 100_000])
+@pytest.mark.parametrize("chunk", [700, 100_000])
 def test_a_rendered_sphere(chunk):
-    K, c2w = camera()
-    view = render_view(sphere(0.6), K, c2w, (31, 40), chunk, CPU)
-    directions = ray_directions(pixel_grid(31, 40), np.linalg.inv(K))
-    world = torch.from_numpy((directions @ c2w[:3, :3].T).reshape(-1, 3))
-    exact = sphere_distance(torch.from_numpy(c2w[:3, 3]).expand_as(world), world, 0.6)
-    exact = exact.numpy().reshape(31, 40)
-    hit = np.isfinite(view.distance)
-    np.testing.assert_array_equal(hit, np.isfinite(exact))
-    assert 200 < hit.sum() < 31 * 40
-    points = exact[..., None] * directions + c2w[:3, :3].T @ c2w[:3, 3]
-    cosine = np.abs((points * directions).sum(-1) / 0.6)
-    steep = hit & (cosine > 0.2)
-    np.testing.assert_allclose(view.distance[steep], exact[steep], atol=3e-5)
-    np.testing.assert_allclose(view.normals[steep], points[steep] / 0.6, atol=1e-4)
-    assert (view.normals[~hit] == 0).all()
-    # in the camera frame the normals of what is seen look back at the camera
-    assert ((view.normals * directions).sum(-1)[steep] < 0).all()
+    intrinsics, poses = two_cameras()
+    images = render_views(sphere(0.6), intrinsics, poses, (31, 40), chunk, CPU)
+    assert images.normals.shape == (2, 31, 40, 3)
+    for K, c2w, normals, distance in zip(
+        intrinsics, poses, images.normals, images.distance, strict=True
+    ):
+        directions = ray_directions(pixel_grid(31, 40), np.linalg.inv(K))
+        world = torch.from_numpy((directions @ c2w[:3, :3].T).reshape(-1, 3))
+        exact = sphere_distance(torch.from_numpy(c2w[:3, 3]).expand_as(world), world, 0.6)
+        exact = exact.numpy().reshape(31, 40)
+        hit = np.isfinite(distance)
+        np.testing.assert_array_equal(hit, np.isfinite(exact))
+        assert 200 < hit.sum() < 31 * 40
+        points = exact[..., None] * directions + c2w[:3, :3].T @ c2w[:3, 3]
+        steep = hit & (np.abs((points * directions).sum(-1) / 0.6) > 0.2)
+        np.testing.assert_allclose(distance[steep], exact[steep], atol=3e-5)
+        np.testing.assert_allclose(normals[steep], points[steep] / 0.6, atol=1e-4)
+        assert (normals[~hit] == 0).all()
+        # in the camera frame the normals of what is seen look back at the camera
+        assert ((normals * directions).sum(-1)[steep] < 0).all()
 
 
 @pytest.fixture

@@ -50,14 +50,15 @@ def trace(
     f = _values(sdf, entry[ray])
     found[ray[f < 0]] = 0.0
     ray, t, f = _select(f >= 0, ray, t, f)
+    crossings = []
     while len(ray):
         ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=LEAST_STEP), span[ray])
         value = _values(sdf, entry[ray] + ahead[:, None] * directions[ray])
-        inside = value < 0
-        if inside.any():
-            hit, *bracket = _select(inside, ray, t, f, ahead, value)
-            found[hit] = _solve(sdf, entry[hit], directions[hit], *bracket)
-        ray, t, f = _select(~inside & (ahead < span[ray]), ray, ahead, value)
+        crossings.append(_select(value < 0, ray, t, f, ahead, value))
+        ray, t, f = _select((value >= 0) & (ahead < span[ray]), ray, ahead, value)
+    if crossings:
+        ray, *bracket = (torch.cat(parts) for parts in zip(*crossings, strict=True))
+        found[ray] = _solve(sdf, entry[ray], directions[ray], *bracket)
     return Hits(~found.isnan(), near + found)
 
 

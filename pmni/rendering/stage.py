@@ -16,7 +16,7 @@ from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_normal_map
 from pmni.io.poses import read_poses
 from pmni.provenance import record
-from pmni.rendering.views import render_view
+from pmni.rendering.views import render_views
 
 log = logging.getLogger(__name__)
 
@@ -48,24 +48,26 @@ def run(args: Namespace) -> None:
         "checkpoint": args.checkpoint,
         "poses": args.poses,
     }
-    shape = capture.masks.shape[1:]
-    distances = np.full((len(views), *shape), np.nan, np.float32)
+    height, width = capture.masks.shape[1:]
+    index = [capture.views.index(view) for view in views]
     with (
         claimed_device(settings.device) as device,
         atomic_folder(args.output) as folder,
         record("render", folder / "provenance.json", settings, inputs) as known,
     ):
         surface = load_surface(args.checkpoint, device)
-        for index, (view, c2w) in enumerate(zip(views, poses.select(views), strict=True)):
-            K = capture.intrinsics[capture.views.index(view)]
-            seen = render_view(surface, K, c2w, (shape[0], shape[1]), settings.chunk, device)
-            normals = seen.normals * FILE_AXES
+        K, c2w = capture.intrinsics[index], poses.select(views)
+        images = render_views(surface, K, c2w, (height, width), settings.chunk, device)
+        for view, normals in zip(views, images.normals * FILE_AXES, strict=True):
             write_normal_map(folder / f"{view}.exr", normals)
             _write_preview(folder / f"{view}.png", normals)
-            distances[index] = seen.distance * capture.scale
-            log.info("view %s: %d pixels", view, np.isfinite(seen.distance).sum())
-        np.savez_compressed(folder / "depth.npz", ray_distance=distances, views=np.array(views))
+        np.savez_compressed(
+            folder / "depth.npz",
+            ray_distance=images.distance * np.float32(capture.scale),
+            views=np.array(views),
+        )
         known |= {"device": str(device), "views": len(views)}
+    log.info("%d views of %d x %d pixels", len(views), width, height)
 
 
 def _write_preview(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
