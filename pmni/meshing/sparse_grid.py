@@ -14,7 +14,7 @@ FEWEST_COARSE_CELLS = 48
 """The coarse grid has at least this many cells along a side; coarser ones could overlook parts."""
 MARGIN = 1.5
 """How much steeper than between its corners the function may be inside a cell."""
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Points evaluated at once."""
 
 _BRICK = np.array(list(product(range(3), repeat=3)))
