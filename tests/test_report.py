@@ -74,7 +74,7 @@ def test_nothing_is_missing_from_the_page_of_a_complete_run(page: str) -> None:
     assert "all complete" in page
     for name in ("pebble", "egg"):
         part = section(page, name)
-        for layer in ("Normals", "Masks", "Integrated distance", "True normals"):
+        for layer in ("Input normals", "Masks", "Integrated distance", "True normals"):
             assert f'data-name="{layer}"' in part
         for layer in ("Rendered normals", "Error of the normals"):
             assert part.count(f'data-name="{layer}"') == len(EXPERIMENTS)

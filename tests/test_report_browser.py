@@ -248,7 +248,7 @@ def test_a_picture_is_enlarged_with_all_its_layers(opened: Any) -> None:
     assert [text.split("\n")[0] for text in captions] == [
         "Rendered normals",
         "Error of the normals",
-        "Normals",
+        "Input normals",
         "Masks",
         "Integrated distance",
         "True normals",

@@ -116,7 +116,7 @@ def test_tiles_go_to_the_sheet_row_by_row() -> None:
 
 
 def test_the_error_scale_is_round_and_none_without_errors() -> None:
-    assert error_scale([np.array([[[1.0, 11.9, np.nan]]])]) == 15
+    assert error_scale([np.array([[[11.9, 11.9, np.nan]]])]) == 15
     assert error_scale([]) is None
     assert error_scale([np.full((1, 2, 2), np.nan)]) is None
 

@@ -14,6 +14,8 @@ from pmni.reporting.sources import Run, StageState, load
 
 Chart = dict[str, Any]
 POINTS = 600
+NOISY = 60
+"""Losses of random patches with this many points are drawn faintly, their running mean on top."""
 CLOCKS = ("step", "iteration", "seconds")
 
 
@@ -44,7 +46,8 @@ def history_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
     rates = [name for name in names if name == "lr" or "rate" in name.split("_")]
     charts = []
     if losses:
-        charts.append(("Losses", _over_steps(history, losses, "loss", log=True)))
+        chart = _over_steps(history, losses, "loss", log=True)
+        charts.append(("Losses", chart | {"noisy": len(history) >= NOISY}))
     if rates:
         charts.append(("Learning rate", _over_steps(history, rates, "rate", log=True)))
     for name in names:

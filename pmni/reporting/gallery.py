@@ -40,6 +40,8 @@ class Gallery:
     """Layers that belong together; `problems` say which layers could not be made."""
 
     name: str
+    aspect: float
+    """Width by height of its images."""
     layers: list[Layer]
     problems: list[Unavailable] = field(default_factory=list)
 
@@ -57,7 +59,7 @@ def input_gallery(capture: Capture, integration: Path, settings: ReportSettings)
         return Layer(name, tiles, kind)
 
     layers = [
-        layer("Normals", [images.normal_image(normals, mask) for _, normals, mask in pairs]),
+        layer("Input normals", [images.normal_image(normals, mask) for _, normals, mask in pairs]),
         layer("Masks", [images.mask_image(mask) for _, _, mask in pairs], "mask"),
     ]
     problems = []
@@ -69,7 +71,7 @@ def input_gallery(capture: Capture, integration: Path, settings: ReportSettings)
     if capture.true_normals is not None:
         true = zip(capture.true_normals, capture.masks, strict=True)
         layers.append(layer("True normals", [images.normal_image(n, mask) for n, mask in true]))
-    return Gallery(f"{capture.name}: what went in", layers, problems)
+    return Gallery(f"{capture.name}: what went in", crop.aspect, layers, problems)
 
 
 def read_distances(path: Path) -> Float[np.ndarray, "V H W"]:
@@ -93,7 +95,7 @@ def result_gallery(
             layers.append(make())
         except Unavailable as error:
             problems.append(error)
-    return Gallery(f"{run.entry.name}, {run.experiment.name}", layers, problems)
+    return Gallery(f"{run.entry.name}, {run.experiment.name}", crop.aspect, layers, problems)
 
 
 def _rendered_layer(
@@ -142,11 +144,11 @@ def read_normal_errors(path: Path) -> Float[np.ndarray, "V H W"]:
 
 
 def error_scale(errors: list[Float[np.ndarray, "V H W"]]) -> float | None:
-    """A round end for a colour scale that 98 % of the errors stay under; None without errors."""
+    """A round end for a colour scale that 90 % of the errors stay under; None without errors."""
     values = [error[np.isfinite(error)] for error in errors]
     values = [each for each in values if each.size]
     if not values:
         return None
-    reach = max(float(np.percentile(each, 98)) for each in values)
+    reach = max(float(np.percentile(each, 90)) for each in values)
     nice = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
     return next((end for end in nice if end >= reach), 180.0)

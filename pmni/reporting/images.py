@@ -22,6 +22,11 @@ class Crop:
     right: int
     scale: float
 
+    @property
+    def aspect(self) -> float:
+        """Width by height."""
+        return (self.right - self.left) / (self.bottom - self.top)
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Cut out and shrink an RGBA image (premultiplied while it is resized)."""
         cut: np.ndarray = image[self.top : self.bottom, self.left : self.right].astype(np.float32)

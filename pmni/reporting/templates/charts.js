@@ -30,15 +30,27 @@ function chartLayout(chart) {
   };
 }
 
+// Means over a window of neighbours, a twentieth of all.
+function smoothed(values) {
+  const reach = Math.round(values.length / 40);
+  return values.map((value, i) => {
+    const near = values.slice(Math.max(0, i - reach), i + reach + 1).filter((one) => one !== null);
+    return value === null ? null : near.reduce((a, b) => a + b, 0) / near.length;
+  });
+}
+
 function chartTraces(chart) {
   const colours = style("--series").split(/\s+/);
-  return chart.traces.map((trace, i) => {
+  return chart.traces.flatMap((trace, i) => {
     const colour = trace.colour ? style(trace.colour) : colours[i % colours.length];
     if (chart.kind === "bar")
       return { type: "bar", orientation: "h", name: trace.name, x: trace.x, y: trace.y, marker: { color: colour }, hovertemplate: `${trace.name}: %{x:.4~g} s<extra></extra>` };
     const line = { color: colour, width: 2, dash: trace.dash ?? "solid" };
     const mode = trace.mode ?? "lines";
-    return { type: "scatter", mode, name: trace.name, x: trace.x, y: trace.y, line, marker: { color: colour, size: 7 }, hovertemplate: "%{y:.4~g}" };
+    const drawn = { type: "scatter", mode, name: trace.name, x: trace.x, y: trace.y, line, marker: { color: colour, size: 7 }, hovertemplate: "%{y:.4~g}" };
+    if (!chart.noisy) return drawn;
+    const raw = { ...drawn, line: { color: colour, width: 1 }, opacity: 0.25, showlegend: false, hoverinfo: "skip", hovertemplate: null, legendgroup: trace.name };
+    return [raw, { ...drawn, y: smoothed(trace.y), legendgroup: trace.name }];
   });
 }
 

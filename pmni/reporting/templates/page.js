@@ -56,6 +56,7 @@ function enlarge(tile) {
   };
   box.querySelector("h3").textContent = `${gallery.dataset.gallery} · view ${view}`;
   box.querySelector(".pictures").replaceChildren(...figures);
+  box.querySelector(".pictures").classList.toggle("many", figures.length > 4);
   box.onkeydown = (event) => {
     if (event.key === "ArrowRight") step(1);
     if (event.key === "ArrowLeft") step(-1);

@@ -342,7 +342,7 @@ function mountSeries(host, scene) {
   const state = { mode: 1, top: scene.valueTop };
   const orbit = new Orbit(scene.up, scene.towards, scene.radius);
   orbit.home.elevation = orbit.elevation = 0.25;
-  const look = () => ({ mode: state.mode, range: [0, state.top], extent: scene.radius * 0.93, lines: [], labels: [], pictures: null });
+  const look = () => ({ mode: state.mode, range: [0, state.top], extent: scene.radius * 1.07, lines: [], labels: [], pictures: null });
   const row = element("div", { className: "row" });
   const panes = [...surfaces, ...(truth ? [truth] : [])].map((surface) => {
     const pane = new Pane(scene, orbit, look);
