@@ -28,11 +28,11 @@ class RegisterSettings(Settings):
     direction: Literal["counterclockwise", "clockwise"] = "counterclockwise"
     """`ring`: how the cameras go round the object, seen from above."""
 
-    tilt_error: float = Field(0.0, ge=0)
-    """`ring`: standard deviation of an error added to each view's tilt and azimuth, degrees."""
+    view_error: tuple[float, float] = (0.0, 0.0)
+    """`ring`: each view is turned by an angle in this range (degrees), in tilt and azimuth."""
 
     distance_error: float = Field(0.0, ge=0)
-    """`ring`: standard deviation of an error added to each view's distance, fraction."""
+    """`ring`: standard deviation of an error of each view's distance, fraction."""
 
     seed: int = Field(0, ge=0)
     """Seed of the errors."""

@@ -1,0 +1,33 @@
+"""`pmni register`: initial camera poses."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from pmni import provenance
+from pmni.capture.capture import load_capture
+from pmni.config.base import settings_from_argument
+from pmni.config.registration import RegisterSettings
+from pmni.io.poses import Poses, write_poses
+from pmni.registration.methods import METHODS
+
+LOGGER = logging.getLogger("register")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pmni register`."""
+    parser.add_argument("--capture", type=Path, required=True, help="folder of the capture")
+    parser.add_argument("--settings", help="YAML file or inline JSON; see RegisterSettings")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the poses")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find initial poses and write `initial_poses.json`."""
+    settings = settings_from_argument(RegisterSettings, args.settings)
+    capture = load_capture(args.capture)
+    inputs = {"capture": args.capture / "capture.npz"}
+    with provenance.record("register", args.output / "provenance.json", settings, inputs):
+        c2w = METHODS[settings.method](capture, settings)
+        poses = Poses(capture.views, c2w, {"method": settings.method})
+        write_poses(args.output / "initial_poses.json", poses)
+    LOGGER.info("%s: %d poses, method '%s'", capture.name, len(c2w), settings.method)
