@@ -35,7 +35,7 @@ class SynthesizeSettings(Settings):
     """Image width in pixels."""
 
     poses: Literal["turntable", "random"] = "turntable"
-    """Equal steps on a turntable, or anywhere with elevations from -10 to 60 degrees and any roll."""
+    """Equal steps on a turntable, or anywhere: elevations from -10 to 60 degrees, any roll."""
 
     elevation: float = Field(25.0, gt=-90, lt=90)
     """Elevation of the turntable's cameras, degrees."""
@@ -54,6 +54,9 @@ class SynthesizeSettings(Settings):
 
     up: Literal["x", "y", "z"] = "z"
     """The up axis of a mesh file."""
+
+    subdivide: int = Field(0, ge=0, le=4)
+    """Rounds of Loop subdivision, which rounds the facets of a coarse mesh file."""
 
     seed: int = Field(0, ge=0)
     """Seed of poses and noise."""

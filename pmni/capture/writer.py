@@ -1,0 +1,126 @@
+"""Writes captures in the layout of SuperNormal and PMNI, with all truth beside them.
+
+    K.txt                              3x3 intrinsics, the same for all views
+    cameras_sphere.npz                 world_mat_i = K w2c and scale_mat_i, 4x4
+    mask/00.png ...                    255 on the object
+    normal_camera_space_GT/00.exr      exact normals: x right, y up, z towards the camera
+    normal_world_space_GT/00.exr       the same in the world
+    normal_camera_space_noisy/00.exr   with measurement errors (where there are any)
+    normal_world_space_noisy/00.exr
+    integration/depth/00.npy           depth along the optical axis, scale unknown (see below)
+    integration/perspective/00.npy     distance along the pixel's ray, in the same unit
+    mesh_Gt.ply                        the surface, in mm, with exact normals
+    scene.json                         how it was made: settings, poses, sizes
+    gt/depth.npz, gt/scene.json        depth in mm; true poses and scales
+
+Lengths are in mm, world z is up, cameras are OpenCV's, pixel centres are at integers. scale_mat_i
+maps the unit sphere to a sphere of `scene_radius` mm. The maps in `integration` are in that unit
+(mm / scene_radius) times a factor near 1, unknown and another one for each view; they are NaN off
+the object.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from jaxtyping import Float
+
+from pmni.cameras import invert_rigid
+from pmni.capture.solid import Mesh
+from pmni.capture.views import View
+from pmni.io.images import write_mask, write_normal_map
+
+FILE_AXES = np.array([1.0, -1.0, -1.0])
+"""OpenCV's camera axes <-> the axes of the stored camera-space normals."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where and in which units a capture is written."""
+
+    folder: Path
+    views: int
+    scene_radius: float
+    """Length of scale_mat's unit, mm."""
+
+    def name(self, view: int) -> str:
+        """The file name of a view, without suffix: two digits, or as many as the last one has."""
+        return f"{view:0{max(2, len(str(self.views - 1)))}d}"
+
+    def file(self, kind: str, view: int, suffix: str) -> Path:
+        """The path of one image; its folder is made."""
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.name(view)}{suffix}"
+
+
+def write_normals(
+    layout: Layout,
+    view: int,
+    kind: str,
+    normals: Float[np.ndarray, "H W 3"],
+    c2w: Float[np.ndarray, "4 4"],
+    half: bool,
+) -> None:
+    """Normals given in the camera frame, written in the camera's (file axes) and the world's."""
+    write_normal_map(
+        layout.file(f"normal_camera_space_{kind}", view, ".exr"), normals * FILE_AXES, half
+    )
+    write_normal_map(
+        layout.file(f"normal_world_space_{kind}", view, ".exr"), normals @ c2w[:3, :3].T, half
+    )
+
+
+def write_view(
+    layout: Layout, index: int, view: View, c2w: Float[np.ndarray, "4 4"], depth_scale: float
+) -> None:
+    """Mask, exact normals, and depth with the unknown factor `depth_scale`."""
+    write_mask(layout.file("mask", index, ".png"), view.mask)
+    write_normals(layout, index, "GT", view.normals, c2w, half=False)
+    unit = layout.scene_radius / depth_scale
+    for kind, image in (("depth", view.depth), ("perspective", view.ray_distance)):
+        np.save(
+            layout.file(f"integration/{kind}", index, ".npy"), (image / unit).astype(np.float32)
+        )
+
+
+def write_cameras(
+    layout: Layout, K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "V 4 4"]
+) -> None:
+    """`K.txt` and `cameras_sphere.npz`."""
+    np.savetxt(layout.folder / "K.txt", K)
+    K4 = np.eye(4)
+    K4[:3, :3] = K
+    matrices = {f"world_mat_{view}": K4 @ w2c for view, w2c in enumerate(invert_rigid(c2w))}
+    scale_mat = np.diag([layout.scene_radius] * 3 + [1.0])
+    matrices |= {f"scale_mat_{view}": scale_mat for view in range(layout.views)}
+    np.savez(layout.folder / "cameras_sphere.npz", **matrices)
+
+
+def write_truth(
+    layout: Layout,
+    mesh: Mesh,
+    c2w: Float[np.ndarray, "V 4 4"],
+    depths: Float[np.ndarray, "V H W"],
+    depth_scales: Float[np.ndarray, "V"],
+    description: dict[str, Any],
+) -> None:
+    """The mesh, `scene.json` and the folder `gt`."""
+    surface = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
+    surface.export(layout.folder / "mesh_Gt.ply", vertex_normal=True)
+    truth = {
+        "unit": "mm",
+        "scene_radius": layout.scene_radius,
+        "depth_init_scale": 1.0,
+        "depth_scales": depth_scales.tolist(),
+        "poses_c2w": c2w.tolist(),
+    }
+    gt = layout.folder / "gt"
+    gt.mkdir()
+    np.savez_compressed(gt / "depth.npz", depth=depths.astype(np.float32))
+    (gt / "scene.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    everything = json.dumps({**description, **truth}, indent=1)
+    (layout.folder / "scene.json").write_text(everything + "\n", encoding="utf-8")
