@@ -1,4 +1,4 @@
-# make demo   reconstruct three synthetic objects on the CPU and write a report
+# make demo   reconstruct synthetic objects on the CPU and write a report
 # make test   run all tests
 # make lint   check style and types
 #

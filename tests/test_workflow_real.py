@@ -15,7 +15,7 @@ import yaml
 from pmni.io.poses import read_poses
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STEPS = (10, 40)
+STEPS = (8, 24)
 SCENE = {"scene": "blob", "views": 8, "width": 61, "height": 51, "normal_noise": 3.0}
 TABLE = """object\tdataset\tlayout\tpath\tnormals
 pebble\ttiny\tsupernormal\tresources/tiny/pebble\tnormal_camera_space_noisy
