@@ -22,7 +22,7 @@ class FieldSettings(Settings):
     features: int = Field(2, ge=1, le=8)
     """Features of a grid node at each level."""
 
-    log2_entries: int = Field(17, ge=8, le=24)
+    log2_entries: int = Field(19, ge=8, le=24)
     """Most entries of a level's table, as a power of two."""
 
     base_resolution: int = Field(16, ge=2)
@@ -31,10 +31,10 @@ class FieldSettings(Settings):
     growth: float = Field(1.5, gt=1)
     """Ratio of the resolutions of neighbouring levels."""
 
-    initial_levels: int = Field(4, ge=1)
+    initial_levels: int = Field(3, ge=1)
     """Levels that are switched on from the beginning."""
 
-    increase_bandwidth_every: int = Field(100, ge=1)
+    increase_bandwidth_every: int = Field(130, ge=1)
     """Steps after which one more level is switched on."""
 
     layers: int = Field(1, ge=1)
@@ -72,17 +72,17 @@ class RenderingSettings(Settings):
     step_start: float = Field(1e-2, gt=0)
     """Distance between planes at the first step; it shrinks log-linearly..."""
 
-    step_end: float = Field(1e-3, gt=0)
+    step_end: float = Field(4e-3, gt=0)
     """... to this at the last step."""
 
     occupancy_resolution: int = Field(128, ge=8, multiple_of=4)
     """Cells along a side of the occupancy grid."""
 
-    occupancy_every: int = Field(8, ge=1)
+    occupancy_every: int = Field(16, ge=1)
     """Steps between refreshes of the occupancy grid."""
 
-    shell: float = Field(0.0275, gt=0)
-    """Samples are taken where |f| is below this (sigmoid(-80 f) > 0.1 on the outer side)."""
+    shell: float = Field(0.025, gt=0)
+    """Samples are taken where |f| is below this. PMNI: 0.0275, where sigmoid(-80 f) = 0.1."""
 
 
 class LossWeights(Settings):
@@ -155,7 +155,7 @@ class SharpnessSettings(Settings):
     start: float = Field(150.0, gt=0)
     """`scheduled`: inv_s at the first step."""
 
-    end: float = Field(1000.0, gt=0)
+    end: float = Field(800.0, gt=0)
     """`scheduled`: inv_s at the last step."""
 
 
@@ -181,7 +181,7 @@ class WarmStartSettings(Settings):
 class TrainSettings(Settings):
     """How surface and poses are optimised."""
 
-    steps: int = Field(3000, ge=1)
+    steps: int = Field(1000, ge=1)
     """Optimiser steps."""
 
     checkpoints: tuple[int, ...] = ()
@@ -202,13 +202,13 @@ class TrainSettings(Settings):
     normal_norm: Literal["l1", "l2"] = "l2"
     """The norm of the normal term."""
 
-    rate: float = Field(5e-4, gt=0)
+    rate: float = Field(1e-3, gt=0)
     """Learning rate of the network."""
 
-    grid_rate: float | None = Field(None, gt=0)
+    grid_rate: float | None = Field(3e-3, gt=0)
     """Learning rate of the encoding; None takes `rate`."""
 
-    warm_up: int = Field(500, ge=0)
+    warm_up: int = Field(50, ge=0)
     """Steps of linear warm-up."""
 
     final_rate: float = Field(0.05, gt=0, le=1)
@@ -217,7 +217,7 @@ class TrainSettings(Settings):
     clip_field: float = Field(1.0, gt=0)
     """Largest gradient norm of the network."""
 
-    clip_poses: float = Field(0.1, gt=0)
+    clip_poses: float = Field(10.0, gt=0)
     """Largest gradient norm of the poses."""
 
     field: FieldSettings = FieldSettings()
