@@ -29,6 +29,7 @@ RING = {
         "steps": STEPS[1],
         "checkpoints": [STEPS[0]],
         "patches": 64,
+        "field": {"levels": 4, "log2_entries": 12},
         "rendering": {"occupancy_resolution": 32},
         "warm_start": {"resolution": 32, "steps": 50, "points": 1024},
         **CPU,

@@ -81,9 +81,9 @@ class PatchSampler:
         self.patch = patch
         self.background = background
         masks = views.masks.cpu().numpy() > 0
-        grown = np.stack([binary_dilation(mask, iterations=margin) for mask in masks])
-        if margin == 0:
-            grown = masks
+        grown = masks
+        if margin:
+            grown = np.stack([binary_dilation(mask, iterations=margin) for mask in masks])
         self.foreground_places = self._places(masks)
         self.background_places = self._places(grown & ~masks)
 
