@@ -33,6 +33,7 @@ SHAPES = {
     "box": BOX,
     "half_space": shapes.half_space((1, 2, 2), 0.3),
     "union": shapes.union(BALL, BOX, shapes.ring(0.1, 0.5, 0.1), blend=0.1),
+    "blended": shapes.union(BALL, shapes.rod((0, 0, 0), (0.3, 0.4, 0), 0.1), blend=0.3),
     "intersection": shapes.intersection(BALL, BOX, blend=0.1),
     "difference": shapes.difference(BALL, BOX, blend=0.1),
     "hollow": shapes.hollow(BALL, 0.05),
@@ -125,6 +126,32 @@ class TestGradients:
         error = np.linalg.norm(gradient - exact, axis=1) / np.linalg.norm(gradient, axis=1)
         # seams of the relief, where there is no gradient, are met now and then
         assert np.quantile(error, 0.95) < 1e-6
+
+
+class TestLeavingOutFarParts:
+    @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name].within])
+    def test_shapes_lie_within_their_balls(self, name):
+        """Everywhere: the value is at least the distance to the ball."""
+        shape, (centre, radius) = SHAPES[name], SHAPES[name].within
+        for spread in (0.3, 1.0, 10.0):
+            points = np.random.default_rng(3).normal(size=(2000, 3)) * spread
+            bound = np.linalg.norm(points - centre, axis=1) - radius
+            assert (shape(points) - bound).min() > -1e-12
+
+    def test_these_shapes_have_balls(self):
+        having = {name for name in SHAPES if SHAPES[name].within}
+        assert having == {"ball", "balls", "limbs", "rod", "blended", "intersection", "difference"}
+
+    def test_changes_nothing(self):
+        """Near, far, and where a part is evaluated for some of the points only."""
+        parts = [some_limbs(), SHAPES["balls"], shapes.moved(BALL, (0.5, 0, 0)), BALL]
+        points = np.random.default_rng(4).uniform(-1.2, 1.2, (4000, 3))
+        for operation, signs in (("union", (1, 1)), ("difference", (-1, 1))):
+            expected = signs[0] * BOX(points)
+            for part in parts:
+                expected = shapes.soft_minimum(expected, signs[1] * part(points), 0.1)
+            found = getattr(shapes, operation)(BOX, *parts, blend=0.1)(points)
+            np.testing.assert_allclose(found, signs[0] * expected, atol=1e-15)
 
 
 class TestLipschitzBounds:

@@ -22,6 +22,9 @@ Function = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Number = float | int
 Vector = tuple[Number, Number, Number]
 
+Ball = tuple[np.ndarray, float]
+"""Centre (3,) and radius."""
+
 _CHUNK = 2048  # points evaluated at once: what a chunk needs fits in the processor's cache
 _STEP = 2e-6  # central differences; shapes are about one unit in size
 
@@ -34,6 +37,8 @@ class Shape:
     lipschitz: float = 1.0
     unit: float = 1.0
     """Length of the unit in which the shape was designed; sets the step of `gradient`."""
+    within: Ball | None = None
+    """Where known, a ball with value(x) >= |x - centre| - radius everywhere."""
 
     def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
         """Values at points."""
@@ -61,8 +66,8 @@ def normalised(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
 # ------------------------------------------------------------------ primitives
 def ball(centre: Vector, radius: float) -> Shape:
     """A sphere."""
-    a, b, c = centre
-    return Shape(lambda x, y, z: np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) - radius)
+    around = np.array(centre, float), radius
+    return Shape(lambda x, y, z: _distance_to(around, x, y, z), within=around)
 
 
 def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, "M"], blend: float) -> Shape:
@@ -82,7 +87,7 @@ def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, "M"], blen
         distance -= radii[:, None]
         return _soft_minimum(distance, blend)
 
-    return Shape(value)
+    return Shape(value, within=_ball_around(centres, radii, blend * np.log(len(centres))))
 
 
 def limbs(
@@ -126,7 +131,20 @@ def limbs(
         return _soft_minimum(distance, blend)
 
     taper = growth**2 / lengths
-    return Shape(value, float(np.sqrt(1 + taper.max())))
+    points, radii = np.concatenate([starts, ends]), np.concatenate([start_radii, end_radii])
+    within = _ball_around(points, radii, blend * np.log(len(starts)))
+    return Shape(value, float(np.sqrt(1 + taper.max())), within=within)
+
+
+def _ball_around(centres: np.ndarray, radii: np.ndarray, more: float) -> Ball:
+    """A ball that holds balls, and `more` around them."""
+    middle = (centres.min(0) + centres.max(0)) / 2
+    return middle, float((np.linalg.norm(centres - middle, axis=1) + radii).max() + more)
+
+
+def _distance_to(ball: Ball, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    (a, b, c), radius = ball
+    return np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) - radius
 
 
 def _soft_minimum(values: np.ndarray, blend: float) -> np.ndarray:
@@ -216,10 +234,22 @@ def _combined(
     def value(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         result = sign * first.value(x, y, z)
         for other in others:
-            result = soft_minimum(result, other_sign * other.value(x, y, z), blend)
+            near = np.arange(len(x))
+            if other.within and other_sign > 0:
+                # where b exceeds the result by more than `blend`, it changes nothing
+                near = np.flatnonzero(_distance_to(other.within, x, y, z) < result + blend)
+            if len(near) > 0:
+                b = other_sign * other.value(x[near], y[near], z[near])
+                result[near] = soft_minimum(result[near], b, blend)
         return sign * result
 
-    return Shape(value, max(shape.lipschitz for shape in (first, *others)))
+    within = first.within
+    if sign > 0:  # a union reaches as far as all its parts, and fillets swell it a little
+        known = [shape.within for shape in (first, *others) if shape.within]
+        centres, radii = (np.array([ball[i] for ball in known]) for i in range(2))
+        complete = len(known) == len(others) + 1
+        within = _ball_around(centres, radii, len(others) * blend / 6) if complete else None
+    return Shape(value, max(shape.lipschitz for shape in (first, *others)), within=within)
 
 
 def hollow(shape: Shape, thickness: float) -> Shape:
@@ -242,7 +272,8 @@ def moved(shape: Shape, shift: Vector, rotation: np.ndarray | None = None) -> Sh
         local = turn.T @ np.stack([x - shift[0], y - shift[1], z - shift[2]])
         return shape.value(*local)
 
-    return Shape(value, shape.lipschitz, shape.unit)
+    within = (turn @ shape.within[0] + shift, shape.within[1]) if shape.within else None
+    return Shape(value, shape.lipschitz, shape.unit, within)
 
 
 def stretched(shape: Shape, factors: Vector) -> Shape:

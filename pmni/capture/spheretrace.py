@@ -16,7 +16,9 @@ from pmni.capture.solid import Clearance, Solid
 # In units of the grid's spacing (about half a millimetre for an object of 160 mm):
 _CLOSE = 0.02  # nearer than this, look for a change of sign ...
 _PROBE = 0.1  # ... this far ahead
-_LEAST_STEP = 0.01  # a ray that dips into the surface for less than this does not hit it
+_LEAST_STEP = 0.03  # a ray that grazes the surface for less than this need not hit it
+_GRAZING = 0.05  # the free distance falls by less than this per length
+_TOUCHING = 1e-9  # nearer than this is a hit
 
 _MOST_STEPS = 100_000
 _TOLERANCE = 1e-11  # of the shape's unit: |value| at a hit
@@ -84,7 +86,7 @@ def _brackets(
 
         near = np.flatnonzero(~far)
         before, here = start[near], free[near]
-        safe = np.maximum(here, least)
+        safe = np.where(slope[near] < _GRAZING, np.maximum(here, least), here)
         # the longest step whose free spheres overlap if the value goes on falling as it did
         step = np.where(here < close, probe, 0.98 * 2 * here / (1 + slope[near]))
         step = np.where(careful[near], safe, np.maximum(step, safe))
@@ -96,16 +98,20 @@ def _brackets(
         found = (there < 0) & (step <= safe + probe)
         ends[ray[found]] = np.stack([before, after], 1)[found]
         values[ray[found]] = shape.lipschitz * np.stack([here, there], 1)[found]
-        verified = ~found & ((step == 0) | (step <= safe) | (here + there >= step))
+        verified = ~found & ((step <= safe) | (here + there >= step) | (step == 0))
+        touching = verified & (np.abs(there) < _TOUCHING * grid.spacing)
+        ends[ray[touching]] = after[touching, None]
+        values[ray[touching]] = 0
+
         with np.errstate(invalid="ignore", divide="ignore"):
             falling = np.clip((here - there) / step, -0.5, 1)
-        slope[near] = np.where(verified & np.isfinite(falling), falling, 1)
+        slope[near] = np.where(verified, np.where(np.isnan(falling), 1, falling), slope[near])
         start[near] = np.where(verified, after, before)
         free[near] = np.where(verified, there, here)
         careful[near] = ~verified
 
         ended = start >= leave[rays]
-        ended[near[found]] = True
+        ended[near[found | touching]] = True
         on = ~ended
         rays, start, free, slope, careful = rays[on], start[on], free[on], slope[on], careful[on]
     raise RuntimeError(f"{len(rays)} rays did not end; is the shape's Lipschitz bound right?")
