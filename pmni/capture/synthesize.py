@@ -28,7 +28,7 @@ from pmni.errors import InputError
 from pmni.io.atomic import atomic_folder
 from pmni.provenance import record
 
-log = logging.getLogger("synthesize")
+log = logging.getLogger("pmni.capture")
 
 SCENE_RADIUS = 1.25
 """Radius of the normalised world's unit sphere, in radii of the object."""
