@@ -35,10 +35,8 @@ class AnalyticSurface:
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
     ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
         """Distances to the first hits, NaN for a miss, and exact unit normals, zero for a miss."""
-        distances, normals = (
-            first_crossings(self.solid, origins, directions),
-            np.zeros_like(directions),
-        )
+        distances = first_crossings(self.solid, origins, directions)
+        normals = np.zeros_like(directions)
         hit = np.isfinite(distances)
         points = origins[hit] + distances[hit, None] * directions[hit]
         normals[hit] = normalised(self.solid.shape.gradient(points))
