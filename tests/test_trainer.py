@@ -397,7 +397,7 @@ def test_surface_and_poses_are_learned_together():
     assert errors(start).mean() > 1.5
     assert errors(found).mean() < 0.6 * errors(start).mean()
     # True surface points of all views, brought into the learned world view by view, lie on f = 0.
-    rms = []
+    off = []
     for index, (pose, mask) in enumerate(zip(found, capture.masks, strict=True)):
         rows, columns = np.nonzero(mask)
         pixels = np.stack([columns, rows, np.ones_like(rows)], -1).astype(float)
@@ -407,5 +407,6 @@ def test_surface_and_poses_are_learned_together():
         shift = invert_rigid(pose)[:3, 3] - invert_rigid(capture.reference_c2w[index])[:3, 3]
         world = (local + np.array([0, 0, shift[2]])) @ pose[:3, :3].T + pose[:3, 3]
         with torch.no_grad():
-            rms.append(trainer.network(torch.tensor(world).float()).abs().mean().item())
-    assert np.mean(rms) < 0.012, "1.2 % of the unit sphere's radius"
+            off.append(trainer.network(torch.tensor(world).float()).abs().mean().item())
+    pixel = 15 / capture.intrinsics[0, 0, 0]
+    assert np.mean(off) < pixel / 2
