@@ -13,11 +13,12 @@ class IntegrateSettings(Settings):
     method: Literal["bilateral", "dataset"] = "bilateral"
     """Bilateral normal integration, or the ray distances that came with the dataset."""
 
-    k: float = Field(2.0, ge=0)
-    """Sharpness of the bilateral weights: the larger, the more discontinuities; 0 means none."""
+    k: float = Field(2.5, ge=0)
+    """Sharpness of the bilateral weights: the larger, the more depth jumps; 0 allows none."""
 
     iterations: int = Field(100, ge=1)
     """Most re-weighting iterations."""
 
-    tolerance: float = Field(1e-4, gt=0)
-    """Stop when the energy changes by less than this fraction."""
+    tolerance: float = Field(5e-4, gt=0)
+    """Stop when an iteration changes the log-depth, on average, by less than this fraction of its
+    mean deviation from the median."""

@@ -2,18 +2,20 @@
 
 import argparse
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from pmni import provenance
-from pmni.cameras import pixel_grid
 from pmni.capture.capture import Capture, load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.integration import IntegrateSettings
 from pmni.errors import DivergenceError, InputError
-from pmni.integration.bilateral import integrate
+from pmni.integration.bilateral import Integrated, integrate
+from pmni.integration.perspective import ray_distance_of_depth
 from pmni.integration.preview import write_preview
 from pmni.io.atomic import atomic_file
 
@@ -25,47 +27,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--capture", type=Path, required=True, help="folder of the capture")
     parser.add_argument("--settings", help="YAML file or inline JSON; see IntegrateSettings")
     parser.add_argument("--output", type=Path, required=True, help="folder for the distances")
+    parser.add_argument("--threads", type=int, default=0, help="views at a time; 0 for all CPUs")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Integrate all views and write `ray_distance.npz` and `preview.png`."""
+    """Write `ray_distance.npz` and `preview.png` of all views.
+
+    `ray_distance` is float32 (V, H, W), NaN outside the masks, and each view's median is 1: an
+    integrated surface has no scale.
+    """
     settings = settings_from_argument(IntegrateSettings, args.settings)
     capture = load_capture(args.capture)
     inputs = {"capture": args.capture / "capture.npz"}
-    with provenance.record("integrate", args.output / "provenance.json", settings, inputs):
-        distances = ray_distances(capture, settings)
+    with provenance.record("integrate", args.output / "provenance.json", settings, inputs) as known:
+        if settings.method == "dataset":
+            distances = dataset_distances(capture)
+        else:
+            distances, iterations = integrated_distances(capture, settings, args.threads)
+            known["iterations"] = iterations
+        distances = (distances / np.nanmedian(distances, axis=(1, 2), keepdims=True)).astype("f4")
         with atomic_file(args.output / "ray_distance.npz") as temporary:
             np.savez_compressed(temporary, ray_distance=distances, views=np.array(capture.views))
         with atomic_file(args.output / "preview.png") as temporary:
             write_preview(temporary, distances, capture.intrinsics, capture.views)
-    LOGGER.info("%s: %d views integrated", capture.name, len(distances))
+    LOGGER.info("%s: ray distances of %d views", capture.name, len(distances))
 
 
-def ray_distances(capture: Capture, settings: IntegrateSettings) -> Float[np.ndarray, "V H W"]:
-    """Ray distances of all views, NaN outside the masks; the median of each view is 1."""
-    if settings.method == "dataset":
-        if capture.ray_distances is None:
+def dataset_distances(capture: Capture) -> Float[np.ndarray, "V H W"]:
+    """The ray distances that came with the capture, positive or NaN.
+
+    Raises InputError when none did, or none for a view.
+    """
+    if capture.ray_distances is None:
+        raise InputError(
+            f"{capture.name}: the dataset has no ray distances; set integrate.method: bilateral"
+        )
+    there = capture.masks & (capture.ray_distances > 0) & np.isfinite(capture.ray_distances)
+    for view, any_there in zip(capture.views, there.any(axis=(1, 2)), strict=True):
+        if not any_there:
             raise InputError(
-                f"{capture.name}: the dataset has no ray distances; set integrate.method: bilateral"
+                f"{capture.name}: view {view}: the dataset has no ray distance inside the mask; "
+                "set integrate.method: bilateral"
             )
-        distances = capture.ray_distances
-    else:
+    return np.where(there, capture.ray_distances, np.nan)
+
+
+def integrated_distances(
+    capture: Capture, settings: IntegrateSettings, threads: int
+) -> tuple[Float[np.ndarray, "V H W"], dict[str, int]]:
+    """Ray distances of all views, each of any scale, and the iterations that they took.
+
+    Threads are enough: nearly all the time goes into factorisations, which do not hold the lock.
+    """
+    workers = threads if threads > 0 else (os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
         views = range(len(capture.views))
-        distances = np.stack([integrate_view(capture, index, settings) for index in views])
-    median = np.nanmedian(distances, axis=(1, 2), keepdims=True)
-    return (distances / median).astype(np.float32)
+        results = list(pool.map(lambda index: integrate_view(capture, index, settings), views))
+    for view, result in zip(capture.views, results, strict=True):
+        if settings.k > 0 and result.change > settings.tolerance:
+            LOGGER.warning(
+                "%s: view %s: after %d iterations the depth still changes by %.1e of its relief",
+                capture.name, view, result.iterations, result.change,
+            )  # fmt: skip
+    distances = [
+        ray_distance_of_depth(result.depth, K)
+        for result, K in zip(results, capture.intrinsics, strict=True)
+    ]
+    iterations = [result.iterations for result in results]
+    return np.stack(distances), dict(zip(capture.views, iterations, strict=True))
 
 
-def integrate_view(
-    capture: Capture, index: int, settings: IntegrateSettings
-) -> Float[np.ndarray, "H W"]:
-    """Ray distances of one view, any scale. Raises DivergenceError naming the view."""
-    mask, K = capture.masks[index], capture.intrinsics[index]
+def integrate_view(capture: Capture, index: int, settings: IntegrateSettings) -> Integrated:
+    """The z-depth of one view. Raises InputError or DivergenceError naming the view."""
+    where = f"{capture.name}: view {capture.views[index]}"
+    mask = capture.masks[index]
+    if not mask.any():
+        raise InputError(f"{where}: the mask is empty; leave the view out or correct its mask")
     try:
-        depth = integrate(
-            capture.normals[index], mask, K, settings.k, settings.iterations, settings.tolerance
+        return integrate(
+            capture.normals[index],
+            mask,
+            capture.intrinsics[index],
+            settings.k,
+            settings.iterations,
+            settings.tolerance,
         )
     except DivergenceError as error:
-        raise DivergenceError(f"{capture.name}: view {capture.views[index]}: {error}") from None
-    m = pixel_grid(*mask.shape) @ np.linalg.inv(K).T
-    return depth * np.linalg.norm(m, axis=-1)
+        raise DivergenceError(f"{where}: {error}") from None

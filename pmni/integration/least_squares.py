@@ -1,0 +1,103 @@
+"""Weighted least squares of differences on a graph, for weights that change slowly."""
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float
+from scipy.sparse.linalg import SuperLU, splu
+
+from pmni.errors import DivergenceError
+from pmni.integration.pixel_graph import PixelGraph
+
+STEPS = 10
+"""Conjugate gradient steps with an old factorisation before a new one is made."""
+STEPS_AFRESH = 100
+"""Steps with a new factorisation before the system is given up; it takes two or three."""
+REDUCTION = 0.03
+"""How far a solve reduces the residual it starts from: the next weights change more than that."""
+ROUNDING = 1e-12
+"""A residual of this size, relative to the right-hand side, is as good as zero."""
+
+
+class Differences:
+    """argmin over x of the sum over edges of w_e (x_q - x_p - d_e)^2, again and again.
+
+    The normal matrix is the graph's Laplacian. It is factorised, and that factorisation
+    preconditions the conjugate gradients of the following systems for as long as it serves, so a
+    solve removes long waves as well as short ones; a diagonal preconditioner leaves the long ones.
+    """
+
+    def __init__(self, graph: PixelGraph) -> None:
+        self.graph = graph
+        # x is free by a constant in each part: hold the first pixel of each, without any strain.
+        self.held: np.ndarray = np.unique(graph.part, return_index=True)[1]
+        n, edges = graph.pixels, len(graph.p)
+        diagonal = np.arange(n)
+        rows = np.concatenate([graph.p, graph.q, diagonal])
+        columns = np.concatenate([graph.q, graph.p, diagonal])
+        # Entry i of the matrix is value `order[i]` of (-w, -w, diagonal); no entry is there twice.
+        order = np.arange(1, 2 * edges + n + 1)
+        self.matrix = sp.csc_matrix((order.astype(float), (rows, columns)), shape=(n, n))
+        self.order = self.matrix.data.astype(int) - 1
+        self.factors: SuperLU | None = None
+
+    def solve(
+        self,
+        weights: Float[np.ndarray, "E"],
+        d: Float[np.ndarray, "E"],
+        start: Float[np.ndarray, "N"],
+    ) -> Float[np.ndarray, "N"]:
+        """The solution, from `start`. Raises DivergenceError when there is none in finite steps."""
+        p, q, n = self.graph.p, self.graph.q, self.graph.pixels
+        diagonal = np.bincount(p, weights, n) + np.bincount(q, weights, n)
+        diagonal[self.held] += weights.max(initial=1.0)
+        self.matrix.data = np.concatenate([-weights, -weights, diagonal])[self.order]
+        pull = weights * d
+        right_side = np.bincount(q, pull, n) - np.bincount(p, pull, n)
+        x = start.copy()
+        x -= x[self.held][self.graph.part]
+        residual = right_side - self.matrix @ x
+        least = ROUNDING * float(np.linalg.norm(right_side))
+        goal = max(REDUCTION * float(np.linalg.norm(residual)), least)
+        if not np.isfinite(goal):
+            raise DivergenceError("normal integration met a non-finite value")
+        if self.factors is not None and self._reduce(x, residual, goal, STEPS):
+            return x
+        self._factorise()
+        if not self._reduce(x, residual, goal, STEPS_AFRESH):
+            raise DivergenceError("the linear solver of normal integration does not converge")
+        return x
+
+    def _factorise(self) -> None:
+        try:
+            self.factors = splu(
+                self.matrix,
+                permc_spec="MMD_AT_PLUS_A",
+                diag_pivot_thresh=0.0,
+                options={"SymmetricMode": True},
+            )
+        except RuntimeError as error:
+            raise DivergenceError(f"normal integration: {error}") from None
+
+    def _reduce(
+        self,
+        x: Float[np.ndarray, "N"],
+        residual: Float[np.ndarray, "N"],
+        goal: float,
+        steps: int,
+    ) -> bool:
+        """Preconditioned conjugate gradients, in place; whether the residual came below `goal`."""
+        assert self.factors is not None
+        direction = np.zeros_like(x)
+        rho = 1.0
+        for _ in range(steps):
+            if np.linalg.norm(residual) <= goal:
+                return True
+            preconditioned = self.factors.solve(residual)
+            before, rho = rho, float(residual @ preconditioned)
+            direction *= rho / before
+            direction += preconditioned
+            product = self.matrix @ direction
+            alpha = rho / float(direction @ product)
+            x += alpha * direction
+            residual -= alpha * product
+        return bool(np.linalg.norm(residual) <= goal)
