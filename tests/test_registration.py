@@ -81,6 +81,12 @@ def test_view_errors_lie_in_their_range_and_keep_the_horizon():
     assert ratio.std() == pytest.approx(0.01, rel=0.1)
 
 
+@pytest.mark.parametrize("wrong", [[3.0, 2.0], [-1.0, 2.0], [0.0, 90.0]])
+def test_a_range_of_errors_that_is_none_is_refused(wrong):
+    with pytest.raises(InputError, match=r"test: 'view_error': .*lowest, highest"):
+        RegisterSettings.parse({"view_error": wrong}, "test")
+
+
 def test_same_seed_same_errors():
     capture, _ = sphere_capture()
     settings = {"method": "ring", "view_error": [2, 3], "distance_error": 0.01}

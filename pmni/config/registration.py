@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pmni.config.base import Settings
 
@@ -36,3 +36,10 @@ class RegisterSettings(Settings):
 
     seed: int = Field(0, ge=0)
     """Seed of the errors."""
+
+    @field_validator("view_error")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] < 90:
+            raise ValueError("must be [lowest, highest] in degrees, from 0 to below 90")
+        return value
