@@ -14,6 +14,7 @@ rule integrate:
         "<results>/logs/integrate/{object}/{normals}.log",
     conda:
         "../envs/pmni.yaml"
+    threads: 4
     resources:
         mem_mb=8000,
         runtime=60,
@@ -24,4 +25,4 @@ rule integrate:
         folder=subpath(output.ray_distance, parent=True),
     shell:
         "pmni integrate --capture {params.capture:q} --settings {params.settings:q}"
-        " --output {params.folder:q} > {log:q} 2>&1"
+        " --threads {threads} --output {params.folder:q} > {log:q} 2>&1"
