@@ -52,7 +52,7 @@ def sample_views(
 ) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, "N"]]:
     """Unit normals at pixels (column, row) of views, bilinear; and whether all four are inside."""
     count, height, width = masks.shape
-    # One image with a channel for each view's values would be large: take the volume of views.
+    # The views are the slices of a volume, sampled exactly at a slice: no loop over views.
     volume = torch.cat([normals, masks[..., None]], dim=-1).permute(3, 0, 1, 2)[None]
     size = torch.tensor([width - 1, height - 1, max(1, count - 1)], device=pixel.device)
     coordinate = torch.cat([pixel, view[:, None].to(pixel.dtype)], dim=-1) / size * 2 - 1
