@@ -77,7 +77,7 @@ def capture(tmp_path):
 
 def use_surface(monkeypatch, surface):
     module = SimpleNamespace(load_surface=lambda path, device: surface)
-    monkeypatch.setitem(sys.modules, "pmni.training.checkpoint", module)
+    monkeypatch.setitem(sys.modules, "pmni.fields.checkpoint", module)
 
 
 def mesh_command(capture, tmp_path, settings='{"resolution": 48, "device": "cpu"}'):

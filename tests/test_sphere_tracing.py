@@ -280,7 +280,7 @@ def files(tmp_path, monkeypatch):
     write_poses(tmp_path / "poses.json", Poses(("a", "c"), c2w))
     (tmp_path / "surface.safetensors").write_bytes(b"weights")
     module = SimpleNamespace(load_surface=lambda path, device: sphere(0.6))
-    monkeypatch.setitem(sys.modules, "pmni.training.checkpoint", module)
+    monkeypatch.setitem(sys.modules, "pmni.fields.checkpoint", module)
     return tmp_path
 
 

@@ -21,12 +21,13 @@ from pmni.capture.capture import Capture, save_capture
 from pmni.cli import main
 from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError, InputError
+from pmni.fields.checkpoint import load_surface, save_surface
 from pmni.io.hashing import verify_checksum
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
 from pmni.rendering.marching import march
 from pmni.rendering.renderer import render
-from pmni.training.checkpoint import load_state, load_surface, save_state, save_surface
+from pmni.training.checkpoint import load_state, save_state
 from pmni.training.data import patch_rays
 from pmni.training.trainer import Trainer
 

@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage."""
-    from pmni.training.checkpoint import load_surface
+    from pmni.fields.checkpoint import load_surface
 
     settings = settings_from_argument(MeshSettings, args.settings)
     mesher = load_mesher(settings.backend)

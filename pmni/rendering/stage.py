@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
-    from pmni.training.checkpoint import load_surface
+    from pmni.fields.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
     capture = load_capture(args.capture)

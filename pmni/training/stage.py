@@ -15,10 +15,11 @@ from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
 from pmni.devices import claimed_device
 from pmni.errors import InputError
+from pmni.fields.checkpoint import save_surface
 from pmni.io.atomic import atomic_folder
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
-from pmni.training.checkpoint import iteration_name, load_state, save_state, save_surface
+from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.data import load_views
 from pmni.training.history import History, Progress, Row
 from pmni.training.signals import StopRequest
