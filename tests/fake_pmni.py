@@ -63,7 +63,7 @@ elif stage == "fetch":
     for name in ("bear", "cow"):
         write(output / name / "cameras_sphere.npz")
 elif stage == "synthesize":
-    write(output / "cameras_sphere.npz")
+    write(output / "K.txt")
 elif stage == "train":
     for step in {{*settings["checkpoints"], settings["steps"]}}:
         write(output / f"checkpoints/iter_{{step:08d}}.safetensors")

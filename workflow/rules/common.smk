@@ -26,6 +26,9 @@ try:
 except PmniError as error:
     raise WorkflowError(str(error)) from None
 
+REFINED = [name for name, settings in EXPERIMENTS.items() if settings.refine is not None]
+TRAINED = [name for name, settings in EXPERIMENTS.items() if settings.train is not None]
+
 
 # --- what there is to make ----------------------------------------------------------------------
 
@@ -39,22 +42,35 @@ def result_files(experiment_name: str, object_name: str) -> list[str]:
     """Everything that an experiment leaves behind of an object, in the order it is made."""
     source = f"{object_name}/{normals_of(experiment_name, object_name)}"
     own = f"{experiment_name}/{object_name}"
-    steps = [f"iter_{step:08d}" for step in EXPERIMENTS[experiment_name].train.kept_steps()]
+    experiment = EXPERIMENTS[experiment_name]
     files = [
         f"captures/{source}/capture.npz",
         f"captures/{source}/preview.png",
         f"integration/{source}/ray_distance.npz",
         f"integration/{source}/preview.png",
         f"{own}/register/initial_poses.json",
-        f"{own}/train/checkpoints",
-        f"{own}/train/poses",
-        f"{own}/train/history.csv",
+    ]
+    if experiment.refine is not None:
+        refined = ("refined_poses.json", "surface.safetensors", "history.csv")
+        files += [f"{own}/refine/{file}" for file in refined]
+        files += files_of_surfaces(experiment, own, [0])
+    if experiment.train is not None:
+        trained = ("checkpoints", "poses", "history.csv", "selection.json")
+        files += [f"{own}/train/{file}" for file in trained]
+        files += files_of_surfaces(experiment, own, experiment.train.kept_steps())
+    return [f"{CONFIG.results}/{file}" for file in files]
+
+
+def files_of_surfaces(experiment: Experiment, own: str, iterations) -> list[str]:
+    """What is made of the surfaces at some iterations, below an object's folder `own`."""
+    steps = [f"iter_{step:08d}" for step in iterations]
+    rendered = [f"iter_{step:08d}" for step in iterations if step in experiment.candidates()]
+    return [
         *(f"{own}/meshes/{step}.ply" for step in steps),
-        f"{own}/renders/{steps[-1]}",
+        *(f"{own}/renders/{step}" for step in rendered),
         *(f"{own}/metrics/{step}.json" for step in steps),
         *(f"{own}/metrics/{step}.errors.npz" for step in steps),
     ]
-    return [f"{CONFIG.results}/{file}" for file in files]
 
 
 def reported_files() -> list[str]:
@@ -79,6 +95,22 @@ def metrics_files() -> list[str]:
     return [str(file) for file in files if (file.parent.name, file.suffix) == ("metrics", ".json")]
 
 
+def selection_files() -> list[str]:
+    """Where the trainings behind the reported metrics say which iteration is the result."""
+    folders = dict.fromkeys(Path(file).parent.parent for file in metrics_files())
+    return [f"{each}/train/selection.json" for each in folders if each.parent.name in TRAINED]
+
+
+def there(files) -> list[str]:
+    """All files, or with `available_only` those that are there."""
+    return [file for file in files if not CONFIG.available_only or Path(file).exists()]
+
+
+def one_of(names) -> str:
+    """The pattern of a wildcard that is one of `names`."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 # --- inputs and parameters of the rules ---------------------------------------------------------
 
 
@@ -99,16 +131,69 @@ def ray_distances_of(wildcards) -> str:
     return f"{CONFIG.results}/integration/{wildcards.object}/{normals}/ray_distance.npz"
 
 
+def needed_by_registration(wildcards) -> list[str]:
+    """The ray distances, if the registration uses them."""
+    method = experiment_of(wildcards).registration.method
+    return [ray_distances_of(wildcards)] if method == "free" else []
+
+
+def folder_of(wildcards) -> str:
+    """The folder of what an experiment makes of an object."""
+    return f"{CONFIG.results}/{wildcards.experiment}/{wildcards.object}"
+
+
+def refined(wildcards) -> list[str]:
+    """What a training takes from the refinement, if there is one: poses and surface."""
+    if experiment_of(wildcards).refine is None:
+        return []
+    folder = f"{folder_of(wildcards)}/refine"
+    return [f"{folder}/refined_poses.json", f"{folder}/surface.safetensors"]
+
+
+def poses_for_training(wildcards) -> str:
+    """The poses that a training starts from: refined, or as registered."""
+    return [*refined(wildcards), f"{folder_of(wildcards)}/register/initial_poses.json"][0]
+
+
+def is_refined(wildcards) -> bool:
+    """Whether a job's iteration is the refined surface; the others come from the training."""
+    return int(wildcards.iteration) == 0 and experiment_of(wildcards).refine is not None
+
+
+def checkpoint_of(wildcards) -> str:
+    """The file of the surface at a job's iteration."""
+    if is_refined(wildcards):
+        return f"{folder_of(wildcards)}/refine/surface.safetensors"
+    return f"{folder_of(wildcards)}/train/checkpoints/iter_{wildcards.iteration}.safetensors"
+
+
+def poses_of(wildcards) -> str:
+    """The file of the poses at a job's iteration."""
+    if is_refined(wildcards):
+        return f"{folder_of(wildcards)}/refine/refined_poses.json"
+    return f"{folder_of(wildcards)}/train/poses/iter_{wildcards.iteration}.json"
+
+
+def made_with(file_of):
+    """What a job waits for to have that file: itself, or the folder that a training makes."""
+
+    def output(wildcards) -> str:
+        file = file_of(wildcards)
+        return file if is_refined(wildcards) else str(Path(file).parent)
+
+    return output
+
+
 def provenance_of(wildcards) -> list[str]:
     """What the stages that made a mesh say of themselves."""
-    own = f"{CONFIG.results}/{wildcards.experiment}/{wildcards.object}"
-    return [
-        str(Path(capture_of(wildcards)).with_name("provenance.json")),
-        str(Path(ray_distances_of(wildcards)).with_name("provenance.json")),
-        f"{own}/register/provenance.json",
-        f"{own}/train/provenance.json",
-        f"{own}/meshes/iter_{wildcards.iteration}.provenance.json",
-    ]
+    own = folder_of(wildcards)
+    trained = not is_refined(wildcards)
+    integrated = [ray_distances_of(wildcards)] if trained else needed_by_registration(wildcards)
+    files = [capture_of(wildcards), *integrated, f"{own}/register/initial_poses.json"]
+    files += refined(wildcards)[:1]
+    files += [f"{own}/train/history.csv"] if trained else []
+    own_of_mesh = f"{own}/meshes/iter_{wildcards.iteration}.provenance.json"
+    return [*(str(Path(file).with_name("provenance.json")) for file in files), own_of_mesh]
 
 
 def mesh_of_scene(wildcards) -> list[str]:
@@ -125,7 +210,7 @@ def dataset_of(wildcards) -> list[str]:
     """
     entry = OBJECTS[wildcards.object]
     if entry.name in CONFIG.scenes:
-        return [f"{entry.path}/cameras_sphere.npz"]
+        return [f"{entry.path}/K.txt"]
     marker = Path("resources", entry.dataset, ".fetched")
     folder = Path(entry.path)
     if marker.exists() or (entry.dataset in downloadable() and not folder.exists()):
@@ -153,9 +238,13 @@ def gpus(stage: str):
     return count
 
 
-def training_threads(wildcards) -> int:
-    """One thread for a training on the CPU, so that several run side by side, else a few."""
-    return 1 if experiment_of(wildcards).train.device == "cpu" else 4
+def threads_of(stage: str):
+    """One thread for a job of `stage` on the CPU, so that several run side by side, else a few."""
+
+    def count(wildcards) -> int:
+        return 1 if getattr(experiment_of(wildcards), stage).device == "cpu" else 4
+
+    return count
 
 
 def report_config() -> str:
@@ -170,7 +259,10 @@ def report_config() -> str:
             "summary": settings.summary,
             "registration_method": settings.registration.method,
             "normals": settings.normals,
-            "steps": settings.train.kept_steps(),
+            "steps": settings.kept_steps(),
+            "candidates": settings.candidates(),
+            "refined": settings.refine is not None,
+            "trained": settings.train is not None,
         }
         for name, settings in EXPERIMENTS.items()
     ]

@@ -2,7 +2,7 @@ rule synthesize:
     input:
         mesh=mesh_of_scene,
     output:
-        "resources/{dataset}/{object}/cameras_sphere.npz",
+        "resources/{dataset}/{object}/K.txt",
     log:
         "<results>/logs/synthesize/{dataset}/{object}.log",
     conda:
