@@ -1,0 +1,72 @@
+"""A shaded picture of a mesh, seen by a pinhole camera."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from pmni.cameras import invert_rigid, pixel_grid, project, ray_directions
+from pmni.capture.raytrace import MeshSurface
+from pmni.capture.solid import Mesh as SmoothMesh
+from pmni.io.meshes import Mesh
+
+CLAY = np.array([0.85, 0.82, 0.775])
+"""Colour of the surface in full light."""
+LIGHTS = ((-0.55, -0.75, -0.75, 0.62), (0.9, -0.1, -0.55, 0.20), (0.0, 0.35, -1.0, 0.16))
+"""Directions towards the lights in the camera frame (left above, right, front), and strengths."""
+AMBIENT = 0.32
+SAMPLES = 2
+"""Rays along each side of a pixel."""
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """A square picture as a pinhole camera takes it."""
+
+    c2w: Float[np.ndarray, "4 4"]
+    K: Float[np.ndarray, "3 3"]
+    side: int
+
+    def project(
+        self, points: Float[np.ndarray, "*n 3"]
+    ) -> tuple[Float[np.ndarray, "*n 2"], Float[np.ndarray, "*n"]]:
+        """Pixels (u, v) and z-depths of world points."""
+        w2c = invert_rigid(self.c2w)
+        return project(points @ w2c[:3, :3].T + w2c[:3, 3], self.K)
+
+
+def smooth(mesh: Mesh) -> SmoothMesh:
+    """The mesh with vertex normals, about the origin or near it."""
+    import trimesh
+
+    normals = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
+    return SmoothMesh(
+        np.asarray(mesh.vertices, np.float64), mesh.faces, np.asarray(normals, np.float64)
+    )
+
+
+def shade(surface: MeshSurface, viewpoint: Viewpoint) -> Float[np.ndarray, "S S 4"]:
+    """Red, green, blue and opacity in [0, 1]; colours are those of the covered part of a pixel."""
+    fine = viewpoint.side * SAMPLES
+    scaling = np.diag([SAMPLES, SAMPLES, 1.0])
+    scaling[:2, 2] = (SAMPLES - 1) / 2
+    rays = ray_directions(pixel_grid(fine, fine), np.linalg.inv(scaling @ viewpoint.K))
+    centre = surface.mesh.vertices.mean(0)
+    radius = np.linalg.norm(surface.mesh.vertices - centre, axis=1).max()
+    towards = (centre - viewpoint.c2w[:3, 3]) @ viewpoint.c2w[:3, :3]
+    along = rays @ towards
+    near = (towards @ towards - along**2 <= radius**2).ravel()
+
+    directions = (rays.reshape(-1, 3) @ viewpoint.c2w[:3, :3].T)[near]
+    origins = np.broadcast_to(viewpoint.c2w[:3, 3], directions.shape)
+    distance, normals = surface.trace(np.ascontiguousarray(origins), directions)
+    light = np.full(len(directions), AMBIENT)
+    for *direction, strength in LIGHTS:
+        unit = viewpoint.c2w[:3, :3] @ (np.array(direction) / np.linalg.norm(direction))
+        light += strength * np.maximum(normals @ unit, 0)
+    rgba = np.zeros((fine * fine, 4))
+    hit = np.isfinite(distance)
+    rgba[near] = np.column_stack([np.outer(light, CLAY), np.ones(len(light))]) * hit[:, None]
+    blocks = rgba.reshape(viewpoint.side, SAMPLES, viewpoint.side, SAMPLES, 4).mean((1, 3))
+    blocks[..., :3] /= np.maximum(blocks[..., 3:], 1e-9)
+    return np.clip(blocks, 0, 1)
