@@ -44,7 +44,7 @@ def photometric_stereo(
 
     size = mean_angle / np.linalg.norm(tangent, axis=1).mean()
     for _ in range(200):
-        turned = _facing(_turn(true, size * tangent), towards)
+        turned = facing(turn(true, size * tangent), towards)
         reached = float(angle_between(turned, true).mean())
         if abs(reached / mean_angle - 1) < 1e-6:
             noisy = np.zeros_like(normals)
@@ -58,17 +58,24 @@ def photometric_stereo(
 
 
 def smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "H W 2"]:
-    """Two Gaussian random fields of variance 1 with equal parts of all correlation lengths.
+    """Two Gaussian random fields of variance 1 with equal parts of all correlation lengths."""
+    return random_fields(shape, np.array(_LENGTHS) * shape[0] / _REFERENCE_HEIGHT, 2, rng)
+
+
+def random_fields(
+    shape: tuple[int, ...], lengths: Float[np.ndarray, "L"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "H W N"]:
+    """`count` periodic Gaussian random fields of variance 1, smooth over `lengths` (pixels).
 
     White noise times the root of the summed power spectra of Gaussian smoothings.
     """
     frequencies = [fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None, :]]
     power = np.zeros((shape[0], shape[1] // 2 + 1))
-    for length in np.array(_LENGTHS) * shape[0] / _REFERENCE_HEIGHT:
+    for length in lengths:
         rows, columns = (np.exp(-((2 * np.pi * length * f) ** 2)) for f in frequencies)
         full = np.exp(-((2 * np.pi * length * fft.fftfreq(shape[1])) ** 2))
-        power += rows * columns / (rows.mean() * full.mean()) / len(_LENGTHS)
-    white = rng.standard_normal((2, *shape))
+        power += rows * columns / (rows.mean() * full.mean()) / len(lengths)
+    white = rng.standard_normal((count, *shape))
     return np.moveaxis(fft.irfft2(fft.rfft2(white) * np.sqrt(power), s=shape), 0, -1)
 
 
@@ -79,8 +86,10 @@ def angle_between(
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1))
 
 
-def _turn(normals: np.ndarray, tangent: np.ndarray) -> np.ndarray:
-    """Normals (N, 3) turned by tangent vectors (N, 2): Q(n) exp(a)."""
+def turn(
+    normals: Float[np.ndarray, "N 3"], tangent: Float[np.ndarray, "N 2"]
+) -> Float[np.ndarray, "N 3"]:
+    """Normals turned by tangent vectors (radians): Q(n) exp(a)."""
     angle = np.linalg.norm(tangent, axis=1, keepdims=True)
     limited = np.minimum(angle, _LARGEST)
     flat = tangent * np.sin(limited) / np.maximum(angle, 1e-12)
@@ -92,7 +101,9 @@ def _turn(normals: np.ndarray, tangent: np.ndarray) -> np.ndarray:
     return np.concatenate([xy, nz * upright - along], axis=1)
 
 
-def _facing(normals: np.ndarray, towards: np.ndarray) -> np.ndarray:
+def facing(
+    normals: Float[np.ndarray, "N 3"], towards: Float[np.ndarray, "N 3"]
+) -> Float[np.ndarray, "N 3"]:
     """Normals that face away, or almost, turned back until they are just seen."""
     missing = _LEAST_FACING - (normals * towards).sum(1, keepdims=True)
     turned = normals + np.maximum(missing, 0) * towards

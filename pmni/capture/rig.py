@@ -18,6 +18,12 @@ _ROLL = np.deg2rad(0.3)
 _DISTANCE = 0.01  # of the distance
 _TARGET = 1.0  # what the camera looks at, mm
 
+# The ranges of hand-held cameras, each even.
+_HANDHELD_ELEVATION = np.deg2rad(5.0), np.deg2rad(50.0)
+_HANDHELD_ROLL = np.deg2rad(20.0)
+_HANDHELD_DISTANCE = 0.05  # of the distance
+_HANDHELD_STEP = 0.35  # of the step from view to view
+
 _LOWEST, _HIGHEST = np.deg2rad(-10.0), np.deg2rad(60.0)  # elevations of random poses
 
 
@@ -43,6 +49,22 @@ def turntable_poses(
     return _around(axis, azimuths, elevations, rolls, distance, jitter, rng)
 
 
+def handheld_poses(
+    views: int, distance: float, jitter: float, rng: np.random.Generator
+) -> Float[np.ndarray, "V 4 4"]:
+    """c2w of a camera carried once round the object: steps of azimuth that differ by up to a
+    factor of 6, elevations from 5 to 50 degrees, roll up to 20 degrees, distance 5 % more or less.
+
+    `jitter` varies distance and aim as on the turntable, on top.
+    """
+    steps = np.arange(views) + _HANDHELD_STEP * rng.uniform(-1, 1, views)
+    elevations = rng.uniform(*_HANDHELD_ELEVATION, views)
+    rolls = _HANDHELD_ROLL * rng.uniform(-1, 1, views)
+    distances = distance * (1 + _HANDHELD_DISTANCE * rng.uniform(-1, 1, views))
+    azimuths = 2 * np.pi * steps / views
+    return _around(np.zeros(3), azimuths, elevations, rolls, distances, jitter, rng)
+
+
 def random_poses(
     views: int, distance: float, jitter: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "V 4 4"]:
@@ -63,7 +85,7 @@ def _around(
     azimuths: np.ndarray,
     elevations: np.ndarray,
     rolls: np.ndarray,
-    distance: float,
+    distance: float | np.ndarray,
     jitter: float,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "V 4 4"]:

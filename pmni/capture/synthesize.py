@@ -3,19 +3,26 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from pmni.cameras import invert_rigid
-from pmni.capture.noise import angle_between, photometric_stereo
+from pmni.capture.measure import measure
 from pmni.capture.raytrace import MeshSurface, load_mesh
-from pmni.capture.rig import check_in_view, intrinsics, random_poses, turntable_poses
+from pmni.capture.rig import (
+    check_in_view,
+    handheld_poses,
+    intrinsics,
+    random_poses,
+    turntable_poses,
+)
 from pmni.capture.scenes import HALF_SIDE, SCENES
 from pmni.capture.solid import make_solid
 from pmni.capture.spheretrace import AnalyticSurface
 from pmni.capture.views import Surface, render
 from pmni.capture.writer import (
-    FILE_AXES,
     Layout,
     write_cameras,
     write_normals,
@@ -39,8 +46,8 @@ DEPTH_SCALE_SPREAD = 0.03
 FACES_PER_ROW = 800
 """Triangles of an analytic scene's mesh for each row of the image."""
 
-# Streams of random numbers: another noise level keeps the same cameras, and so on.
-_POSES, _SCALES, _NOISE = range(3)
+# Streams of random numbers; those of the errors are named in `measure`.
+_POSES, _SCALES, _ORDER = 0, 1, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,29 +95,21 @@ def synthesize(surface: Surface, settings: SynthesizeSettings, folder: Path) -> 
 
     views, height, width = settings.views, settings.height, settings.width
     K = intrinsics(height, width)
-    if settings.poses == "turntable":
-        c2w = turntable_poses(
-            views, np.deg2rad(settings.elevation), settings.distance,
-            settings.pose_jitter, stream(_POSES),
-        )  # fmt: skip
-    else:
-        c2w = random_poses(views, settings.distance, settings.pose_jitter, stream(_POSES))
+    c2w = _poses(settings, stream(_POSES))
+    order = stream(_ORDER).permutation(views) if settings.shuffle else np.arange(views)
+    c2w = c2w[order]
     check_in_view(surface.mesh.vertices, K, invert_rigid(c2w), height, width)
 
-    layout = Layout(folder, views, SCENE_RADIUS * settings.radius)
+    layout = Layout(folder, views, SCENE_RADIUS * settings.radius, settings.known_poses)
     depth_scales = 1 + DEPTH_SCALE_SPREAD * stream(_SCALES).uniform(-1, 1, views)
-    noise = stream(_NOISE)
+    wrong = settings.normal_set == "normal_camera_space_noisy"
     depths, covered, errors = [], [], []
-    for index, view in enumerate(render(surface, K, c2w, height, width)):
-        write_view(layout, index, view, c2w[index], float(depth_scales[index]))
-        if settings.normal_noise > 0:
-            noisy = FILE_AXES * photometric_stereo(
-                view.normals * FILE_AXES, view.mask, -view.rays * FILE_AXES,
-                np.deg2rad(settings.normal_noise), noise,
-            )  # fmt: skip
-            write_normals(layout, index, "noisy", noisy, c2w[index], half=True)
-            angles = angle_between(noisy[view.mask], view.normals[view.mask])
-            errors.append(float(np.rad2deg(angles.mean())))
+    seen = render(surface, K, c2w, height, width)
+    for index, (view, measured) in enumerate(measure(seen, c2w, surface.mesh, settings, stream)):
+        write_view(layout, index, view, measured.mask, c2w[index], float(depth_scales[index]))
+        if wrong:
+            write_normals(layout, index, "noisy", measured.normals, c2w[index], half=True)
+            errors.append(measured.error_deg)
         depths.append(view.depth.astype(np.float32))
         covered.append(float(view.mask.mean()))
     write_cameras(layout, K, c2w)
@@ -123,8 +122,21 @@ def synthesize(surface: Surface, settings: SynthesizeSettings, folder: Path) -> 
         "covered": covered,
         "normal_error_deg": errors,
     }
-    write_truth(layout, surface.mesh, c2w, np.stack(depths), depth_scales, description)
+    truth: dict[str, Any] = {"depth_scales": depth_scales.tolist()}
+    if settings.shuffle:
+        truth["order"] = order.tolist()
+    write_truth(layout, surface.mesh, c2w, np.stack(depths), description, truth)
     log.info(
         "%s: %d views of %d x %d, the object covers %.0f %% of the images",
         settings.scene, views, width, height, 100 * np.mean(covered),
     )  # fmt: skip
+
+
+def _poses(settings: SynthesizeSettings, rng: np.random.Generator) -> Float[np.ndarray, "V 4 4"]:
+    """c2w of the rig that `settings` asks for, in the order in which it is gone round."""
+    views, distance, jitter = settings.views, settings.distance, settings.pose_jitter
+    if settings.poses == "turntable":
+        return turntable_poses(views, np.deg2rad(settings.elevation), distance, jitter, rng)
+    if settings.poses == "handheld":
+        return handheld_poses(views, distance, jitter, rng)
+    return random_poses(views, distance, jitter, rng)

@@ -17,6 +17,9 @@ Lengths are in mm, world z is up, cameras are OpenCV's, pixel centres are at int
 maps the unit sphere to a sphere of `scene_radius` mm. The maps in `integration` are in that unit
 (mm / scene_radius) times a factor near 1, unknown and another one for each view; they are NaN off
 the object.
+
+Without known poses, K.txt, masks and camera-space normals are all that the folder holds;
+cameras_sphere.npz, mesh_Gt.ply and everything else that is true are in `gt`.
 """
 
 import json
@@ -26,9 +29,10 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pmni.cameras import invert_rigid
+from pmni.capture.mask_errors import extended
 from pmni.capture.solid import Mesh
 from pmni.capture.views import View
 from pmni.io.images import write_mask, write_normal_map
@@ -45,6 +49,13 @@ class Layout:
     views: int
     scene_radius: float
     """Length of scale_mat's unit, mm."""
+    known_poses: bool = True
+    """Whether poses and mesh are beside the images, or only in `gt`."""
+
+    @property
+    def truth(self) -> Path:
+        """Where the cameras and the mesh are written."""
+        return self.folder if self.known_poses else self.folder / "gt"
 
     def name(self, view: int) -> str:
         """The file name of a view, without suffix: two digits, or as many as the last one has."""
@@ -65,25 +76,36 @@ def write_normals(
     c2w: Float[np.ndarray, "4 4"],
     half: bool,
 ) -> None:
-    """Normals given in the camera frame, written in the camera's (file axes) and the world's."""
+    """Normals given in the camera frame, written in the camera's (file axes) and, with known
+    poses, the world's."""
     write_normal_map(
         layout.file(f"normal_camera_space_{kind}", view, ".exr"), normals * FILE_AXES, half
     )
-    write_normal_map(
-        layout.file(f"normal_world_space_{kind}", view, ".exr"), normals @ c2w[:3, :3].T, half
-    )
+    if layout.known_poses:
+        write_normal_map(
+            layout.file(f"normal_world_space_{kind}", view, ".exr"), normals @ c2w[:3, :3].T, half
+        )
 
 
 def write_view(
-    layout: Layout, index: int, view: View, c2w: Float[np.ndarray, "4 4"], depth_scale: float
+    layout: Layout,
+    index: int,
+    view: View,
+    mask: Bool[np.ndarray, "H W"],
+    c2w: Float[np.ndarray, "4 4"],
+    depth_scale: float,
 ) -> None:
-    """Mask, exact normals, and depth with the unknown factor `depth_scale`."""
-    write_mask(layout.file("mask", index, ".png"), view.mask)
+    """The measured mask, exact normals, and with known poses depth with the unknown factor
+    `depth_scale`; where the mask is too large, the nearest pixel's depth."""
+    write_mask(layout.file("mask", index, ".png"), mask)
     write_normals(layout, index, "GT", view.normals, c2w, half=False)
+    if not layout.known_poses:
+        return
     unit = layout.scene_radius / depth_scale
     for kind, image in (("depth", view.depth), ("perspective", view.ray_distance)):
+        measured = np.where(mask, extended(image, view.mask), np.nan)
         np.save(
-            layout.file(f"integration/{kind}", index, ".npy"), (image / unit).astype(np.float32)
+            layout.file(f"integration/{kind}", index, ".npy"), (measured / unit).astype(np.float32)
         )
 
 
@@ -97,7 +119,8 @@ def write_cameras(
     matrices = {f"world_mat_{view}": K4 @ w2c for view, w2c in enumerate(invert_rigid(c2w))}
     scale_mat = np.diag([layout.scene_radius] * 3 + [1.0])
     matrices |= {f"scale_mat_{view}": scale_mat for view in range(layout.views)}
-    np.savez(layout.folder / "cameras_sphere.npz", **matrices)
+    layout.truth.mkdir(exist_ok=True)
+    np.savez(layout.truth / "cameras_sphere.npz", **matrices)
 
 
 def write_truth(
@@ -105,22 +128,25 @@ def write_truth(
     mesh: Mesh,
     c2w: Float[np.ndarray, "V 4 4"],
     depths: Float[np.ndarray, "V H W"],
-    depth_scales: Float[np.ndarray, "V"],
     description: dict[str, Any],
+    truth: dict[str, Any],
 ) -> None:
-    """The mesh, `scene.json` and the folder `gt`."""
+    """The mesh, `scene.json` and the folder `gt`.
+
+    `truth` is for `gt/scene.json`; with known poses, `scene.json` holds it as well.
+    """
     surface = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
-    surface.export(layout.folder / "mesh_Gt.ply", vertex_normal=True)
+    surface.export(layout.truth / "mesh_Gt.ply", vertex_normal=True)
     truth = {
         "unit": "mm",
         "scene_radius": layout.scene_radius,
         "depth_init_scale": 1.0,
-        "depth_scales": depth_scales.tolist(),
+        **truth,
         "poses_c2w": c2w.tolist(),
     }
     gt = layout.folder / "gt"
-    gt.mkdir()
+    gt.mkdir(exist_ok=True)
     np.savez_compressed(gt / "depth.npz", depth=depths.astype(np.float32))
     (gt / "scene.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    everything = json.dumps({**description, **truth}, indent=1)
-    (layout.folder / "scene.json").write_text(everything + "\n", encoding="utf-8")
+    told = {**description, **truth} if layout.known_poses else description
+    (layout.folder / "scene.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -34,8 +34,10 @@ class SynthesizeSettings(Settings):
     width: int = Field(612, ge=16)
     """Image width in pixels."""
 
-    poses: Literal["turntable", "random"] = "turntable"
-    """Equal steps on a turntable, or anywhere: elevations from -10 to 60 degrees, any roll."""
+    poses: Literal["turntable", "handheld", "random"] = "turntable"
+    """Equal steps on a turntable; once round the object by hand: uneven steps, elevations from 5
+    to 50 degrees, up to 20 degrees of roll; or anywhere: elevations from -10 to 60 degrees, any
+    roll."""
 
     elevation: float = Field(25.0, gt=-90, lt=90)
     """Elevation of the turntable's cameras, degrees."""
@@ -49,8 +51,25 @@ class SynthesizeSettings(Settings):
     pose_jitter: float = Field(0.0, ge=0)
     """How far the cameras are off the ideal turntable; 1 is a hand-made rig (degrees and mm)."""
 
+    shuffle: bool = False
+    """Number the views in random order."""
+
+    known_poses: bool = True
+    """Leave poses and mesh where `prepare` takes them for known; else only in the folder `gt`,
+    from which they are read to measure errors with."""
+
     normal_noise: float = Field(0.0, ge=0, lt=45)
-    """Mean angular error of the noisy normals, degrees."""
+    """Mean angle of the noisy normals' random error, degrees."""
+
+    shading_error: float = Field(0.0, ge=0, lt=45)
+    """Mean angle of the noisy normals' error from interreflection and shadows, degrees: concavities
+    are flattened, and normals in shadow are wrong in patches."""
+
+    mask_offset: float = Field(0.0, ge=0, le=10)
+    """Standard deviation over the views of how far a mask is too large or too small, pixels."""
+
+    mask_raggedness: float = Field(0.0, ge=0, le=10)
+    """Standard deviation along a mask's contour of its error in each place, pixels."""
 
     up: Literal["x", "y", "z"] = "z"
     """The up axis of a mesh file."""
@@ -60,3 +79,9 @@ class SynthesizeSettings(Settings):
 
     seed: int = Field(0, ge=0)
     """Seed of poses and noise."""
+
+    @property
+    def normal_set(self) -> str:
+        """The folder with the normals as they are measured: the exact ones if nothing is wrong."""
+        wrong = (self.normal_noise, self.shading_error, self.mask_offset, self.mask_raggedness)
+        return f"normal_camera_space_{'noisy' if any(wrong) else 'GT'}"
