@@ -1,0 +1,236 @@
+"""Aligning pairs of views: Gauss-Newton on normals, depths and masks, many pairs at a time.
+
+A point of one view, moved by the relative pose and projected into the other view, meets there a
+normal, a depth and a distance from the mask. All three are compared in both directions, with
+derivatives through the images' gradients.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pmni.lie import se3_exp
+from pmni.registration.views import Views
+
+_DEPTH_WEIGHT = 0.3  # depths are integrated, so say less than the normals ...
+_SILHOUETTE_WEIGHT = 0.5
+_SILHOUETTE_SIGMA = 1.0  # working pixels
+_SILHOUETTE_DEAD = 0.5  # working pixels outside the mask that cost nothing
+_SILHOUETTE_LIMIT = 15.0  # working pixels outside the mask beyond which the cost is constant
+_FACING = 0.1
+_DAMPING = 0.01
+_ROTATION_LIMIT = 0.2  # radians a step
+_TRANSLATION_LIMIT = 0.19  # of the object's radius a step
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What points of K source views meet in their target views, with derivatives.
+
+    Channels: the difference of the normals (3), of the depths (moved - seen), and the distance
+    outside the mask in working pixels. Derivatives are with respect to a left perturbation
+    (translation, rotation vector) of the points in the target's frame about a given centre.
+    """
+
+    residuals: Float[Tensor, "K P 5"]
+    jacobian: Float[Tensor, "K P 5 6"]
+    facing: Float[Tensor, "K P"]
+    """Cosine between the moved normal and the direction to the target's camera."""
+    seen_facing: Float[Tensor, "K P"]
+    """The same of the normal that the target sees there."""
+
+
+def compare(
+    views: Views,
+    source: Int[Tensor, "K"],
+    target: Int[Tensor, "K"],
+    R: Float[Tensor, "K 3 3"],
+    t: Float[Tensor, "K 3"],
+    centre: Float[Tensor, "K 3"],
+    points: int,
+) -> Comparison:
+    """Compare the first `points` points of the source views, moved by x -> R x + t, with the
+    targets' maps (bilinear). `centre`: in the target's frame, what the perturbation turns about.
+    """
+    moved = views.points[source, :points] @ R.transpose(1, 2) + t[:, None]
+    normals = views.point_normals[source, :points] @ R.transpose(1, 2)
+    K = views.intrinsics[target][:, None]
+    x, y, z = moved.unbind(-1)
+    across, down = K[..., 0, 0] / z, K[..., 1, 1] / z  # pixels for a unit of length
+    seen, du, dv = _bilinear(views, target, across * x + K[..., 0, 2], down * y + K[..., 1, 2])
+    jacobian = torch.stack(
+        [
+            du * across[..., None],
+            dv * down[..., None],
+            -(du * (across * x / z)[..., None] + dv * (down * y / z)[..., None]),
+        ],
+        -1,
+    )
+    jacobian[:, :, :4] *= -1
+    jacobian[:, :, 3, 2] += 1
+    turned = torch.linalg.cross((moved - centre[:, None])[:, :, None], jacobian)
+    # the moved normal n turns too: d n_c = w . (n x e_c)
+    nx, ny, nz = normals.unbind(-1)
+    turned[:, :, 0, 1] += nz
+    turned[:, :, 0, 2] -= ny
+    turned[:, :, 1, 0] -= nz
+    turned[:, :, 1, 2] += nx
+    turned[:, :, 2, 0] += ny
+    turned[:, :, 2, 1] -= nx
+    residuals = torch.cat(
+        [normals - seen[..., :3], (z - seen[..., 3])[..., None], seen[..., 4:]], -1
+    )
+    rays = moved / moved.norm(dim=-1, keepdim=True)
+    return Comparison(
+        residuals,
+        torch.cat([jacobian, turned], -1),
+        -(normals * rays).sum(-1),
+        -(seen[..., :3] * rays).sum(-1),
+    )
+
+
+def _bilinear(
+    views: Views, target: Int[Tensor, "K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
+) -> tuple[Float[Tensor, "K P 5"], Float[Tensor, "K P 5"], Float[Tensor, "K P 5"]]:
+    """The maps at pixels (u, v) and their derivatives by u and v.
+
+    Beyond the images the maps go on as at the border, and the distance from the mask grows.
+    """
+    height, width = views.depth.shape[1:]
+    inner_u, inner_v = u.clamp(0, width - 1.001), v.clamp(0, height - 1.001)
+    column, row = inner_u.long(), inner_v.long()
+    a, b = (inner_u - column)[..., None], (inner_v - row)[..., None]
+    pixel = (target[:, None] * height + row) * width + column
+    top_left, top_right = views.maps[pixel], views.maps[pixel + 1]
+    low_left, low_right = views.maps[pixel + width], views.maps[pixel + width + 1]
+    top, low = top_right - top_left, low_right - low_left
+    left, right = low_left - top_left, low_right - top_right
+    values = top_left + a * top + b * (left + a * (low - top))
+    du, dv = top + b * (low - top), left + a * (right - left)
+    beyond_u, beyond_v = u - inner_u, v - inner_v
+    du = du * (beyond_u == 0)[..., None]
+    dv = dv * (beyond_v == 0)[..., None]
+    values[..., 4] += beyond_u.abs() + beyond_v.abs()
+    du[..., 4] += beyond_u.sign()
+    dv[..., 4] += beyond_v.sign()
+    return values, du, dv
+
+
+def _equations(
+    compared: Comparison, sigma_normal: float, sigma_depth: float
+) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, "K"]]:
+    """Robustly weighted normal equations; `sigma_depth` in the unit of depth.
+
+    Geman-McClure weights: where the depths differ by much (occlusion, a wrong jump) the normals
+    count for nothing either.
+    """
+    residuals = compared.residuals
+    outside = residuals[..., 4]
+    slant = compared.seen_facing.clamp_min(0.3)
+    depth = residuals[..., 3] * compared.seen_facing.clamp_min(0.15) / sigma_depth
+    turn = residuals[..., :3].square().sum(-1) / sigma_normal**2
+    matched = ((compared.facing > _FACING) & (outside < 0)) / (1 + depth * depth).square()
+    for_normal = matched / (1 + turn / 4).square() / sigma_normal**2
+    for_depth = _DEPTH_WEIGHT * matched * (slant / sigma_depth).square()
+    excess = (outside - _SILHOUETTE_DEAD).clamp(0, _SILHOUETTE_LIMIT)
+    active = (excess > 0) & (excess < _SILHOUETTE_LIMIT)
+    relative = outside.clamp_min(0) / _SILHOUETTE_SIGMA
+    for_outside = _SILHOUETTE_WEIGHT * active / (1 + relative * relative / 9)
+    for_outside = for_outside / _SILHOUETTE_SIGMA**2
+
+    weights = torch.stack([for_normal, for_normal, for_normal, for_depth, for_outside], -1)
+    residuals = torch.cat([residuals[..., :4], excess[..., None]], -1).flatten(1)
+    jacobian = compared.jacobian.flatten(1, 2)
+    weighted = jacobian * weights.flatten(1)[..., None]
+    A = weighted.transpose(1, 2) @ jacobian
+    b = -(weighted * residuals[..., None]).sum(1)
+    return A, b, (weights.flatten(1) * residuals.square()).sum(1)
+
+
+def pair_equations(
+    views: Views,
+    source: Int[Tensor, "K"],
+    target: Int[Tensor, "K"],
+    R: Float[Tensor, "K 3 3"],
+    t: Float[Tensor, "K 3"],
+    sigma_normal: float,
+    sigma_depth: float,
+    points: int | None = None,
+) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, "K"]]:
+    """Gauss-Newton equations A xi = b of K relative poses x_target = R x_source + t, and costs.
+
+    xi = (translation, rotation vector) is a left perturbation about the target's centre:
+    x_target -> Exp(rotation) (x_target - centre) + centre + translation, to first order what
+    `perturbed` does. Both directions are compared. `sigma_normal` is the scale of the normals'
+    differences (chord, about radians), `sigma_depth` that of the depths' as a fraction of the
+    object's radius. The cost is the weighted sum of squares: its weights belong to this pose.
+    """
+    count = views.points.shape[1] if points is None else min(points, views.points.shape[1])
+    centre = views.centres[target]
+    scale = sigma_depth * views.radius
+    there = compare(views, source, target, R, t, centre, count)
+    A, b, cost = _equations(there, sigma_normal, scale)
+    # A perturbation (v, w) of the target's points about c moves the source's about R^T (c - t)
+    # by (-R^T v, -R^T w).
+    back = R.transpose(1, 2)
+    centre_back = (back @ (centre - t)[..., None])[..., 0]
+    shift = -(back @ t[..., None])[..., 0]
+    here = compare(views, target, source, back, shift, centre_back, count)
+    A_back, b_back, cost_back = _equations(here, sigma_normal, scale)
+    turn = torch.zeros_like(A)
+    turn[:, :3, :3] = turn[:, 3:, 3:] = -back
+    A = A + turn.transpose(1, 2) @ A_back @ turn
+    b = b + (turn.transpose(1, 2) @ b_back[..., None])[..., 0]
+    return A, b, cost + cost_back
+
+
+def perturbed(
+    R: Float[Tensor, "K 3 3"],
+    t: Float[Tensor, "K 3"],
+    xi: Float[Tensor, "K 6"],
+    centre: Float[Tensor, "K 3"],
+) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
+    """x -> Exp(xi) (R x + t - centre) + centre; R is kept orthonormal."""
+    step = se3_exp(xi)
+    turned = step[:, :3, :3] @ R
+    turned = 1.5 * turned - 0.5 * turned @ turned.transpose(1, 2) @ turned
+    moved = (step[:, :3, :3] @ (t - centre)[..., None])[..., 0]
+    return turned, moved + step[:, :3, 3] + centre
+
+
+def align(
+    views: Views,
+    source: Int[Tensor, "K"],
+    target: Int[Tensor, "K"],
+    R: Float[Tensor, "K 3 3"],
+    t: Float[Tensor, "K 3"],
+    sigma_normal: float,
+    sigma_depth: tuple[float, float],
+    iterations: int,
+    points: int,
+) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
+    """K relative poses after damped Gauss-Newton steps of limited length.
+
+    `sigma_depth` goes geometrically from its first to its second value, fractions of the radius.
+    """
+    first, last = sigma_depth
+    for iteration in range(iterations):
+        share = iteration / max(iterations - 1, 1)
+        sigma = first * (last / first) ** share
+        A, b, _ = pair_equations(views, source, target, R, t, sigma_normal, sigma, points)
+        diagonal = A.diagonal(dim1=1, dim2=2)
+        floor = 1e-4 * diagonal.mean(1, keepdim=True) + 1e-6
+        xi = torch.linalg.solve(A + torch.diag_embed(_DAMPING * diagonal + floor), b)
+        xi = torch.cat(
+            [_limited(xi[:, :3], _TRANSLATION_LIMIT * views.radius),
+             _limited(xi[:, 3:], _ROTATION_LIMIT)], 1
+        )  # fmt: skip
+        R, t = perturbed(R, t, xi, views.centres[target])
+    return R, t
+
+
+def _limited(vectors: Float[Tensor, "K 3"], length: float) -> Float[Tensor, "K 3"]:
+    norm = vectors.norm(dim=1, keepdim=True)
+    return vectors * (length / norm.clamp_min(length))
