@@ -23,8 +23,8 @@ localrules:
 
 
 wildcard_constraints:
-    object="|".join(map(re.escape, OBJECTS)),
-    experiment="|".join(map(re.escape, EXPERIMENTS)),
+    object=one_of(OBJECTS),
+    experiment=one_of(EXPERIMENTS),
     dataset=r"[^/]+",
     normals=r"[^/]+",
     iteration=r"\d{8}",
@@ -44,6 +44,7 @@ if not CONFIG.available_only:
     include: "workflow/rules/prepare.smk"
     include: "workflow/rules/integrate.smk"
     include: "workflow/rules/register.smk"
+    include: "workflow/rules/refine.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/mesh.smk"
     include: "workflow/rules/render.smk"

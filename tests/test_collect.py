@@ -75,6 +75,51 @@ def test_published_rows_follow_ours_of_the_same_object():
     assert table["iteration"].isna().tolist() == [False, True, False, True]
 
 
+def test_the_last_row_of_an_experiment_is_its_result_unless_the_rows_say_otherwise():
+    rows = [
+        row("pot", iteration=0),
+        row("pot", iteration=500),
+        row("pot", "fast", iteration=0),
+        row("pot", "short", iteration=0, kept=True),
+        row("pot", "short", iteration=500, kept=False),
+    ]
+    published = pd.DataFrame([{"dataset": "demo", "object": "pot", "experiment": "Theirs"}])
+    table = tabulate(rows, published)
+    kept = table[table["kept"].fillna(False)]
+    assert kept[["experiment", "iteration"]].to_numpy().tolist() == [
+        ["default", 500],
+        ["fast", 0],
+        ["short", 0],
+    ]
+    assert table["kept"].isna().tolist() == [False] * 5 + [True]
+
+
+def test_what_a_training_selected_is_kept(tmp_path, caplog):
+    """A training that has not finished has no result; one without a comparison ends in the last."""
+    words = ["collect", "--output", str(tmp_path / "table.csv"), "--metrics"]
+    selections = []
+    for name, content in (("a", '{"iteration": 0}'), ("b", '{"iteration": 500}'), ("c", None)):
+        folder = tmp_path / "results" / name / "pot"
+        (folder / "metrics").mkdir(parents=True)
+        words += write(folder / "metrics", row("pot", name, 0), row("pot", name, 500))
+        selections.append(folder / "train/selection.json")
+        if content is not None:
+            selections[-1].parent.mkdir()
+            selections[-1].write_text(content)
+    assert main([*words, "--selections", *map(str, selections)]) == 0
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["kept"].tolist() == [True, False, False, True, False, False]
+    assert "results/c/pot/train/selection.json: missing; no iteration" in caplog.text
+
+
+def test_a_damaged_selection_is_an_error(tmp_path, capsys):
+    path = tmp_path / "selection.json"
+    path.write_text("{}")
+    words = ["collect", "--selections", str(path), "--output", str(tmp_path / "table.csv")]
+    assert main(words) == 2
+    assert "selection.json: not a selection; run `pmni train` again" in capsys.readouterr().err
+
+
 def test_a_row_given_twice_is_an_error():
     with pytest.raises(InputError, match="given twice: demo pot default 1000"):
         tabulate([row("pot"), row("pot", chamfer_mm=0.5)], None)
@@ -88,7 +133,9 @@ def test_the_table_on_disk(tmp_path, caplog):
     assert "absent.json: missing; left out" in caplog.text
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines[0].startswith(",".join(COLUMNS[:5]))
-    assert lines[1].startswith("demo,blob,default,1000,icp,0.1,,,2.5,")  # whole numbers stay whole
+    assert lines[1].startswith(
+        "demo,blob,default,1000,True,icp,0.1,,,2.5,"
+    )  # whole numbers stay whole
     assert ",1234,True," in lines[1]
     table = pd.read_csv(tmp_path / "table.csv")
     assert (table["source"] == "ours").sum() == 2

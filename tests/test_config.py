@@ -162,12 +162,36 @@ def test_an_experiment_holds_what_differs_from_its_base() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_stage_that_is_left_out_stays_out_whatever_is_laid_over_all_experiments() -> None:
+    write_experiment("full", {"train": {"steps": 7, "checkpoints": [3]}})
+    write_experiment("fast", {"base": "full", "train": None})
+    write_experiment("network", {"base": "full", "refine": None})
+    write_experiment("again", {"base": "fast", "train": {"steps": 5}})
+    overrides = {"train": {"seed": 4}, "refine": {"device": "cpu"}}
+    full, fast, network, again = (
+        load_experiment(name, overrides) for name in ("full", "fast", "network", "again")
+    )
+    assert fast.train is None
+    assert network.refine is None
+    assert fast.refine.device == full.refine.device == "cpu"
+    assert (full.train.seed, network.train.seed) == (4, 4)
+    assert again.train.steps == 5
+    assert [each.kept_steps() for each in (full, fast, network)] == [(0, 3, 7), (0,), (3, 7)]
+    assert [each.candidates() for each in (full, fast, network)] == [(0, 7), (0,), (7,)]
+    assert load_experiment("full", {"train": None}).train is None
+
+
+@pytest.mark.usefixtures("folder")
 def test_held_out_views_reach_training_and_evaluation() -> None:
     write_experiment("a", {"exclude_views": ["03", "07"]})
     found = load_experiment("a", {})
-    assert found.train.exclude_views == ("03", "07")
-    assert found.evaluate.exclude_views == ("03", "07")
+    for settings in (found.refine, found.train, found.evaluate):
+        assert settings.exclude_views == ("03", "07")
     assert load_experiment("a", {"exclude_views": []}).train.exclude_views == ()
+    write_experiment("b", {"base": "a", "train": None})
+    found = load_experiment("b", {})
+    assert found.train is None
+    assert found.refine.exclude_views == ("03", "07")
 
 
 @pytest.mark.usefixtures("folder")
@@ -192,6 +216,9 @@ def test_held_out_views_reach_training_and_evaluation() -> None:
             {},
             "give 'exclude_views' at the top of the experiment, not in 'train'",
         ),
+        ({"a": {"refine": {"dvice": "cpu"}}}, "a", {}, "unknown key 'refine.dvice'; known here: "),
+        ({"a": {"refine": None, "train": None}}, "a", {}, "refine and train cannot both be null"),
+        ({"a": {"train": None}}, "a", {"refine": None}, "refine and train cannot both be null"),
     ],
 )
 def test_wrong_experiments(

@@ -388,6 +388,15 @@ def test_cost_of_stages(files):
     (files / "cpu.json").write_text(json.dumps(cpu))
     assert cost_of([files / "cpu.json"])["device"] == "A processor"
     assert cost_of([files / "register.json"])["train_seconds"] is None
+    refined = json.loads((files / "train.json").read_text())
+    refined |= {"stage": "refine", "seconds": 5.5, "device": "cpu"}
+    (files / "refine.json").write_text(json.dumps(refined))
+    alone = cost_of([files / "refine.json"])
+    assert (alone["refine_seconds"], alone["train_seconds"]) == (5.5, None)
+    assert alone["device"] == "A processor"
+    both = cost_of([files / "refine.json", files / "train.json"])
+    assert (both["refine_seconds"], both["total_seconds"]) == (5.5, 65.75)
+    assert both["device"] == "A GPU"  # of the training
 
 
 @pytest.mark.parametrize(("name", "message"), [("no.json", "cannot be read"), ("bad", "not a pro")])

@@ -1,7 +1,7 @@
 """What all settings share: strict keys, documentation from docstrings, and clear errors."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,6 +37,8 @@ class Settings(BaseModel):
         for part in location[:-1]:
             field = getattr(model, "model_fields", {}).get(part)
             model = field.annotation if field else None
+            # a group that may also be null
+            model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
         return sorted(getattr(model, "model_fields", {}))
 
 

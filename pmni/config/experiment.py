@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pmni.config.base import Settings, merge, read_yaml
 from pmni.config.capture import Layout, PrepareSettings, SynthesizeSettings
 from pmni.config.evaluation import EvaluateSettings
 from pmni.config.integration import IntegrateSettings
 from pmni.config.meshing import MeshSettings, RenderSettings
+from pmni.config.refinement import RefineSettings
 from pmni.config.registration import RegisterSettings
 from pmni.config.training import TrainSettings
 from pmni.errors import InputError
@@ -34,13 +35,16 @@ class Experiment(Settings):
     """The normal set, as its folder is named; None takes the object's own from the table."""
 
     exclude_views: tuple[str, ...] = ()
-    """Views held out from training and reported apart."""
+    """Views held out from refinement and training, and reported apart."""
 
     registration: RegisterSettings = RegisterSettings()
     """Initial poses."""
 
-    train: TrainSettings = TrainSettings()
-    """Optimisation."""
+    refine: RefineSettings | None = RefineSettings()
+    """Poses and a grid surface, solved for together; null leaves this stage out."""
+
+    train: TrainSettings | None = TrainSettings()
+    """Optimisation of a network; null leaves this stage out."""
 
     mesh: MeshSettings = MeshSettings()
     """Surface extraction."""
@@ -50,6 +54,22 @@ class Experiment(Settings):
 
     evaluate: EvaluateSettings = EvaluateSettings()
     """Comparison with the truth."""
+
+    @model_validator(mode="after")
+    def _makes_a_surface(self) -> "Experiment":
+        if self.refine is None and self.train is None:
+            raise ValueError("refine and train cannot both be null: one has to make the surface")
+        return self
+
+    def kept_steps(self) -> tuple[int, ...]:
+        """The iterations whose surface is kept, ascending: 0 is the refined one."""
+        refined = (0,) if self.refine is not None else ()
+        return refined + (self.train.kept_steps() if self.train is not None else ())
+
+    def candidates(self) -> tuple[int, ...]:
+        """The iterations one of which is the result: the refined one, and the last."""
+        steps = self.kept_steps()
+        return (0, steps[-1]) if self.refine is not None and len(steps) > 1 else steps[-1:]
 
 
 class RunConfig(Settings):
@@ -61,7 +81,7 @@ class RunConfig(Settings):
     only: tuple[str, ...] = ()
     """Run these objects of the table only; empty means all."""
 
-    experiments: tuple[str, ...] = Field(("default",), min_length=1)
+    experiments: tuple[str, ...] = Field(("free",), min_length=1)
     """Names of files in `config/experiments/`."""
 
     results: str = "results"
@@ -83,7 +103,8 @@ class RunConfig(Settings):
     """Archives that have been downloaded already, by data set; the others are downloaded."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Settings laid over every experiment, such as `{train: {steps: 100}}`."""
+    """Settings laid over every experiment, such as `{train: {steps: 100}}`; those of a stage
+    that an experiment leaves out do not bring it back."""
 
     available_only: bool = False
     """Make the table and the report from the results that are there, and nothing else."""
@@ -93,7 +114,7 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
     """The experiment in `config/experiments/<name>.yaml`, with `overrides` laid over it.
 
     A file may name another in `base:` and then holds only what differs from it. Held-out views are
-    given once, at the top, and passed on to `train` and `evaluate`.
+    given once, at the top, and passed on to the stages that need them.
     """
     path = EXPERIMENTS / f"{name}.yaml"
     if name in RESERVED or not NAME.fullmatch(name):
@@ -102,16 +123,23 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
         known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
         raise InputError(f"unknown experiment '{name}': there is no {path}; known: {known}")
     values = _with_base(path, ())
-    Experiment.parse(values, str(path))
-    values = merge(values, overrides)
-    held_out = Experiment.parse(values, f"{path} with overrides").exclude_views
-    for stage in ("train", "evaluate"):
+    own = Experiment.parse(values, str(path))
+    values = merge(values, {k: v for k, v in overrides.items() if not _brings_back(own, k, v)})
+    found = Experiment.parse(values, f"{path} with overrides")
+    for stage in ("refine", "train", "evaluate"):
+        if getattr(found, stage) is None:
+            continue
         if "exclude_views" in values.get(stage, {}):
             raise InputError(
                 f"{path}: give 'exclude_views' at the top of the experiment, not in '{stage}'"
             )
-        values = merge(values, {stage: {"exclude_views": list(held_out)}})
+        values = merge(values, {stage: {"exclude_views": list(found.exclude_views)}})
     return Experiment.parse(values, str(path))
+
+
+def _brings_back(experiment: Experiment, key: str, override: Any) -> bool:
+    """Whether an override holds settings of a stage that the experiment leaves out."""
+    return isinstance(override, dict) and getattr(experiment, key, override) is None
 
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -102,15 +102,18 @@ def cost_of(files: Sequence[Path]) -> dict[str, Any]:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValueError:
             raise InputError(f"{path}: not a provenance file") from None
-    trained: dict[str, Any] = next((stage for stage in stages if stage.get("stage") == "train"), {})
+    by_name: dict[str, dict[str, Any]] = {str(stage.get("stage")): stage for stage in stages}
+    refined, trained = by_name.get("refine", {}), by_name.get("train", {})
+    solver = trained or refined
     seconds = [stage["seconds"] for stage in stages if "seconds" in stage]
     memory = [stage["peak_memory_mb"] for stage in stages if "peak_memory_mb" in stage]
     return {
+        "refine_seconds": refined.get("seconds"),
         "train_seconds": trained.get("seconds"),
         "total_seconds": round(sum(seconds), 3) if seconds else None,
         "peak_memory_mb": max(memory, default=None),
-        "device": _device_name(trained),
-        "backend": trained.get("backend"),
+        "device": _device_name(solver),
+        "backend": solver.get("backend"),
     }
 
 

@@ -1,6 +1,7 @@
 """`pmni train`: optimise surface and poses, resumable at any time."""
 
 import argparse
+import json
 import logging
 import shutil
 import time
@@ -16,7 +17,7 @@ from pmni.config.training import TrainSettings
 from pmni.devices import claimed_device
 from pmni.errors import InputError
 from pmni.fields.checkpoint import save_surface
-from pmni.io.atomic import atomic_folder
+from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
 from pmni.training.checkpoint import iteration_name, load_state, save_state
@@ -71,9 +72,11 @@ def run(args: argparse.Namespace) -> None:
         known["train_seconds"] = optimise(trainer, work)
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    selection = {"iteration": settings.steps, "heldout_error_deg": {}}
+    write_text(work / "selection.json", json.dumps(selection) + "\n")
     with atomic_folder(args.output) as folder:
-        results = ("checkpoints", "poses", "tensorboard", "history.csv", "provenance.json")
-        for name in results:
+        results = ("checkpoints", "poses", "tensorboard")
+        for name in (*results, "history.csv", "selection.json", "provenance.json"):
             source = work / name
             if source.is_dir():
                 shutil.copytree(source, folder / name)

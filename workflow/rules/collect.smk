@@ -1,6 +1,7 @@
 rule collect:
     input:
         metrics=metrics_files(),
+        selections=there(selection_files()),
         published=CONFIG.published or [],
     output:
         report(
@@ -17,9 +18,10 @@ rule collect:
         runtime=10,
     params:
         version=STAGES["collect"].version,
+        selections=selection_files(),
         published=lambda wildcards, input: (
             ["--published", input.published] if input.published else []
         ),
     shell:
-        "pmni collect --metrics {input.metrics:q} {params.published:q} --output {output:q}"
-        " > {log:q} 2>&1"
+        "pmni collect --metrics {input.metrics:q} --selections {params.selections:q}"
+        " {params.published:q} --output {output:q} > {log:q} 2>&1"

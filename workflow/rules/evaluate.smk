@@ -2,7 +2,7 @@ rule evaluate:
     input:
         capture=capture_of,
         mesh="<results>/{experiment}/{object}/meshes/iter_{iteration}.ply",
-        poses="<results>/{experiment}/{object}/train/poses",
+        poses=made_with(poses_of),
         initial_poses="<results>/{experiment}/{object}/register/initial_poses.json",
         provenance=provenance_of,
     output:
@@ -20,11 +20,12 @@ rule evaluate:
         version=STAGES["evaluate"].version,
         settings=lambda wildcards: experiment_of(wildcards).evaluate.model_dump_json(),
         capture=subpath(input.capture, parent=True),
+        poses=poses_of,
         dataset=lambda wildcards: OBJECTS[wildcards.object].dataset,
     shell:
         "pmni evaluate --capture {params.capture:q} --mesh {input.mesh:q}"
-        " --poses {input.poses:q}/iter_{wildcards.iteration}.json"
-        " --initial-poses {input.initial_poses:q} --settings {params.settings:q}"
+        " --poses {params.poses:q} --initial-poses {input.initial_poses:q}"
+        " --settings {params.settings:q}"
         " --experiment {wildcards.experiment:q} --iteration {wildcards.iteration}"
         " --dataset {params.dataset:q} --provenance {input.provenance:q}"
         " --output {output.metrics:q} > {log:q} 2>&1"

@@ -1,7 +1,7 @@
 rule mesh:
     input:
         capture=capture_of,
-        checkpoints="<results>/{experiment}/{object}/train/checkpoints",
+        surface=made_with(checkpoint_of),
     output:
         mesh="<results>/{experiment}/{object}/meshes/iter_{iteration}.ply",
         provenance="<results>/{experiment}/{object}/meshes/iter_{iteration}.provenance.json",
@@ -18,7 +18,7 @@ rule mesh:
         version=STAGES["mesh"].version,
         settings=lambda wildcards: experiment_of(wildcards).mesh.model_dump_json(),
         capture=subpath(input.capture, parent=True),
+        checkpoint=checkpoint_of,
     shell:
-        "pmni mesh --capture {params.capture:q}"
-        " --checkpoint {input.checkpoints:q}/iter_{wildcards.iteration}.safetensors"
+        "pmni mesh --capture {params.capture:q} --checkpoint {params.checkpoint:q}"
         " --settings {params.settings:q} --output {output.mesh:q} > {log:q} 2>&1"

@@ -1,8 +1,8 @@
 rule render:
     input:
         capture=capture_of,
-        checkpoints="<results>/{experiment}/{object}/train/checkpoints",
-        poses="<results>/{experiment}/{object}/train/poses",
+        surface=made_with(checkpoint_of),
+        poses=made_with(poses_of),
     output:
         directory("<results>/{experiment}/{object}/renders/iter_{iteration}"),
     log:
@@ -18,8 +18,9 @@ rule render:
         version=STAGES["render"].version,
         settings=lambda wildcards: experiment_of(wildcards).render.model_dump_json(),
         capture=subpath(input.capture, parent=True),
+        checkpoint=checkpoint_of,
+        poses=poses_of,
     shell:
-        "pmni render --capture {params.capture:q}"
-        " --checkpoint {input.checkpoints:q}/iter_{wildcards.iteration}.safetensors"
-        " --poses {input.poses:q}/iter_{wildcards.iteration}.json"
-        " --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "pmni render --capture {params.capture:q} --checkpoint {params.checkpoint:q}"
+        " --poses {params.poses:q} --settings {params.settings:q} --output {output:q}"
+        " > {log:q} 2>&1"

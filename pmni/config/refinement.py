@@ -1,0 +1,45 @@
+"""Settings of `refine`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pmni.config.base import Settings
+
+
+class RefineSettings(Settings):
+    """Poses and a grid SDF together, by Gauss-Newton on the normal maps and contours."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; `auto` takes a GPU when there is one."""
+
+    exclude_views: tuple[str, ...] = ()
+    """Views that are held out."""
+
+    learn_poses: bool = True
+    """Whether poses are refined; otherwise they stay as registered and the surface alone is."""
+
+    learn_focal: bool = False
+    """Whether a common factor of all focal lengths is found too."""
+
+    cells: Literal[64, 128, 256, 512] | None = None
+    """Cells of the finest grid along a side of [-1, 1]^3; None chooses about two pixels a cell."""
+
+    iterations: tuple[int, int, int] = (6, 8, 8)
+    """Outer iterations at most: on the coarse grids together, on the one before the finest, and on
+    the finest."""
+
+    pixels: int | None = Field(None, ge=100)
+    """Pixels drawn from each view in an outer iteration; None takes 20,000 on a GPU, 5,000 else."""
+
+    conjugate_gradients: int = Field(50, ge=5)
+    """Iterations of the linear solver."""
+
+    bias_deg: float = Field(1.5, ge=0)
+    """Expected size of a slow drift of a view's normals, degrees; 0 estimates none."""
+
+    flattening: bool = True
+    """Whether a common flattening of the normals (towards or away from the camera) is estimated."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the draws."""
