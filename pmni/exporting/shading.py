@@ -47,26 +47,24 @@ def smooth(mesh: Mesh) -> SmoothMesh:
 
 def shade(surface: MeshSurface, viewpoint: Viewpoint) -> Float[np.ndarray, "S S 4"]:
     """Red, green, blue and opacity in [0, 1]; colours are those of the covered part of a pixel."""
-    fine = viewpoint.side * SAMPLES
-    scaling = np.diag([SAMPLES, SAMPLES, 1.0])
-    scaling[:2, 2] = (SAMPLES - 1) / 2
-    rays = ray_directions(pixel_grid(fine, fine), np.linalg.inv(scaling @ viewpoint.K))
-    centre = surface.mesh.vertices.mean(0)
-    radius = np.linalg.norm(surface.mesh.vertices - centre, axis=1).max()
-    towards = (centre - viewpoint.c2w[:3, 3]) @ viewpoint.c2w[:3, :3]
-    along = rays @ towards
-    near = (towards @ towards - along**2 <= radius**2).ravel()
-
-    directions = (rays.reshape(-1, 3) @ viewpoint.c2w[:3, :3].T)[near]
-    origins = np.broadcast_to(viewpoint.c2w[:3, 3], directions.shape)
-    distance, normals = surface.trace(np.ascontiguousarray(origins), directions)
-    light = np.full(len(directions), AMBIENT)
+    pixels, _ = viewpoint.project(surface.mesh.vertices)
+    left, top = np.clip(np.floor(pixels.min(0)).astype(int) - 1, 0, viewpoint.side).tolist()
+    right, bottom = np.clip(np.ceil(pixels.max(0)).astype(int) + 2, 0, viewpoint.side).tolist()
+    height, width = bottom - top, right - left
+    # pixels of the box around the object, each cut into SAMPLES^2
+    samples = pixel_grid(height * SAMPLES, width * SAMPLES).reshape(-1, 3)
+    samples[:, :2] = (samples[:, :2] + 0.5) / SAMPLES - 0.5 + [left, top]
+    rays = ray_directions(samples, np.linalg.inv(viewpoint.K)) @ viewpoint.c2w[:3, :3].T
+    origins = np.broadcast_to(viewpoint.c2w[:3, 3], rays.shape).copy()
+    distance, normals = surface.trace(origins, rays)
+    light = np.full(len(rays), AMBIENT)
     for *direction, strength in LIGHTS:
         unit = viewpoint.c2w[:3, :3] @ (np.array(direction) / np.linalg.norm(direction))
         light += strength * np.maximum(normals @ unit, 0)
-    rgba = np.zeros((fine * fine, 4))
-    hit = np.isfinite(distance)
-    rgba[near] = np.column_stack([np.outer(light, CLAY), np.ones(len(light))]) * hit[:, None]
-    blocks = rgba.reshape(viewpoint.side, SAMPLES, viewpoint.side, SAMPLES, 4).mean((1, 3))
-    blocks[..., :3] /= np.maximum(blocks[..., 3:], 1e-9)
-    return np.clip(blocks, 0, 1)
+    rgba = np.column_stack([np.outer(light, CLAY), np.ones(len(rays))])
+    rgba *= np.isfinite(distance)[:, None]
+    box = rgba.reshape(height, SAMPLES, width, SAMPLES, 4).mean((1, 3))
+    box[..., :3] /= np.maximum(box[..., 3:], 1e-9)
+    image = np.zeros((viewpoint.side, viewpoint.side, 4))
+    image[top:bottom, left:right] = np.clip(box, 0, 1)
+    return image
