@@ -29,7 +29,7 @@ from pmni.capture.views import View
 from pmni.capture.writer import FILE_AXES
 from pmni.errors import InputError
 
-_STRONGEST = 2.0  # strength of interreflection at severity 1: albedo 1 and more than one bounce
+_STRONGEST = 3.0  # of interreflection, at severity 1: more than one bounce, albedo near 1
 _SAMPLES, _DIRECTIONS, _NEIGHBOURS = 24_000, 128, 6
 _GRAZING = 0.05  # cosine: less light than this is none
 _LIFT = 2e-3  # rays start this far above the surface, fraction of its radius
@@ -105,9 +105,10 @@ def shading_errors(
 ) -> list[Float[np.ndarray, "H W 3"]]:
     """Normals (camera frame) of all views, wrong by `mean_angle` (radians) on average over all.
 
-    One severity from 0 to 1 rules both causes: the strength of interreflection, and which part of
-    the shadows is covered by patches. It is chosen so that the mean is as asked. Every normal still
-    faces the camera. Raises InputError when the object has too few concavities and shadows.
+    One severity from 0 to 1 rules both causes: the strength of interreflection grows with it, the
+    part of the shadows that patches cover with its square. It is chosen so that the mean is as
+    asked. Every normal still faces the camera. Raises InputError when the object has too few
+    concavities and shadows for that.
     """
     surroundings = Surroundings(mesh)
     azimuth = rng.uniform(0, 2 * np.pi)
@@ -161,7 +162,7 @@ def _view_errors(
     def wrong(severity: float) -> Float[np.ndarray, "N 3"]:
         bent = normalised(true + _STRONGEST * severity * bend)
         bent = facing(bent * FILE_AXES, towards) * FILE_AXES
-        covered = shadow & (height > norm.ppf(1 - severity))
+        covered = shadow & (height > norm.ppf(1 - severity**2))
         return np.where(covered[:, None], outliers, bent)
 
     return wrong

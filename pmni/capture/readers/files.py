@@ -70,6 +70,16 @@ def find_file(folder: Path, name: str) -> Path | None:
     return min(same, default=None)
 
 
+def find_truth(folder: Path, name: str) -> Path | None:
+    """A file of reference poses or the mesh: in `folder`, else in its subfolder `gt`.
+
+    What is in `gt` is there to measure errors with, whatever else the poses could be used for.
+    """
+    if found := find_file(folder, name):
+        return found
+    return find_file(folder / "gt", name) if (folder / "gt").is_dir() else None
+
+
 def check_same_views(
     views: Mapping[Key, Path], others: Mapping[Key, object], other: str, what: str
 ) -> None:

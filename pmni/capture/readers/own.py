@@ -7,6 +7,8 @@ K.txt                  3 x 3, or K/<view>.txt for each view
 poses.json             reference poses (optional): {"camera_to_world": {"<view>": 4 x 4}},
                        OpenCV cameras, in any unit
 mesh_Gt.ply            ground truth in the same unit (optional)
+
+`poses.json` and `mesh_Gt.ply` may also be in the subfolder `gt`.
 """
 
 from pathlib import Path
@@ -17,8 +19,8 @@ from jaxtyping import Float
 from pmni.capture.readers.files import (
     Key,
     check_same_views,
-    find_file,
     find_folder,
+    find_truth,
     list_views,
     read_intrinsics,
     read_mesh,
@@ -46,11 +48,11 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     camera_files = tuple(dict.fromkeys(intrinsics_files))
 
     c2w = None
-    poses_file = folder / "poses.json"
-    if poses_file.is_file():
+    poses_file = find_truth(folder, "poses.json")
+    if poses_file is not None:
         c2w = _reference_poses(poses_file, files)
         camera_files += (poses_file,)
-    mesh_file = find_file(folder, "mesh_Gt.ply")
+    mesh_file = find_truth(folder, "mesh_Gt.ply")
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,

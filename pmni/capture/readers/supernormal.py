@@ -9,10 +9,13 @@
     integration/perspective/<i>.npy    ray distances of unknown scale (optional)
     mesh_Gt.ply                        ground truth, dataset units (optional)
 
-Without `cameras_sphere.npz` the capture has no poses. Files may be PNG or NumPy instead of EXR.
+Without `cameras_sphere.npz` the capture has no poses. It and `mesh_Gt.ply` may also be in the
+subfolder `gt`: then K is taken from `K.txt`, and nothing but the reference poses, the normalisation
+and the mesh depends on what is there. Files may be PNG or NumPy instead of EXR.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,8 @@ from pmni.capture.normalisation import Normalisation
 from pmni.capture.readers.files import (
     Key,
     check_same_views,
-    find_file,
     find_folder,
+    find_truth,
     list_views,
     read_intrinsics,
     read_mesh,
@@ -45,43 +48,62 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     mask_files = list_views(find_folder(folder, ("mask", "masks")), (".png",), "masks")
     check_same_views(files, mask_files, str(next(iter(mask_files.values())).parent), "mask")
 
-    cameras_file, intrinsics_file = folder / "cameras_sphere.npz", folder / "K.txt"
-    c2w, normalisation = None, None
-    camera_files: tuple[Path, ...] = ()
-    if cameras_file.is_file():
-        matrices, normalisation = read_cameras(cameras_file)
-        check_same_views(files, matrices, str(cameras_file), "camera")
-        cameras = [decompose(matrices[key], f"{cameras_file}: view {key}") for key in keys]
-        _check_scales([matrices[key] for key in keys], views, cameras_file)
-        intrinsics = np.stack([K for K, _ in cameras])
-        c2w = np.stack([pose for _, pose in cameras])
-        camera_files = (cameras_file,)
-        if intrinsics_file.is_file():
-            _check_same_intrinsics(intrinsics, views, intrinsics_file, cameras_file)
-            camera_files += (intrinsics_file,)
-    elif intrinsics_file.is_file():
-        intrinsics = np.tile(read_intrinsics(intrinsics_file), (len(views), 1, 1))
-        camera_files = (intrinsics_file,)
-    else:
-        raise InputError(f"{folder}: holds neither cameras_sphere.npz nor K.txt")
-
-    mesh_file = find_file(folder, "mesh_Gt.ply")
+    cameras = _read_all_cameras(folder, files, views)
+    known_c2w = cameras.c2w if cameras.known else None
+    mesh_file = find_truth(folder, "mesh_Gt.ply")
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
-        normals=_read_normals(files, normals, c2w),
+        normals=_read_normals(files, normals, known_c2w),
         masks=read_maps([mask_files[key] for key in keys], views, read_mask),
-        intrinsics=intrinsics,
-        intrinsics_sources=(str(camera_files[0]),) * len(views),
-        camera_files=camera_files,
-        dataset_c2w=c2w,
-        normalisation=normalisation,
-        true_normals=_true_normals(folder, files, c2w),
+        intrinsics=cameras.intrinsics,
+        intrinsics_sources=(str(cameras.files[0]),) * len(views),
+        camera_files=cameras.files,
+        dataset_c2w=cameras.c2w,
+        normalisation=cameras.normalisation,
+        true_normals=_true_normals(folder, files, cameras.c2w),
         ray_distances=_ray_distances(folder, files, depth_init_scale),
         mesh_file=mesh_file,
         true_vertices=mesh[0],
         true_faces=mesh[1],
     )
+
+
+@dataclass(frozen=True)
+class _Cameras:
+    """Intrinsics and reference poses, in the order of the views."""
+
+    files: tuple[Path, ...]
+    """The first is where the intrinsics are from."""
+    intrinsics: Float[np.ndarray, "V 3 3"]
+    c2w: Float[np.ndarray, "V 4 4"] | None = None
+    normalisation: Normalisation | None = None
+    known: bool = False
+    """Whether the poses are beside the images, not in `gt`."""
+
+
+def _read_all_cameras(folder: Path, files: dict[Key, Path], views: tuple[str, ...]) -> _Cameras:
+    """`cameras_sphere.npz`, beside the images or in `gt`, and `K.txt`."""
+    cameras_file, intrinsics_file = find_truth(folder, "cameras_sphere.npz"), folder / "K.txt"
+    known = cameras_file is not None and cameras_file.parent == folder
+    if not known and not intrinsics_file.is_file():
+        raise InputError(f"{folder}: holds neither cameras_sphere.npz nor K.txt")
+    K_files = (intrinsics_file,) if intrinsics_file.is_file() else ()
+    if cameras_file is None:
+        K = read_intrinsics(intrinsics_file)
+        return _Cameras(K_files, np.tile(K, (len(views), 1, 1)))
+    matrices, normalisation = read_cameras(cameras_file)
+    check_same_views(files, matrices, str(cameras_file), "camera")
+    cameras = [decompose(matrices[key], f"{cameras_file}: view {key}") for key in files]
+    _check_scales([matrices[key] for key in files], views, cameras_file)
+    intrinsics = np.stack([K for K, _ in cameras])
+    c2w = np.stack([pose for _, pose in cameras])
+    if K_files:
+        _check_same_intrinsics(intrinsics, views, intrinsics_file, cameras_file)
+    if not known:
+        intrinsics = np.tile(read_intrinsics(intrinsics_file), (len(views), 1, 1))
+    both = (cameras_file, *K_files) if known else (*K_files, cameras_file)
+    return _Cameras(both, intrinsics, c2w, normalisation, known)
 
 
 def read_cameras(path: Path) -> tuple[dict[Key, Float[np.ndarray, "3 4"]], Normalisation]:
