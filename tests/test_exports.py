@@ -25,6 +25,7 @@ from pmni.exporting.nerfstudio import write_points, write_transforms
 from pmni.exporting.neus import view_numbers, write_cameras_sphere
 from pmni.exporting.picture import arrange, frusta, viewpoints
 from pmni.exporting.shading import Viewpoint, shade, smooth
+from pmni.exporting.stage import Result, choose
 from pmni.io.meshes import Mesh, write_ply
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import Similarity
@@ -433,6 +434,14 @@ def test_one_camera_has_a_picture_too(run_folder):
     assert export(run_folder, poses="one.json") == 0
 
 
+@pytest.mark.parametrize(("iteration", "chosen"), [(0, 0), (200, 1)])
+def test_the_selected_candidate_is_exported(tmp_path, iteration, chosen):
+    (tmp_path / "selection.json").write_text(json.dumps({"iteration": iteration}))
+    poses, meshes = [Path("a.json"), Path("b.json")], [Path("a.ply"), Path("b.ply")]
+    result = choose(poses, meshes, [0, 200], tmp_path / "selection.json")
+    assert result == Result(poses[chosen], meshes[chosen], iteration)
+
+
 # ------------------------------------------------------------------------------------------ errors
 def test_a_skew_is_named_and_only_neus_holds_it(tmp_path):
     skewed = one_camera(((100.0, 0.5, 30.0), (0, 90.0, 20.0), (0, 0, 1.0)))
@@ -473,10 +482,16 @@ def test_colmap_takes_no_names_with_spaces(tmp_path):
         (["--points", "0"], "--points: must be 1 or more, not 0"),
         (["--initial-poses", "{}/other.json"], r"other\.json: has no pose of any view of 'ball'"),
         (["--initial-poses", "{}/no.json"], r"no\.json: cannot be read"),
+        (["--selection", "{}/s.json"], "several --poses need --iterations and --selection"),
+        (["--selection", "{}/s.json", "--iterations", "0"], r"s\.json: 'iteration' must be one of"),
+        (["--selection", "{}/no.json", "--iterations", "0"], r"no\.json: cannot be read"),
+        (["--iterations", "0", "1"], "--iterations: 2 numbers for the 1 of --poses"),
+        (["--mesh", "a.ply", "b.ply"], "--mesh: 2 files for the 1 of --poses"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(run_folder, capsys, more, message):
     write_poses(run_folder / "other.json", Poses(("x",), np.eye(4)[None]))
+    (run_folder / "s.json").write_text('{"iteration": 7}')
     assert export(run_folder, *(word.format(run_folder) for word in more)) == 2
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
     assert not (run_folder / "out").exists()
