@@ -34,7 +34,7 @@ rule all:
     default_target: True
     input:
         "<results>/benchmark.csv",
-        "<results>/report/index.html",
+        SUMMARY,
 
 
 if not CONFIG.available_only:
@@ -49,10 +49,15 @@ if not CONFIG.available_only:
     include: "workflow/rules/mesh.smk"
     include: "workflow/rules/render.smk"
     include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/export.smk"
 
 
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
+
+if CONFIG.study is not None:
+
+    include: "workflow/rules/study.smk"
 
 
 onerror:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
@@ -26,6 +27,10 @@ try:
 except PmniError as error:
     raise WorkflowError(str(error)) from None
 
+# What a run ends with.
+SUMMARY = (
+    f"{CONFIG.study.output}/table.md" if CONFIG.study else f"{CONFIG.results}/report/index.html"
+)
 REFINED = [name for name, settings in EXPERIMENTS.items() if settings.refine is not None]
 TRAINED = [name for name, settings in EXPERIMENTS.items() if settings.train is not None]
 
@@ -184,6 +189,28 @@ def made_with(file_of):
     return output
 
 
+def mesh_of(wildcards) -> str:
+    """The mesh of a job's iteration."""
+    return f"{folder_of(wildcards)}/meshes/iter_{wildcards.iteration}.ply"
+
+
+def each_candidate(file_of):
+    """The files of the iterations one of which is the result."""
+
+    def files(wildcards) -> list[str]:
+        own = {"experiment": wildcards.experiment, "object": wildcards.object}
+        steps = experiment_of(wildcards).candidates()
+        return [file_of(SimpleNamespace(**own, iteration=f"{step:08d}")) for step in steps]
+
+    return files
+
+
+def selection_of(wildcards) -> list[str]:
+    """Where a training says which iteration is the result."""
+    trained = wildcards.experiment in TRAINED
+    return [f"{folder_of(wildcards)}/train/selection.json"] if trained else []
+
+
 def provenance_of(wildcards) -> list[str]:
     """What the stages that made a mesh say of themselves."""
     own = folder_of(wildcards)
@@ -288,6 +315,6 @@ def report_what_is_there() -> None:
         command += ["--configfile", file.name, "--cores", "1", "--nolock", "--quiet", "all"]
         command += ["--profile", "none", "--workflow-profile", "none"]
         finished = subprocess.run(command)
-    page = f"{CONFIG.results}/report/index.html"
+    page = SUMMARY
     if finished.returncode == 0:
-        logger.error(f"Not everything was made; the report shows what was, and what failed: {page}")
+        logger.error(f"Not everything was made; see what was, and what failed: {page}")
