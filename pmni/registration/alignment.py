@@ -20,6 +20,8 @@ _SILHOUETTE_SIGMA = 1.0  # working pixels
 _SILHOUETTE_DEAD = 0.5  # working pixels outside the mask that cost nothing
 _SILHOUETTE_LIMIT = 15.0  # working pixels outside the mask beyond which the cost is constant
 _FACING = 0.1
+POINTS_AT_ONCE = 1 << 14
+"""Points of all relative poses that are aligned together: few enough for a processor's cache."""
 _DAMPING = 0.01
 _ROTATION_LIMIT = 0.2  # radians a step
 _TRANSLATION_LIMIT = 0.19  # of the object's radius a step
@@ -34,8 +36,8 @@ class Comparison:
     (translation, rotation vector) of the points in the target's frame about a given centre.
     """
 
-    residuals: Float[Tensor, "K P 5"]
-    jacobian: Float[Tensor, "K P 5 6"]
+    residuals: Float[Tensor, "K 5 P"]
+    jacobian: Float[Tensor, "K 6 5 P"]
     facing: Float[Tensor, "K P"]
     """Cosine between the moved normal and the direction to the target's camera."""
     seen_facing: Float[Tensor, "K P"]
@@ -54,46 +56,42 @@ def compare(
     """Compare the first `points` points of the source views, moved by x -> R x + t, with the
     targets' maps (bilinear). `centre`: in the target's frame, what the perturbation turns about.
     """
-    moved = views.points[source, :points] @ R.transpose(1, 2) + t[:, None]
-    normals = views.point_normals[source, :points] @ R.transpose(1, 2)
-    K = views.intrinsics[target][:, None]
-    x, y, z = moved.unbind(-1)
-    across, down = K[..., 0, 0] / z, K[..., 1, 1] / z  # pixels for a unit of length
-    seen, du, dv = _bilinear(views, target, across * x + K[..., 0, 2], down * y + K[..., 1, 2])
-    jacobian = torch.stack(
-        [
-            du * across[..., None],
-            dv * down[..., None],
-            -(du * (across * x / z)[..., None] + dv * (down * y / z)[..., None]),
-        ],
-        -1,
-    )
-    jacobian[:, :, :4] *= -1
-    jacobian[:, :, 3, 2] += 1
-    turned = torch.linalg.cross((moved - centre[:, None])[:, :, None], jacobian)
-    # the moved normal n turns too: d n_c = w . (n x e_c)
-    nx, ny, nz = normals.unbind(-1)
-    turned[:, :, 0, 1] += nz
-    turned[:, :, 0, 2] -= ny
-    turned[:, :, 1, 0] -= nz
-    turned[:, :, 1, 2] += nx
-    turned[:, :, 2, 0] += ny
-    turned[:, :, 2, 1] -= nx
-    residuals = torch.cat(
-        [normals - seen[..., :3], (z - seen[..., 3])[..., None], seen[..., 4:]], -1
-    )
-    rays = moved / moved.norm(dim=-1, keepdim=True)
-    return Comparison(
-        residuals,
-        torch.cat([jacobian, turned], -1),
-        -(normals * rays).sum(-1),
-        -(seen[..., :3] * rays).sum(-1),
-    )
+    moved = R @ views.points[source, :points].transpose(1, 2) + t[..., None]
+    normals = R @ views.point_normals[source, :points].transpose(1, 2)
+    K = views.intrinsics[target][..., None]
+    x, y, z = moved.unbind(1)
+    across, down = K[:, 0, 0] / z, K[:, 1, 1] / z  # pixels for a unit of length
+    seen, du, dv = _bilinear(views, target, across * x + K[:, 0, 2], down * y + K[:, 1, 2])
+
+    jacobian = torch.empty(len(R), 6, *seen.shape[1:], device=seen.device, dtype=seen.dtype)
+    dx, dy, dz, wx, wy, wz = jacobian.unbind(1)
+    torch.mul(du, across[:, None], out=dx)
+    torch.mul(dv, down[:, None], out=dy)
+    torch.mul(dx, (-x / z)[:, None], out=dz).addcmul_(dy, (-y / z)[:, None])
+    jacobian[:, :3, :4].neg_()
+    dz[:, 3] += 1
+    ax, ay, az = (moved - centre[..., None])[:, :, None].unbind(1)
+    torch.mul(dz, ay, out=wx).addcmul_(dy, az, value=-1)
+    torch.mul(dx, az, out=wy).addcmul_(dz, ax, value=-1)
+    torch.mul(dy, ax, out=wz).addcmul_(dx, ay, value=-1)
+    # the moved normal n turns too: d n = w x n
+    nx, ny, nz = normals.unbind(1)
+    wy[:, 0] += nz
+    wz[:, 0] -= ny
+    wx[:, 1] -= nz
+    wz[:, 1] += nx
+    wx[:, 2] += ny
+    wy[:, 2] -= nx
+
+    residuals = torch.cat([normals, z[:, None], torch.zeros_like(z)[:, None]], 1) - seen
+    residuals[:, 4].neg_()
+    rays = moved * (x * x + y * y + z * z).rsqrt()[:, None]
+    return Comparison(residuals, jacobian, -(normals * rays).sum(1), -(seen[:, :3] * rays).sum(1))
 
 
 def _bilinear(
     views: Views, target: Int[Tensor, "K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
-) -> tuple[Float[Tensor, "K P 5"], Float[Tensor, "K P 5"], Float[Tensor, "K P 5"]]:
+) -> tuple[Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"]]:
     """The maps at pixels (u, v) and their derivatives by u and v.
 
     Beyond the images the maps go on as at the border, and the distance from the mask grows.
@@ -101,20 +99,23 @@ def _bilinear(
     height, width = views.depth.shape[1:]
     inner_u, inner_v = u.clamp(0, width - 1.001), v.clamp(0, height - 1.001)
     column, row = inner_u.long(), inner_v.long()
-    a, b = (inner_u - column)[..., None], (inner_v - row)[..., None]
+    a, b = (inner_u - column)[:, None], (inner_v - row)[:, None]
     pixel = (target[:, None] * height + row) * width + column
-    top_left, top_right = views.maps[pixel], views.maps[pixel + 1]
-    low_left, low_right = views.maps[pixel + width], views.maps[pixel + width + 1]
-    top, low = top_right - top_left, low_right - low_left
+    top_left, top_right, low_left, low_right = (
+        views.maps[pixel + offset].transpose(1, 2).contiguous()
+        for offset in (0, 1, width, width + 1)
+    )
     left, right = low_left - top_left, low_right - top_right
-    values = top_left + a * top + b * (left + a * (low - top))
-    du, dv = top + b * (low - top), left + a * (right - left)
+    dv = torch.lerp(left, right, a)
+    du = top_right.sub_(top_left)
+    values = top_left.addcmul_(a, du).addcmul_(b, dv)
+    du = du.addcmul_(b, right.sub_(left))
     beyond_u, beyond_v = u - inner_u, v - inner_v
-    du = du * (beyond_u == 0)[..., None]
-    dv = dv * (beyond_v == 0)[..., None]
-    values[..., 4] += beyond_u.abs() + beyond_v.abs()
-    du[..., 4] += beyond_u.sign()
-    dv[..., 4] += beyond_v.sign()
+    du *= (beyond_u == 0)[:, None]
+    dv *= (beyond_v == 0)[:, None]
+    values[:, 4] += beyond_u.abs() + beyond_v.abs()
+    du[:, 4] += beyond_u.sign()
+    dv[:, 4] += beyond_v.sign()
     return values, du, dv
 
 
@@ -127,10 +128,10 @@ def _equations(
     count for nothing either.
     """
     residuals = compared.residuals
-    outside = residuals[..., 4]
+    outside = residuals[:, 4]
     slant = compared.seen_facing.clamp_min(0.3)
-    depth = residuals[..., 3] * compared.seen_facing.clamp_min(0.15) / sigma_depth
-    turn = residuals[..., :3].square().sum(-1) / sigma_normal**2
+    depth = residuals[:, 3] * compared.seen_facing.clamp_min(0.15) / sigma_depth
+    turn = residuals[:, :3].square().sum(1) / sigma_normal**2
     matched = ((compared.facing > _FACING) & (outside < 0)) / (1 + depth * depth).square()
     for_normal = matched / (1 + turn / 4).square() / sigma_normal**2
     for_depth = _DEPTH_WEIGHT * matched * (slant / sigma_depth).square()
@@ -140,12 +141,12 @@ def _equations(
     for_outside = _SILHOUETTE_WEIGHT * active / (1 + relative * relative / 9)
     for_outside = for_outside / _SILHOUETTE_SIGMA**2
 
-    weights = torch.stack([for_normal, for_normal, for_normal, for_depth, for_outside], -1)
-    residuals = torch.cat([residuals[..., :4], excess[..., None]], -1).flatten(1)
-    jacobian = compared.jacobian.flatten(1, 2)
-    weighted = jacobian * weights.flatten(1)[..., None]
-    A = weighted.transpose(1, 2) @ jacobian
-    b = -(weighted * residuals[..., None]).sum(1)
+    weights = torch.stack([for_normal, for_normal, for_normal, for_depth, for_outside], 1)
+    residuals = torch.cat([residuals[:, :4], excess[:, None]], 1).flatten(1)
+    jacobian = compared.jacobian.flatten(2)
+    weighted = jacobian * weights.flatten(1)[:, None]
+    A = weighted @ jacobian.transpose(1, 2)
+    b = -(weighted @ residuals[..., None])[..., 0]
     return A, b, (weights.flatten(1) * residuals.square()).sum(1)
 
 
@@ -215,6 +216,27 @@ def align(
 
     `sigma_depth` goes geometrically from its first to its second value, fractions of the radius.
     """
+    step = max(1, POINTS_AT_ONCE // points)
+    parts = [
+        _align(
+            views, source[k], target[k], R[k], t[k], sigma_normal, sigma_depth, iterations, points
+        )
+        for k in (slice(start, start + step) for start in range(0, len(R), step))
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _align(
+    views: Views,
+    source: Int[Tensor, "K"],
+    target: Int[Tensor, "K"],
+    R: Float[Tensor, "K 3 3"],
+    t: Float[Tensor, "K 3"],
+    sigma_normal: float,
+    sigma_depth: tuple[float, float],
+    iterations: int,
+    points: int,
+) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
     first, last = sigma_depth
     for iteration in range(iterations):
         share = iteration / max(iterations - 1, 1)

@@ -23,9 +23,6 @@ _TURN_LIMIT = np.deg2rad(80)  # between the viewing directions
 _FACING = 0.1  # directions face a camera when their z is less
 _CELLS = 80  # along each side of a table of support functions: about 2 degrees a cell
 _BODY_POINTS = 3000  # at most, of which support functions are taken
-_SHORTLIST = 3000  # rotations that are ranked robustly
-_INLIER = 0.075  # of the object's radius: scale of the robust weights
-_OUTLIER = 0.19  # of the object's radius: no residual counts more
 _FEW = 8.0  # so many directions more would make a rotation's residual half as trustworthy
 
 
@@ -51,7 +48,7 @@ class Candidates:
     rotations: Float[Tensor, "B C 3 3"]
     translations: Float[Tensor, "B C 3"]
     residuals: Float[Tensor, "B C"]
-    """Robust rms difference of the support functions."""
+    """rms difference of the support functions, more where few directions are compared."""
 
 
 def super_fibonacci(count: int) -> Float[np.ndarray, "N 3 3"]:
@@ -123,7 +120,7 @@ def support_functions(
     points: Float[Tensor, "N 3"], directions: Float[Tensor, "D 3"]
 ) -> Float[Tensor, "D"]:
     """max over the points of direction . point."""
-    return (directions @ points.T).amax(1)
+    return torch.cat([(part @ points.T).amax(1) for part in directions.split(256)])
 
 
 @dataclass(frozen=True)
@@ -168,27 +165,15 @@ def search(
 ) -> Candidates:
     """The best `count` rotations from one source view to each target, with their translations.
 
-    All rotations are ranked by plain least squares for all targets together, the best of them
-    again with robust weights.
+    Plain least squares ranks them as well as robust weights do.
     """
     table = supports.tables[source][grid.cells]
-    plain, shift = _least_squares(grid, table, supports.values[targets])
-    shortlist = plain.topk(min(_SHORTLIST, len(plain)), dim=0, largest=False).indices
-    found = []
-    for column, target in enumerate(targets.tolist()):
-        chosen = shortlist[:, column]
-        residual, moved = _robust(
-            supports.values[target] - table[chosen],
-            grid.valid[chosen],
-            grid.directions,
-            shift[chosen, column],
-            views.radius,
-        )
-        best = residual.topk(min(count, len(residual)), largest=False)
-        R = grid.rotations[chosen[best.indices]]
-        t = moved[best.indices] + views.centres[target] - R @ views.centres[source]
-        found.append((R, t, best.values))
-    return Candidates(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+    residual, shift = _least_squares(grid, table, supports.values[targets])
+    best = residual.topk(min(count, len(residual)), dim=0, largest=False).indices.T
+    R = grid.rotations[best]
+    shift = shift.gather(0, best.T[..., None].expand(-1, -1, 3)).transpose(0, 1)
+    t = shift + views.centres[targets][:, None] - R @ views.centres[source]
+    return Candidates(R, t, residual.T.gather(1, best))
 
 
 def _least_squares(
@@ -203,26 +188,6 @@ def _least_squares(
     squares = squares + (masked * table).sum(1, keepdim=True) - (right * t).sum(-1)
     count = grid.valid.sum(1, keepdim=True)
     return (squares.clamp_min(0) / count).sqrt() * (1 + _FEW / count), t
-
-
-def _robust(
-    difference: Float[Tensor, "M U"],
-    valid: Float[Tensor, "M U"],
-    directions: Float[Tensor, "U 3"],
-    t: Float[Tensor, "M 3"],
-    radius: float,
-) -> tuple[Float[Tensor, "M"], Float[Tensor, "M 3"]]:
-    """Truncated rms residual, and translation by reweighted least squares from `t`."""
-    outer = _outer(directions)
-    residual = difference - t @ directions.T
-    for _ in range(2):
-        weight = valid / (1 + (residual / (_INLIER * radius)) ** 2)
-        normal = (weight @ outer).reshape(-1, 3, 3)
-        t = (_inverse(normal) @ ((weight * difference) @ directions)[..., None])[..., 0]
-        residual = difference - t @ directions.T
-    squares = (residual * residual).clamp_max((_OUTLIER * radius) ** 2)
-    count = valid.sum(1)
-    return ((valid * squares).sum(1) / count).sqrt() * (1 + _FEW / count), t
 
 
 def _outer(u: Float[Tensor, "U 3"]) -> Float[Tensor, "U 9"]:
