@@ -36,5 +36,6 @@ STAGES: dict[str, Stage] = {
         Stage("export", "pmni.exporting.stage", 1, "write poses for other software"),
         Stage("collect", "pmni.evaluation.collect", 1, "gather all metrics in one table"),
         Stage("report", "pmni.reporting.stage", 1, "write the HTML report"),
+        Stage("study", "pmni.evaluation.study", 1, "tables and plots of an accuracy study"),
     )
 }

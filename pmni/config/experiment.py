@@ -15,6 +15,7 @@ from pmni.config.integration import IntegrateSettings
 from pmni.config.meshing import MeshSettings, RenderSettings
 from pmni.config.refinement import RefineSettings
 from pmni.config.registration import RegisterSettings
+from pmni.config.study import DATASET, StudySettings
 from pmni.config.training import TrainSettings
 from pmni.errors import InputError
 
@@ -99,6 +100,9 @@ class RunConfig(Settings):
     scenes: dict[str, SynthesizeSettings] = Field(default_factory=dict)
     """The objects that are synthesised, and how."""
 
+    study: StudySettings | None = None
+    """An accuracy study: its captures take the place of the table of objects and of `scenes`."""
+
     archives: dict[str, str] = Field(default_factory=dict)
     """Archives that have been downloaded already, by data set; the others are downloaded."""
 
@@ -108,6 +112,14 @@ class RunConfig(Settings):
 
     available_only: bool = False
     """Make the table and the report from the results that are there, and nothing else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scenes_of_the_study(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if not values.get("study"):
+            return values
+        cells = StudySettings.parse(values["study"], "study").cells()
+        return values | {"scenes": {cell.name: cell.settings for cell in cells}}
 
 
 def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
@@ -217,7 +229,7 @@ def _object_entry(path: Path, row: dict[str, str]) -> ObjectEntry:
 
 def choose_objects(config: RunConfig) -> dict[str, ObjectEntry]:
     """The objects that `config` asks for. Raises InputError for one that the table lacks."""
-    entries = load_objects(Path(config.objects))
+    entries = _studied(config.study) if config.study else load_objects(Path(config.objects))
     known = ", ".join(entries)
     for name in config.only:
         if name not in entries:
@@ -233,3 +245,17 @@ def choose_objects(config: RunConfig) -> dict[str, ObjectEntry]:
                 f"supernormal and its path {place}"
             )
     return {name: entries[name] for name in config.only or entries}
+
+
+def _studied(study: StudySettings) -> dict[str, ObjectEntry]:
+    """The captures of a study as objects."""
+    return {
+        cell.name: ObjectEntry(
+            cell.name,
+            DATASET,
+            "supernormal",
+            f"resources/{DATASET}/{cell.name}",
+            cell.settings.normal_set,
+        )
+        for cell in study.cells()
+    }

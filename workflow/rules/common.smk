@@ -317,4 +317,4 @@ def report_what_is_there() -> None:
         finished = subprocess.run(command)
     page = SUMMARY
     if finished.returncode == 0:
-        logger.error(f"Not everything was made; see what was, and what failed: {page}")
+        logger.error(f"Not everything was made; the report shows what was, and what failed: {page}")

@@ -1,0 +1,118 @@
+"""Plots of an accuracy study: one picture a number, one panel a factor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pmni.config.study import StudySettings
+from pmni.io.atomic import atomic_file
+
+METRICS = {
+    "chamfer_mm": ("Chamfer, mm", ".3f"),
+    "mae_deg": ("normals off by, deg", ".2f"),
+    "rotation_error_mean_deg": ("cameras off by, deg", ".2f"),
+}
+"""Column: what it is called, and how it is written."""
+
+_PLOTS = {
+    "surface": ("chamfer_mm", "Chamfer distance, mm"),
+    "normals": ("mae_deg", "mean angle between normals, degrees"),
+    "poses": ("rotation_error_mean_deg", "mean rotation error of the cameras, degrees"),
+    "seconds": ("total_seconds", "seconds, all stages"),
+}
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
+_INK, _FAINT = "#24292f", "#8c959f"
+_SPREAD = 0.22
+"""Experiments stand this far apart beside a level's tick."""
+
+
+def write_plots(
+    folder: Path, table: pd.DataFrame, settings: StudySettings, experiments: Sequence[str]
+) -> list[Path]:
+    """One PNG for each number of which there is any: lines are medians over the objects that
+    worked, dots single objects, crosses at the top those that failed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = []
+    panels = _panels(table, settings)
+    for name, (column, label) in _PLOTS.items():
+        known = table[column].dropna()
+        if not (known > 0).any():
+            continue
+        figure = Figure(figsize=(2.5 * len(panels) + 0.9, 3.7), dpi=110)
+        FigureCanvasAgg(figure)
+        widths = [len(levels) + 0.6 for _, levels, _, _ in panels]
+        row: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=widths)
+        for axes, panel in zip(row[0], panels, strict=True):
+            _draw(axes, panel, column, experiments)
+        first = row[0, 0]
+        first.set_yscale("log")
+        first.set_ylim(0.7 * known[known > 0].min(), 2.2 * known.max())
+        first.set_ylabel(label, color=_INK)
+        first.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=9
+        )
+        figure.tight_layout(rect=(0, 0, 1, 0.93))
+        with atomic_file(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png")
+        made.append(folder / f"{name}.png")
+    return made
+
+
+Panel = tuple[str, list[str], str, pd.DataFrame]
+"""Title, levels, the column that holds them, rows."""
+
+
+def _panels(table: pd.DataFrame, settings: StudySettings) -> list[Panel]:
+    base = table[table["changed"] == "base"]
+    panels: list[Panel] = [("object", list(dict.fromkeys(base["object"])), "object", base)]
+    varied = table[table["object"].isin(settings.objects)]
+    for name, factor in settings.factors.items():
+        rows = varied[varied["changed"].isin(["base", name])]
+        panels.append((factor.title, list(factor.levels), name, rows))
+    return panels
+
+
+def _draw(axes: Any, panel: Panel, column: str, experiments: Sequence[str]) -> None:
+    title, levels, key, rows = panel
+    for index, experiment in enumerate(experiments):
+        own = rows[rows["experiment"] == experiment]
+        shift = _SPREAD * (index - (len(experiments) - 1) / 2)
+        colour = _COLOURS[index % len(_COLOURS)]
+        medians = []
+        for place, level in enumerate(levels):
+            there = own[own[key].astype(str) == level]
+            worked = there[(there["status"] == "ok") & (there[column] > 0)][column]
+            failed = int((there["status"] != "ok").sum())
+            medians.append(worked.median() if len(worked) else np.nan)
+            axes.plot([place + shift] * len(worked), worked, ".", color=colour, alpha=0.45, ms=5)
+            if failed:
+                axes.plot(
+                    place + shift, 0.965, "x", color=colour, ms=6, mew=1.6, clip_on=False,
+                    transform=axes.get_xaxis_transform(),
+                )  # fmt: skip
+                axes.annotate(
+                    f"{failed}/{len(there)}", (place + shift, 0.91), color=colour, size=6.5,
+                    ha="center", va="center", xycoords=axes.get_xaxis_transform(),
+                )  # fmt: skip
+        places = np.arange(len(levels)) + shift
+        line = "none" if key == "object" else "-"
+        axes.plot(places, medians, "o", ls=line, color=colour, ms=4.5, lw=1.5, label=experiment)
+    axes.set_title(title, size=9, color=_INK)
+    turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(
+        range(len(levels)), levels, size=8, **(turn if max(map(len, levels)) > 4 else {})
+    )
+    axes.set_xlim(-0.6, len(levels) - 0.4)
+    axes.tick_params(colors=_FAINT, labelcolor=_INK, labelsize=8)
+    axes.grid(axis="y", which="major", color="#d0d7de", lw=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)

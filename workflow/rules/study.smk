@@ -1,0 +1,24 @@
+rule study:
+    input:
+        "<results>/benchmark.csv",
+    output:
+        f"{CONFIG.study.output}/table.md",
+        f"{CONFIG.study.output}/table.csv",
+    log:
+        "<results>/logs/study.log",
+    conda:
+        "../envs/pmni.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=STAGES["study"].version,
+        settings=CONFIG.study.model_dump_json(),
+        experiments=list(EXPERIMENTS),
+        only=list(CONFIG.only),
+        logs=f"{CONFIG.results}/logs",
+        folder=subpath(output[0], parent=True),
+    shell:
+        "pmni study --benchmark {input:q} --logs {params.logs:q} --settings {params.settings:q}"
+        " --experiments {params.experiments:q} --only {params.only:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"
