@@ -10,8 +10,9 @@ from pmni.config.base import Settings
 class RegisterSettings(Settings):
     """Where the cameras start."""
 
-    method: Literal["reference", "noisy", "ring"] = "ring"
-    """The reference poses, the reference poses with noise, or an ideal turntable circle."""
+    method: Literal["reference", "noisy", "ring", "free"] = "ring"
+    """The reference poses, the reference poses with noise, an ideal turntable circle, or poses
+    found from the normal maps and masks alone."""
 
     rotation_noise: float = Field(0.0, ge=0)
     """`noisy`: standard deviation of the rotation about the object, degrees for each axis."""
@@ -34,8 +35,14 @@ class RegisterSettings(Settings):
     distance_error: float = Field(0.0, ge=0)
     """`ring`: standard deviation of an error of each view's distance, fraction."""
 
+    turntable: bool | None = None
+    """`free`: the views are, or are not, equal steps of a full turn; None: find out."""
+
+    ordered: bool = False
+    """`free`: each view is a neighbour of the views before and after it."""
+
     seed: int = Field(0, ge=0)
-    """Seed of the errors."""
+    """Seed of the errors, and of the search of `free`."""
 
     @field_validator("view_error")
     @classmethod
