@@ -65,12 +65,14 @@ elif stage == "fetch":
 elif stage == "synthesize":
     write(output / "K.txt")
 elif stage == "train":
+    for name in ("poses", "surface"):
+        assert all(pathlib.Path(file).is_file() for file in options.get(name, []))
     for step in {{*settings["checkpoints"], settings["steps"]}}:
         write(output / f"checkpoints/iter_{{step:08d}}.safetensors")
         write(output / f"poses/iter_{{step:08d}}.json")
     write(output / "tensorboard/events")
-    write(output / "history.csv")
-    write(output / "provenance.json")
+    for name in ("history.csv", "selection.json", "provenance.json"):
+        write(output / name)
     write(pathlib.Path(options["state"][0]) / "state")
 elif stage == "mesh":
     assert pathlib.Path(options["checkpoint"][0]).is_file()
@@ -91,10 +93,18 @@ elif stage == "collect":
 elif stage == "report":
     write(output / "index.html")
 else:
+    for folder in options.get("ray-distances", []):
+        assert (pathlib.Path(folder) / "ray_distance.npz").is_file()
+    for file in options.get("poses", []):
+        assert pathlib.Path(file).is_file()
     names = {{
         "prepare": ["capture.npz", "cameras.json", "preview.png"],
         "integrate": ["ray_distance.npz", "preview.png"],
         "register": ["initial_poses.json"],
+        "refine": [
+            "refined_poses.json", "surface.safetensors", "surface.safetensors.sha256",
+            "history.csv",
+        ],
     }}[stage]
     for name in [*names, "provenance.json"]:
         write(output / name)

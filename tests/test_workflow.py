@@ -17,9 +17,30 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-GPU_STAGES = ("train", "mesh", "render")
-AFTER_TRAINING = {"mesh": 2, "render": 1, "evaluate": 2}
+GPU_STAGES = ("refine", "train", "mesh", "render")
 SUMMARY = {"collect": 1, "report": 1}
+# The jobs of an object in each experiment, after those that all experiments share.
+FREE = {"register": 1, "refine": 1, "train": 1, "mesh": 3, "render": 2, "evaluate": 3}
+FAST = {"register": 1, "refine": 1, "mesh": 1, "render": 1, "evaluate": 1}
+FIXED = {"register": 1, "train": 1, "mesh": 2, "render": 1, "evaluate": 2}
+AFTER_REFINING = {"mesh": 1, "render": 1, "evaluate": 1}
+AFTER_TRAINING = {"mesh": 2, "render": 1, "evaluate": 2}
+
+
+def total(*jobs: dict[str, int], times: int = 1) -> dict[str, int]:
+    """The sum of all counts, `times` times."""
+    counts: Counter[str] = Counter()
+    for each in jobs:
+        counts.update(each)
+    return {name: times * count for name, count in counts.items()}
+
+
+def less(jobs: dict[str, int], done: dict[str, int]) -> dict[str, int]:
+    """The jobs that are left when some are done."""
+    return dict(Counter(jobs) - Counter(done))
+
+
+ALL = total(FREE, FAST, FIXED)
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,10 @@ class Project:
 
 
 def make_project(folder: Path) -> Project:
-    """Two synthetic objects and one on disk; two experiments, one of them on the CPU."""
+    """Two synthetic objects and one on disk; three experiments.
+
+    `free` refines and trains, `fast` only refines; `fixed` only trains, on the CPU.
+    """
     project = Project(folder, fake_pmni.install(folder / "bin"))
     for name in ("Snakefile", "workflow", "profiles"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -77,12 +101,14 @@ def make_project(folder: Path) -> Project:
     project.write("config/objects.tsv", "".join("\t".join(row) + "\n" for row in rows))
     project.write("data/vase/normals/00.exr", "x")
     scenes = {"ball": {"scene": "blob"}, "cube": {"scene": "blob"}}
-    config = {"experiments": ["free", "fixed"], "scenes": scenes, "published": None}
+    config = {"experiments": ["free", "fast", "fixed"], "scenes": scenes, "published": None}
     project.write("config/config.yaml", config)
     train = {"steps": 200, "checkpoints": [100]}
-    project.write("config/experiments/free.yaml", {"train": train})
+    free = {"registration": {"method": "free"}, "train": train}
+    project.write("config/experiments/free.yaml", free)
+    project.write("config/experiments/fast.yaml", {"base": "free", "train": None})
     cpu = {stage: {"device": "cpu"} for stage in GPU_STAGES}
-    fixed = {"base": "free", "registration": {"method": "reference"}, **cpu}
+    fixed = {"base": "free", "registration": {"method": "reference"}, **cpu, "refine": None}
     project.write("config/experiments/fixed.yaml", fixed)
     return project
 
@@ -120,11 +146,7 @@ def test_the_first_dry_run_lists_every_job(tmp_path: Path) -> None:
         "synthesize": 2,
         "prepare": 5,
         "integrate": 5,
-        "register": 10,
-        "train": 10,
-        "mesh": 20,
-        "render": 10,
-        "evaluate": 20,
+        **total(ALL, times=5),
         "collect": 1,
         "report": 1,
         "all": 1,
@@ -138,43 +160,37 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     table = (project.folder / "config/objects.tsv").read_text(encoding="utf-8")
     project.write("config/objects.tsv", table + "lost\tmine\town\tdata/lost\tnormals\n")
 
-    # One training is made to fail, and one object is not where the table says.
-    project.pmni.fail("results/free/ball/train")
-    project.pmni.meet("results/fixed/ball/train", "results/fixed/cube/train")
+    # A refinement and a training are made to fail, and one object is not where the table says.
+    project.pmni.fail("--output results/free/ball/refine", "--output results/free/cube/train")
+    project.pmni.meet("--output results/fixed/ball/train", "--output results/fixed/cube/train")
     run = project.snakemake("--cores", "8")
     calls = project.pmni.calls()
     assert run.returncode != 0
     assert "made to fail" in run.stdout
     assert "data/lost: no such folder" in run.stdout
     failed = sorted(call.output for call in calls if call.code)
-    assert failed == ["results/captures/lost/normals", "results/free/ball/train"]
-    assert made(calls) == {
-        "synthesize": 2,
-        "prepare": 4,
-        "integrate": 3,
-        "register": 6,
-        "train": 6,
-        "mesh": 10,
-        "render": 5,
-        "evaluate": 10,
-        "collect": 1,
-        "report": 1,
-    }
-    # What worked is in the table and the report.
-    collected = next(call for call in calls if call.stage == "collect").options["metrics"]
-    worked = ["fixed/ball", "fixed/cube", "fixed/vase", "free/cube", "free/vase"]
-    steps = ("iter_00000100", "iter_00000200")
-    assert sorted(collected) == [
-        f"results/{pair}/metrics/{step}.json" for pair in worked for step in steps
+    assert failed == [
+        "results/captures/lost/normals",
+        "results/free/ball/refine",
+        "results/free/cube/train",
     ]
+    begun = {"register": 1, "refine": 1}
+    cube = total(begun, {"train": 1}, AFTER_REFINING)
+    others = total(FAST, FIXED, times=3)
+    shared = {"synthesize": 2, "prepare": 4, "integrate": 3}
+    assert made(calls) == total(shared, others, begun, cube, FREE, SUMMARY)
+    # What worked is in the table and the report, also the surface that a training should improve.
+    check_what_is_collected_after_failures(calls)
     assert (project.folder / "results/report/index.html").is_file()
     assert "the report shows what was, and what failed: results/report/index.html" in run.stdout
     # The log of a failed stage is where the report looks for it.
-    log = project.folder / "results/logs/train/free/ball.log"
-    assert "made to fail" in log.read_text(encoding="utf-8")
+    for stage, name in (("refine", "ball"), ("train", "cube")):
+        log = project.folder / f"results/logs/{stage}/free/{name}.log"
+        assert "made to fail" in log.read_text(encoding="utf-8")
 
     # Jobs that use the GPU never ran at the same time; two trainings on the CPU did (they meet).
-    assert not overlap([c for c in calls if c.stage in GPU_STAGES and "/free/" in c.output])
+    on_gpu = [c for c in calls if c.stage in GPU_STAGES and "/fixed/" not in c.output]
+    assert not overlap(on_gpu)
 
     # After the fix only what failed, and what follows it, runs.
     project.pmni.fail()
@@ -182,8 +198,9 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     run = project.snakemake("--cores", "8")
     calls = project.pmni.calls()
     assert run.returncode == 0, run.stdout
-    assert made(calls) == {"train": 1} | AFTER_TRAINING | SUMMARY
-    assert len(next(call for call in calls if call.stage == "collect").options["metrics"]) == 12
+    left = total(less(FREE, {"register": 1}), {"train": 1}, AFTER_TRAINING, SUMMARY)
+    assert made(calls) == left
+    assert len(next(call for call in calls if call.stage == "collect").options["metrics"]) == 18
 
     # Then there is nothing left to do.
     run = project.snakemake("--cores", "8")
@@ -192,13 +209,93 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     assert project.pmni.calls() == []
 
     # With two GPUs two jobs may use them at once. Only what depends on the setting is made.
-    project.pmni.meet("results/free/ball/meshes", "results/free/cube/meshes")
+    project.pmni.meet("--output results/free/ball/meshes", "--output results/free/cube/meshes")
     overlay = {"overrides": {"mesh": {"resolution": 64}}}
     project.write("coarse.yaml", overlay)
     run = project.snakemake("--cores", "8", "--resources", "gpu=2", "--configfile", "coarse.yaml")
     calls = project.pmni.calls()
     assert run.returncode == 0, run.stdout
-    assert made(calls) == {"mesh": 12, "evaluate": 12} | SUMMARY
+    assert made(calls) == {"mesh": 18, "evaluate": 18} | SUMMARY
+
+
+def check_what_is_collected_after_failures(calls: list[fake_pmni.Call]) -> None:
+    """All surfaces there are, and the selections of all trainings behind them."""
+    collect = next(call for call in calls if call.stage == "collect").options
+    objects = ("ball", "cube", "vase")
+    steps = [*((f"fast/{name}", 0) for name in objects), ("free/cube", 0)]
+    steps += [(f"fixed/{name}", step) for name in objects for step in (100, 200)]
+    steps += [("free/vase", step) for step in (0, 100, 200)]
+    assert sorted(collect["metrics"]) == sorted(
+        f"results/{pair}/metrics/iter_{step:08d}.json" for pair, step in steps
+    )
+    trained = [*(f"fixed/{name}" for name in objects), "free/cube", "free/vase"]
+    assert sorted(collect["selections"]) == [f"results/{p}/train/selection.json" for p in trained]
+
+
+@pytest.mark.workflow
+def test_every_stage_gets_what_its_experiment_has_made(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    project.write("config/config.yaml", project.configuration() | {"only": ["ball"]})
+    run = project.snakemake("--cores", "8")
+    assert run.returncode == 0, run.stdout
+    calls = {(c.stage, c.output.removeprefix("results/")): c for c in project.pmni.calls()}
+
+    def given(stage: str, output: str) -> dict[str, list[str]]:
+        """The options that name files of the experiment, without the folder of the results."""
+        options = calls[stage, output].options
+        names = ("ray-distances", "poses", "surface", "checkpoint", "initial-poses")
+        return {
+            name: [file.removeprefix("results/") for file in options[name]]
+            for name in names
+            if name in options
+        }
+
+    distances = {"ray-distances": ["integration/ball/noisy"]}
+    for name in ("free", "fast", "fixed"):
+        own = f"{name}/ball"
+        initial = f"{own}/register/initial_poses.json"
+        refined, surface = f"{own}/refine/refined_poses.json", f"{own}/refine/surface.safetensors"
+        # Only the registration from nothing needs the ray distances.
+        assert given("register", f"{own}/register") == (distances if name != "fixed" else {})
+        if name != "fixed":
+            assert given("refine", f"{own}/refine") == {"poses": [initial]}
+        if name == "free":
+            start = {"poses": [refined], "surface": [surface]}
+            assert given("train", f"{own}/train") == distances | start
+        if name == "fixed":
+            assert given("train", f"{own}/train") == distances | {"poses": [initial]}
+        for step in {"free": (0, 100, 200), "fast": (0,), "fixed": (100, 200)}[name]:
+            stem = f"iter_{step:08d}"
+            checkpoint = f"{own}/train/checkpoints/{stem}.safetensors" if step else surface
+            poses = f"{own}/train/poses/{stem}.json" if step else refined
+            assert given("mesh", f"{own}/meshes/{stem}.ply") == {"checkpoint": [checkpoint]}
+            evaluated = {"poses": [poses], "initial-poses": [initial]}
+            assert given("evaluate", f"{own}/metrics/{stem}.json") == evaluated
+            if step != 100:  # only what may become the result is rendered
+                rendered = given("render", f"{own}/renders/{stem}")
+                assert rendered == {"poses": [poses], "checkpoint": [checkpoint]}
+            # The seconds are those of the stages that made the surface.
+            provenance = calls["evaluate", f"{own}/metrics/{stem}.json"].options["provenance"]
+            made_by = ["captures/ball/noisy", "integration/ball/noisy", f"{own}/register"]
+            made_by += [f"{own}/refine"] if name != "fixed" else []
+            made_by += [f"{own}/train"] if step else []
+            told = [*(f"{folder}/provenance.json" for folder in made_by)]
+            told.append(f"{own}/meshes/{stem}.provenance.json")
+            assert provenance == [f"results/{file}" for file in told]
+    collect = next(call for call in calls.values() if call.stage == "collect").options
+    assert sorted(collect["selections"]) == [
+        "results/fixed/ball/train/selection.json",
+        "results/free/ball/train/selection.json",
+    ]
+
+
+@pytest.mark.workflow
+def test_an_experiment_has_no_files_of_a_stage_that_it_leaves_out(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    for file in ("fast/ball/train/history.csv", "fixed/ball/refine/history.csv"):
+        run = project.snakemake("--dry-run", "--cores", "1", f"results/{file}")
+        assert run.returncode != 0
+        assert "MissingRuleException" in run.stdout
 
 
 @pytest.mark.workflow
@@ -221,7 +318,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-TWO_EXPERIMENTS = {"mesh": 12, "render": 6, "evaluate": 12} | SUMMARY
+SURFACES = {"mesh": 18, "render": 12, "evaluate": 18} | SUMMARY
 BUMP = """
 from dataclasses import replace
 from pmni.stages import STAGES
@@ -233,24 +330,36 @@ STAGES["evaluate"] = replace(STAGES["evaluate"], version=STAGES["evaluate"].vers
 @pytest.mark.parametrize(
     ("overlay", "expected"),
     [
-        ({"integrate": {"k": 3.0}}, {"integrate": 3, "train": 6} | TWO_EXPERIMENTS),
+        # `fixed` is registered without the ray distances
+        (
+            {"integrate": {"k": 3.0}},
+            {"integrate": 3, "register": 6, "refine": 6, "train": 6} | SURFACES,
+        ),
         (
             {"scenes": {"ball": {"normal_noise": 5.0}}},
-            {"synthesize": 1, "prepare": 1, "integrate": 1, "register": 2, "train": 2}
-            | {"mesh": 4, "render": 2, "evaluate": 4}
-            | SUMMARY,
+            {"synthesize": 1, "prepare": 1, "integrate": 1} | ALL | SUMMARY,
         ),
         (
             {"overrides": {"registration": {"seed": 1}}},
-            {"register": 6, "train": 6} | TWO_EXPERIMENTS,
+            {"register": 9, "refine": 6, "train": 6} | SURFACES,
         ),
-        ({"overrides": {"train": {"seed": 1}}}, {"train": 6} | TWO_EXPERIMENTS),
-        ({"overrides": {"render": {"chunk": 1000}}}, {"render": 6, "report": 1}),
+        (
+            {"overrides": {"refine": {"seed": 1}}},
+            {"refine": 6, "train": 3, "mesh": 12, "render": 9, "evaluate": 12} | SUMMARY,
+        ),
+        (
+            {"overrides": {"train": {"seed": 1}}},
+            {"train": 6, "mesh": 12, "render": 6, "evaluate": 12} | SUMMARY,
+        ),
+        ({"overrides": {"render": {"chunk": 1000}}}, {"render": 12, "report": 1}),
         ({"overrides": {"summary": "Another word for it."}}, {"report": 1}),
         ({"experiments": ["free"]}, SUMMARY),
         ({"only": ["ball", "vase"]}, SUMMARY),
     ],
-    ids=["integrate", "scene", "register", "train", "render", "summary", "experiments", "objects"],
+    ids=[
+        *("integrate", "scene", "register", "refine", "train", "render", "summary", "experiments"),
+        "objects",
+    ],
 )
 def test_changed_configuration_reruns_what_depends_on_it(
     finished: Project, overlay: dict[str, object], expected: dict[str, int]
@@ -266,7 +375,7 @@ def test_a_raised_stage_version_reruns_the_stage(finished: Project) -> None:
     finished.write("bump/sitecustomize.py", BUMP)
     path = os.pathsep.join([str(finished.folder / "bump"), os.environ.get("PYTHONPATH", "")])
     run = finished.snakemake("--dry-run", "--cores", "8", PYTHONPATH=path)
-    assert planned(run.stdout) == {"evaluate": 12, "all": 1} | SUMMARY
+    assert planned(run.stdout) == {"evaluate": 18, "all": 1} | SUMMARY
 
 
 @pytest.mark.workflow
@@ -275,9 +384,7 @@ def test_changed_data_of_an_own_object_reruns_that_object(finished: Project) -> 
     file.write_text("x", encoding="utf-8")
     run = finished.snakemake("--dry-run", "--cores", "8")
     file.unlink()
-    one = {"prepare": 1, "integrate": 1, "register": 2, "train": 2}
-    after = {name: 2 * count for name, count in AFTER_TRAINING.items()}
-    assert planned(run.stdout) == one | after | SUMMARY | {"all": 1}
+    assert planned(run.stdout) == {"prepare": 1, "integrate": 1, "all": 1} | ALL | SUMMARY
 
 
 @pytest.mark.workflow
@@ -309,7 +416,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     project.write(
         "config/config.yaml", project.configuration() | {"only": ["ball"], "experiments": ["free"]}
     )
-    project.pmni.hang("results/free/ball/train")
+    project.pmni.hang("--output results/free/ball/refine")
     process = project.start("--cores", "8")
     project.pmni.wait_until_hanging()
     os.killpg(process.pid, signal.SIGKILL)
@@ -319,7 +426,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert project.snakemake("--unlock").returncode == 0
     run = project.snakemake("--cores", "8")
     assert run.returncode == 0, run.stdout
-    assert made(project.pmni.calls()) == {"train": 1} | AFTER_TRAINING | SUMMARY
+    assert made(project.pmni.calls()) == less(FREE | SUMMARY, {"register": 1})
 
 
 @pytest.mark.workflow
@@ -394,6 +501,9 @@ def test_slurm_jobs_ask_for_what_the_rules_need(tmp_path: Path) -> None:
     train = flags.pop("rule_train_wildcards_free_ball")
     assert " -A lab -p fast -t 45 --mem 16000 --cpus-per-gpu=8 " in train
     assert " --gpus=h100:1 " in train
+    refine = flags.pop("rule_refine_wildcards_free_ball")
+    assert " -A lab -p fast -t 60 --mem 16000 --cpus-per-gpu=4 " in refine
+    assert " --gpus=1 " in refine
     register = flags.pop("rule_register_wildcards_fixed_ball")
     assert " -A lab -p fast -t 60 --mem 4000 --ntasks=1 --cpus-per-task=1 " in register
     assert "--gpus" not in register
