@@ -18,3 +18,7 @@ class MissingBackendError(PmniError):
 
 class DivergenceError(PmniError):
     """A solver met a non-finite value; names the step and the term."""
+
+
+class ConvergenceError(PmniError):
+    """A solver that ended where its data do not fit; says what does not."""

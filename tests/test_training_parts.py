@@ -12,10 +12,11 @@ from pmni.config.training import FieldSettings, LossWeights, PhaseSettings, Trai
 from pmni.errors import InputError
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
+from pmni.fields.visual_hull import mask_distance, visual_hulls
 from pmni.training import losses, multiview, schedule
 from pmni.training.data import PatchSampler, load_views, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
-from pmni.training.warm_start import fit_network, mask_distance, visual_hull
+from pmni.training.warm_start import fit_network
 
 K = np.array([[600.0, 0, 31.5], [0, 600.0, 23.5], [0, 0, 1]])
 
@@ -267,13 +268,12 @@ def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view():
     nodes = grid_nodes(33, torch.device("cpu"))
     radius = torch.linalg.vector_norm(nodes, dim=-1)
     # On the equator of the viewing circle the silhouettes touch the sphere.
-    hull = visual_hull(views.masks, views.intrinsics, c2w, 33, ignore=0)
+    hull = visual_hulls(views.masks, views.intrinsics, c2w, 33, 0)[0]
     assert (hull[radius < 0.46] < 0).all()
     assert (hull[radius > 0.62] > 0).all()
     wrong = c2w.clone()
     wrong[3, :3, 3] += wrong[3, :3, 0] * 0.4  # the view looks past the object
-    strict = visual_hull(views.masks, views.intrinsics, wrong, 33, ignore=0)
-    tolerant = visual_hull(views.masks, views.intrinsics, wrong, 33, ignore=1)
+    strict, tolerant = visual_hulls(views.masks, views.intrinsics, wrong, 33, 1)
     assert (strict[radius < 0.4] > 0).any()
     assert (tolerant[radius < 0.46] < 0).all()
 

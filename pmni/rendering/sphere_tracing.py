@@ -33,10 +33,11 @@ def trace(
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, "N"],
     far: Float[Tensor, "N"],
+    least_step: float = LEAST_STEP,
 ) -> Hits:
     """The first change of sign from + to - along rays (unit directions) within [near, far].
 
-    Steps of STEP_FACTOR |f|, at least LEAST_STEP long, until f turns negative; then the crossing
+    Steps of STEP_FACTOR |f|, at least `least_step` long, until f turns negative; then the crossing
     is solved between the last two points, so that f need not be exactly a distance. A ray that is
     inside at `near` hits there; one with near >= far misses. Raises DivergenceError when f is not
     finite.
@@ -52,7 +53,7 @@ def trace(
     ray, t, f = _select(f >= 0, ray, t, f)
     crossings = []
     while len(ray):
-        ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=LEAST_STEP), span[ray])
+        ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=least_step), span[ray])
         value = _values(sdf, entry[ray] + ahead[:, None] * directions[ray])
         crossings.append(_select(value < 0, ray, t, f, ahead, value))
         ray, t, f = _select((value >= 0) & (ahead < span[ray]), ray, ahead, value)

@@ -1,39 +1,17 @@
-"""How a training went: a table of numbers, TensorBoard, and progress for people."""
+"""How a training goes: TensorBoard, and progress for people."""
 
-import csv
-import io
 import logging
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from pmni.io.atomic import write_text
-
-Row = dict[str, int | float]
-"""The numbers of a step."""
+from pmni.io.tables import Row
 
 LOGGER = logging.getLogger("train")
-
-
-class History:
-    """Rows of numbers, one every few steps."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
-
-    def write(self, path: Path) -> None:
-        """Write the rows as CSV; a number that a row lacks stays empty."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(path, text.getvalue())
 
 
 class Progress:

@@ -19,10 +19,11 @@ from pmni.errors import InputError
 from pmni.fields.checkpoint import save_surface
 from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.tables import Row, write_rows
 from pmni.lie import rotation_angle_deg
 from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.data import load_views
-from pmni.training.history import History, Progress, Row
+from pmni.training.history import Progress
 from pmni.training.signals import StopRequest
 from pmni.training.trainer import StepReport, Trainer
 
@@ -147,7 +148,7 @@ def optimise(trainer: Trainer, work: Path) -> float:
                 raise SystemExit(128 + stop.received)
             if done % settings.save_every == 0 and done < settings.steps:
                 save()
-    History(rows).write(work / "history.csv")
+    write_rows(work / "history.csv", rows)
     return elapsed()
 
 

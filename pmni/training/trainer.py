@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError
 from pmni.fields.network import NeuralSDF
+from pmni.fields.visual_hull import visual_hulls
 from pmni.rendering.marching import march
 from pmni.rendering.occupancy import OccupancyGrid
 from pmni.rendering.renderer import Rendering, render
@@ -17,7 +18,7 @@ from pmni.rendering.sphere_tracing import visible
 from pmni.training import losses, multiview, schedule
 from pmni.training.data import PatchBatch, PatchSampler, Views, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
-from pmni.training.warm_start import fit_network, visual_hull
+from pmni.training.warm_start import fit_network
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class Trainer:
         self.network.active = schedule.active_levels(0, self.settings.field)
         if chosen.source == "sphere":
             return None
-        hull = visual_hull(
+        hull = visual_hulls(
             self.views.masks,
             self.views.intrinsics,
             self.poses.initial,
             chosen.resolution,
             chosen.ignore,
-        )
+        )[-1]
         generator = self._generator(-1)
         return fit_network(self.network, hull, chosen.steps, chosen.points, 5e-3, generator)
 

@@ -1,53 +1,11 @@
-"""A start for the surface: the tolerant visual hull, and the network fitted to it."""
+"""A start for the network: fitted to a surface that is known already."""
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy.ndimage import distance_transform_edt
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
-
-
-def mask_distance(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """Signed distance to the contour in pixels, positive outside; the contour lies halfway."""
-    outside = distance_transform_edt(~mask)
-    inside = distance_transform_edt(mask)
-    return np.where(mask, 0.5 - inside, outside - 0.5).astype(np.float32)
-
-
-@torch.no_grad()
-def visual_hull(
-    masks: Float[Tensor, "V H W"],
-    intrinsics: Float[Tensor, "V 3 3"],
-    c2w: Float[Tensor, "V 4 4"],
-    resolution: int,
-    ignore: int,
-) -> Float[Tensor, "n n n"]:
-    """Approximate signed distance from the hull of the masks at grid nodes, normalised units.
-
-    A point's value is the (ignore + 1)-th largest over views of its pixel's distance to the
-    contour times depth over focal length: `ignore` views may disagree, as wrong poses make them.
-    """
-    device = masks.device
-    height, width = masks.shape[1:]
-    nodes = grid_nodes(resolution, device).view(-1, 3)
-    distances = torch.stack(
-        [torch.from_numpy(mask_distance(mask > 0)).to(device) for mask in masks.cpu().numpy()]
-    )
-    largest = torch.full((ignore + 1, len(nodes)), -torch.inf, device=device)
-    size = torch.tensor([width - 1, height - 1], device=device)
-    for image, K, pose in zip(distances, intrinsics, c2w, strict=True):
-        local = (nodes - pose[:3, 3]) @ pose[:3, :3]
-        homogeneous = local @ K.T
-        pixel = homogeneous[:, :2] / homogeneous[:, 2:]
-        where = (pixel / size * 2 - 1).view(1, 1, -1, 2)
-        sampled = grid_sample(image[None, None], where, padding_mode="border", align_corners=True)
-        value = sampled[0, 0, 0] * local[:, 2] / K[0, 0]
-        largest = torch.cat([largest, value[None]]).topk(ignore + 1, dim=0).values
-    return largest[ignore].view(resolution, resolution, resolution)
 
 
 def fit_network(

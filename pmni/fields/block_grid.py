@@ -1,0 +1,198 @@
+"""A sparse regular grid: nodes in blocks of 4 x 4 x 4, of which only some are switched on."""
+
+from functools import cached_property
+from itertools import product
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+BLOCK = 4
+"""Nodes along a side of a block."""
+
+_CUBE = list(product(range(2), repeat=3))
+_NODES = list(product(range(BLOCK), repeat=3))
+_APRON = list(product(range(-1, BLOCK + 1), repeat=3))
+_PARENTS = list(product(range(BLOCK // 2 + 1), repeat=3))
+
+
+class BlockGrid:
+    """Nodes (i, j, k) at -1 + 2 (i, j, k) / cells, in the blocks that are switched on.
+
+    Functions on the grid are tensors (N,), N = BLOCK^3 times the number of blocks: a row for each
+    node, block by block. `cells` is a multiple of BLOCK; the last blocks reach beyond the box.
+    """
+
+    def __init__(self, cells: int, active: Bool[Tensor, "m m m"]) -> None:
+        assert cells == (len(active) - 1) * BLOCK
+        self.cells = cells
+        self.spacing = 2 / cells
+        self.active = active
+        self.blocks = torch.nonzero(active).contiguous()
+        numbers = torch.full(active.shape, -1, device=active.device)
+        numbers[active] = torch.arange(len(self.blocks), device=active.device)
+        # A border of blocks that are off saves a test at every look-up.
+        self._table = pad(numbers, (1,) * 6, value=-1).view(-1)
+        self._side = len(active) + 2
+
+    @staticmethod
+    def dense(cells: int, device: torch.device) -> "BlockGrid":
+        """The grid with all blocks switched on."""
+        side = cells // BLOCK + 1
+        return BlockGrid(cells, torch.ones(side, side, side, dtype=torch.bool, device=device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.active.device
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return len(self.blocks) * BLOCK**3
+
+    def nodes(self) -> Int[Tensor, "N 3"]:
+        """The indices (i, j, k) of the nodes."""
+        inner = torch.tensor(_NODES, device=self.device)
+        return (self.blocks[:, None] * BLOCK + inner).view(-1, 3)
+
+    def positions(self) -> Float[Tensor, "N 3"]:
+        """Where the nodes lie."""
+        return self.nodes() * self.spacing - 1
+
+    def rows(self, nodes: Int[Tensor, "*n 3"]) -> Int[Tensor, "*n"]:
+        """The rows of nodes; -1 for those that are off."""
+        block = (nodes.div(BLOCK, rounding_mode="floor") + 1).clamp(0, self._side - 1)
+        inner = nodes % BLOCK
+        return self._row(_ravel(block, self._side), _ravel(inner, BLOCK))
+
+    def _row(self, block: Int[Tensor, "*n"], inner: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        number = self._table[block]
+        return torch.where(number < 0, number, number * BLOCK**3 + inner)
+
+    def corners(
+        self, x: Float[Tensor, "N 3"]
+    ) -> tuple[Int[Tensor, "N 8"], Float[Tensor, "N 3"], Bool[Tensor, "N"]]:
+        """The cell around each point: rows of its corners, the point's place in it, and whether
+        all corners are on (rows are 0 where not)."""
+        place = (x + 1) / self.spacing
+        lowest = place.detach().floor().clamp(-BLOCK, self.cells + BLOCK)
+        cell = lowest.long()
+        pair = torch.stack([cell, cell + 1], dim=-1)  # N 3 2
+        block = (pair.div(BLOCK, rounding_mode="floor") + 1).clamp(0, self._side - 1)
+        rows = self._row(_combine(block, self._side), _combine(pair % BLOCK, BLOCK))
+        inside = (rows >= 0).all(-1)
+        return torch.where(inside[:, None], rows, 0), place - lowest, inside
+
+    @cached_property
+    def apron(self) -> Int[Tensor, "B 216"]:
+        """Rows of each block's nodes and those around it (6^3); nodes that are off are replaced by
+        the block's nearest."""
+        around = torch.tensor(_APRON, device=self.device)
+        nodes = self.blocks[:, None] * BLOCK + around
+        nearest = self.blocks[:, None] * BLOCK + around.clamp(0, BLOCK - 1)
+        rows = self.rows(nodes)
+        return torch.where(rows < 0, self.rows(nearest), rows)
+
+    def with_apron(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B 6 6 6"]:
+        """The values of each block and around it."""
+        return values[self.apron].view(-1, *(BLOCK + 2,) * 3)
+
+    def gradient(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
+        """Differences over two cells; over one where a neighbour is off."""
+        around = self.with_apron(values)
+        apart = self.apron.view(-1, *(BLOCK + 2,) * 3)
+        slopes = []
+        for axis in (1, 2, 3):
+            low, here, high = (_shifted(apart, axis, step) for step in (-1, 0, 1))
+            cells = (low != here).to(values.dtype) + (high != here)
+            rise = _shifted(around, axis, 1) - _shifted(around, axis, -1)
+            slopes.append(rise / (cells.clamp(min=1) * self.spacing))
+        return torch.stack(slopes, dim=-1).view(-1, 3)
+
+    def laplacian(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """The graph Laplacian: sum over the neighbours that are on of value - neighbour's."""
+        around = self.with_apron(values)
+        result = 6 * _shifted(around, 1, 0)
+        for axis in (1, 2, 3):
+            result = result - _shifted(around, axis, -1) - _shifted(around, axis, 1)
+        return result.reshape(-1)
+
+    @cached_property
+    def coarser(self) -> "BlockGrid":
+        """The grid of half the cells that has all nodes between which this one's lie."""
+        side = self.cells // 2 // BLOCK + 1
+        active = torch.zeros(side, side, side, dtype=torch.bool, device=self.device)
+        for corner in _CUBE:
+            reached = self.blocks * (BLOCK // 2) + torch.tensor(corner, device=self.device) * (
+                BLOCK // 2
+            )
+            x, y, z = reached.div(BLOCK, rounding_mode="floor").unbind(-1)
+            active[x, y, z] = True
+        return BlockGrid(self.cells // 2, active)
+
+    @cached_property
+    def _parents(self) -> Int[Tensor, "B 27"]:
+        """Rows, in the coarser grid, of the nodes that each block's nodes lie between."""
+        offsets = torch.tensor(_PARENTS, device=self.device)
+        return self.coarser.rows(self.blocks[:, None] * (BLOCK // 2) + offsets)
+
+    @cached_property
+    def _interpolation(self) -> Float[Tensor, "64 27"]:
+        """Trilinear weights of the parents."""
+        line = torch.zeros(BLOCK, BLOCK // 2 + 1, device=self.device)
+        for node in range(BLOCK):
+            line[node, node // 2] += 0.5
+            line[node, (node + 1) // 2] += 0.5
+        return torch.einsum("ax,by,cz->abcxyz", line, line, line).reshape(BLOCK**3, -1)
+
+    def prolong(self, coarse: Float[Tensor, "M"]) -> Float[Tensor, "N"]:
+        """A function on the coarser grid, interpolated at the nodes."""
+        return (coarse[self._parents] @ self._interpolation.T).view(-1)
+
+    def restrict(self, values: Float[Tensor, "N"]) -> Float[Tensor, "M"]:
+        """The transpose of `prolong`."""
+        shares = values.view(-1, BLOCK**3) @ self._interpolation
+        coarse = values.new_zeros(len(self.coarser))
+        return coarse.index_add_(0, self._parents.view(-1), shares.view(-1))
+
+
+def trilinear(place: Float[Tensor, "N 3"]) -> Float[Tensor, "N 8"]:
+    """Weights of a cell's corners at a place in it, in the order of `BlockGrid.corners`."""
+    x, y, z = torch.stack([1 - place, place], dim=-1).unbind(1)
+    return (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).reshape(-1, 8)
+
+
+def trilinear_gradient(place: Float[Tensor, "N 3"], spacing: float) -> Float[Tensor, "N 3 8"]:
+    """The derivatives of the weights with respect to the position."""
+    x, y, z = torch.stack([1 - place, place], dim=-1).unbind(1)
+    d = torch.tensor([-1.0, 1.0], device=place.device, dtype=place.dtype) / spacing
+    d = d.expand_as(x)
+    lines = ((d, y, z), (x, d, z), (x, y, d))
+    return torch.stack(
+        [
+            (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).reshape(-1, 8)
+            for a, b, c in lines
+        ],
+        dim=1,
+    )
+
+
+def _ravel(index: Int[Tensor, "*n 3"], side: int) -> Int[Tensor, "*n"]:
+    return (index[..., 0] * side + index[..., 1]) * side + index[..., 2]
+
+
+def _combine(pair: Int[Tensor, "N 3 2"], side: int) -> Int[Tensor, "N 8"]:
+    """Linear indices of the 8 combinations of two indices along each axis."""
+    x, y, z = pair.unbind(1)
+    xy = (x[:, :, None] * side + y[:, None, :]) * side
+    return (xy[..., None] + z[:, None, None, :]).view(-1, 8)
+
+
+def _shifted(around: Tensor, axis: int, step: int) -> Tensor:
+    """The 4^3 nodes of each block, moved by a step along an axis; from values with an apron."""
+    starts = [1, 1, 1]
+    starts[axis - 1] += step
+    for dimension, start in enumerate(starts, 1):
+        around = around.narrow(dimension, start, BLOCK)
+    return around

@@ -1,0 +1,64 @@
+"""How far off the refined poses may be."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pmni.refinement.estimate import ROTATION, TRANSLATION, VIEW_UNKNOWNS
+from pmni.refinement.normal_equations import WeightedResiduals
+from pmni.refinement.refine import Refiner, pixel_sizes
+
+PATCH = 0.2
+"""Side of the patches of a view whose errors count as independent, normalised units."""
+INFLATION = 1.0
+"""Of the variances, for what the patches share and the surface has taken up."""
+
+
+@torch.no_grad()
+def pose_covariances(refiner: Refiner) -> Float[np.ndarray, "V 6 6"]:
+    """Covariance of each pose's left perturbation (rotation in radians, then translation).
+
+    The sandwich H^-1 (sum over patches g g^T) H^-1 with the view's block H of the normal equations
+    and the patches' shares g of the right side (White, 1980; Liang and Zeger, 1986): errors of
+    normals are correlated over many pixels, and the residuals themselves tell how.
+    """
+    now = refiner.linearise()
+    views = len(refiner.measurements)
+    sizes = pixel_sizes(refiner.measurements, refiner.estimate.centres)
+    side = (PATCH / sizes).float()[:, None, None]
+    pixels = refiner.measurements.pixels[now.pixels]
+    contour = refiner.measurements.contour[now.contour]
+    free = refiner.free_view().double()
+    H = torch.diag_embed(refiner.prior(now).view_weight.double())
+    shares, patches = [], []
+    for term, place in ((now.normals, pixels), (now.contours, contour)):
+        J, r = _weighted(term, views)
+        J = J * free
+        H = H + J.transpose(1, 2) @ J
+        components = term.residuals.value.shape[1]
+        g = (J * r[..., None]).view(views, -1, components, VIEW_UNKNOWNS).sum(2)
+        shares.append(g)
+        patches.append((place / side).long())
+    g, patch = torch.cat(shares, dim=1), torch.cat(patches, dim=1)
+    meat = torch.stack([_outer(gi, pi) for gi, pi in zip(g, patch, strict=True)])
+    H = H + torch.diag_embed(1 - free) + 1e-12 * torch.eye(VIEW_UNKNOWNS, device=H.device)
+    inverse = torch.linalg.inv(H)
+    covariance = INFLATION * inverse @ meat @ inverse
+    assert (ROTATION.start, TRANSLATION.stop) == (0, 6)
+    return covariance[:, :6, :6].cpu().numpy()
+
+
+def _weighted(
+    term: WeightedResiduals, views: int
+) -> tuple[Float[Tensor, "V K 16"], Float[Tensor, "V K"]]:
+    w = term.root_weight[:, None].double()
+    J = (term.residuals.by_view * w[..., None]).reshape(views, -1, VIEW_UNKNOWNS)
+    return J, (term.residuals.value * w).reshape(views, -1)
+
+
+def _outer(g: Float[Tensor, "K 16"], patch: Int[Tensor, "K 2"]) -> Float[Tensor, "16 16"]:
+    """The sum over patches of (sum of their shares) (sum of their shares)^T."""
+    _, index = torch.unique(patch, dim=0, return_inverse=True)
+    sums = g.new_zeros(int(index.max()) + 1, VIEW_UNKNOWNS).index_add_(0, index, g)
+    return sums.T @ sums

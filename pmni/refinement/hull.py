@@ -1,0 +1,45 @@
+"""Where the surface starts: the tightest visual hull that still covers the masks."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.capture.capture import Capture
+from pmni.fields.grid import GridSDF
+from pmni.fields.visual_hull import visual_hulls
+from pmni.refinement.measurements import Measurements
+from pmni.rendering.sphere_tracing import box_interval, trace
+
+NODES = 65
+"""Along a side."""
+COVERED = 0.97
+"""Of the masks' pixels must see the hull."""
+PROBES = 500
+"""Pixels of each view that are tried."""
+MOST_IGNORED = 0.2
+"""Of the views may disagree with each point."""
+
+
+def hull(capture: Capture, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> GridSDF:
+    """The hull of the masks for the first number of views that may disagree at which it covers
+    the masks: wrong poses carve it away where all views must agree."""
+    device = measurements.device
+    chosen = [capture.views.index(name) for name in measurements.names]
+    masks = torch.as_tensor(capture.masks[chosen], dtype=torch.float32, device=device)
+    most = max(1, round(MOST_IGNORED * len(chosen)))
+    values = visual_hulls(masks, measurements.intrinsics, c2w.float(), NODES, most)
+    for candidate in values:
+        if covered(GridSDF(candidate), measurements, c2w) >= COVERED:
+            break
+    return GridSDF(candidate)
+
+
+def covered(surface: GridSDF, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> float:
+    """The fraction of the masks' pixels whose rays meet the surface."""
+    generator = torch.Generator(device=measurements.device).manual_seed(0)
+    pixels = measurements.pixels[measurements.draw_pixels(PROBES, generator)].float()
+    local = measurements.directions(pixels, torch.zeros((), device=measurements.device))
+    directions = (c2w[:, None, :3, :3].float() @ local[..., None])[..., 0].view(-1, 3)
+    origins = c2w[:, None, :3, 3].float().expand(-1, PROBES, -1).reshape(-1, 3)
+    near, far = box_interval(origins, directions)
+    return float(trace(surface, origins, directions, near, far).mask.float().mean())

@@ -1,0 +1,116 @@
+"""What the views measured, as refinement uses it: normals at pixels, and points on contours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pmni.cameras import ray_directions
+from pmni.capture.capture import Capture
+from pmni.errors import InputError
+
+FEWEST_PIXELS = 50
+"""Of the object that a view must show."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The views that take part. Pixels and contour points of all views stand in one list."""
+
+    names: tuple[str, ...]
+    intrinsics: Float[Tensor, "V 3 3"]
+    pixels: Int[Tensor, "N 2"]
+    """Column and row of the pixels inside the masks, view by view."""
+    normals: Float[Tensor, "N 3"]
+    """Their normals, camera frame, unit."""
+    first_pixel: Int[Tensor, "V+1"]
+    """Where each view's pixels begin."""
+    contour: Float[Tensor, "M 2"]
+    """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
+    first_contour: Int[Tensor, "V+1"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.pixels.device
+
+    def draw_pixels(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+        """`count` random pixels of each view, as indices into the list."""
+        return _draw(self.first_pixel, count, generator)
+
+    def draw_contour(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+        """`count` random contour points of each view, as indices into the list."""
+        return _draw(self.first_contour, count, generator)
+
+    def directions(
+        self, pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
+    ) -> Float[Tensor, "V P 3"]:
+        """Camera-frame unit directions of pixels; focal lengths multiplied by exp(log_focal)."""
+        K = self.intrinsics[:, None]
+        homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+        rays = ray_directions(homogeneous, torch.linalg.inv(K))
+        scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
+        return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+
+
+def _draw(first: Int[Tensor, "V+1"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+    lengths = first.diff()[:, None]
+    uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
+    return first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
+
+
+def load_measurements(
+    capture: Capture, exclude: tuple[str, ...], device: torch.device, stride: int = 1
+) -> Measurements:
+    """The views of a capture that are not excluded, every `stride`-th row and column of pixels.
+
+    Raises InputError for an unknown view, too few views, or one that shows hardly anything.
+    """
+    for view in exclude:
+        if view not in capture.views:
+            raise InputError(
+                f"{capture.name}: exclude_views names '{view}', which is not a view; "
+                f"views are {', '.join(capture.views)}"
+            )
+    chosen = [index for index, view in enumerate(capture.views) if view not in exclude]
+    if len(chosen) < 3:
+        raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
+    pixels, normals, contours = [], [], []
+    for index in chosen:
+        mask = capture.masks[index]
+        row, column = np.nonzero(mask[::stride, ::stride])
+        row, column = row * stride, column * stride
+        if len(row) < FEWEST_PIXELS:
+            raise InputError(
+                f"{capture.name}: view {capture.views[index]} shows only {len(row)} pixels of the "
+                "object; exclude it or correct its mask"
+            )
+        pixels.append(np.stack([column, row], -1))
+        normals.append(capture.normals[index, row, column])
+        contours.append(contour_points(mask))
+    first_pixel = np.cumsum([0, *map(len, pixels)])
+    first_contour = np.cumsum([0, *map(len, contours)])
+    found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
+    return Measurements(
+        names=tuple(capture.views[index] for index in chosen),
+        intrinsics=torch.as_tensor(capture.intrinsics[chosen], dtype=torch.float32, device=device),
+        pixels=torch.as_tensor(np.concatenate(pixels), device=device),
+        normals=torch.nn.functional.normalize(found, dim=-1),
+        first_pixel=torch.as_tensor(first_pixel, device=device),
+        contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
+        first_contour=torch.as_tensor(first_contour, device=device),
+    )
+
+
+def contour_points(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "M 2"]:
+    """(u, v) of the midpoints of all neighbouring pixels of which one is in the mask."""
+    v, u = np.nonzero(mask[:, 1:] != mask[:, :-1])
+    along_rows = np.stack([u + 0.5, v], -1)
+    v, u = np.nonzero(mask[1:] != mask[:-1])
+    along_columns = np.stack([u, v + 0.5], -1)
+    return np.concatenate([along_rows, along_columns]).astype(np.float32)

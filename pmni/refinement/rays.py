@@ -1,0 +1,46 @@
+"""Where a ray comes nearest to the surface, inside or outside of it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.fields.sdf import SDF
+
+HALVINGS = 5
+"""Of the step, to find the minimum between the points of the march."""
+
+
+@torch.no_grad()
+def least_value(
+    sdf: SDF,
+    origins: Float[Tensor, "N 3"],
+    directions: Float[Tensor, "N 3"],
+    near: Float[Tensor, "N"],
+    far: Float[Tensor, "N"],
+    step: float,
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """The distance along each ray where f is least within [near, far], and that value.
+
+    f changes no faster than the distance along the ray: where it is v, and the least so far is m,
+    nothing lower lies within v - m. Steps are at least `step` long.
+    """
+    best = torch.full_like(near, torch.inf)
+    at = near.clone()
+    ray = torch.arange(len(near), device=near.device)
+    t = near.clone()
+    while len(ray):
+        value = sdf(origins[ray] + t[:, None] * directions[ray])
+        lower = value < best[ray]
+        best[ray] = torch.where(lower, value, best[ray])
+        at[ray] = torch.where(lower, t, at[ray])
+        t = t + (0.9 * (value - best[ray])).clamp(min=step)
+        going = t < far[ray]
+        ray, t = ray[going], t[going]
+    for _ in range(HALVINGS):
+        step = step / 2
+        for side in (-step, step):
+            value = sdf(origins + (at + side)[:, None] * directions)
+            lower = value < best
+            best = torch.where(lower, value, best)
+            at = torch.where(lower, at + side, at)
+    return at, best

@@ -1,0 +1,270 @@
+"""Joint refinement of poses and surface: coarse to fine, each step a robust Gauss-Newton step."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pmni.config.refinement import RefineSettings
+from pmni.errors import ConvergenceError
+from pmni.fields.band import on_grid
+from pmni.fields.grid import GridSDF
+from pmni.refinement.estimate import (
+    BIAS,
+    COMMON_UNKNOWNS,
+    OFFSET,
+    ROTATION,
+    TRANSLATION,
+    VIEW_UNKNOWNS,
+    Estimate,
+    Increment,
+)
+from pmni.refinement.measurements import Measurements
+from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
+from pmni.refinement.residuals import Residuals, contour_residuals, normal_residuals
+
+CONTOUR_POINTS = 0.075
+"""Contour points drawn for each pixel drawn."""
+CONTOUR_SHARE = 0.2
+"""Weight of all contour points together, relative to all pixels, when both have residuals of their
+own usual size: normals are so correlated that many count as one."""
+FINEST_CONTOUR = 0.2
+"""Least scale of contour residuals, pixels."""
+CORRELATED_PIXELS = 60.0
+"""How many pixels' normals count as one independent measurement."""
+DAMPING = 1e-3
+"""Of the poses, relative (Levenberg, Marquardt)."""
+OFFSET_PRIOR = 0.02
+"""Weight of the contour offsets' prior, relative to the data's."""
+SWEEPS = 6
+"""Of redistancing after a step."""
+COARSEST = 64
+"""Cells of the first grid."""
+PATIENCE = 3
+AT_REST_DEG = 1.0
+"""Largest turn of a camera in a step that ends the iterations on the coarsest grid."""
+WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
+"""Beyond these the result is not one."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The usual sizes of residuals, from which the weights follow."""
+
+    normal: float
+    """Median length, radians."""
+    contour: float
+    """Robust standard deviation, pixels."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an outer iteration found and did."""
+
+    iteration: int
+    cells: int
+    normal_residual_deg: float
+    contour_residual_px: float
+    hit_fraction: float
+    rotation_change_deg: float
+    largest_rotation_change_deg: float
+    translation_change: float
+    surface_change: float
+    flattening: float
+    focal_factor: float
+
+
+def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
+    """The grid whose cells are at most 2.2 pixels wide, from 128 to 256 cells."""
+    pixel = float(pixel_sizes(measurements, c2w[:, :3, 3]).median())
+    return 128 if 2.2 * pixel >= 2 / 128 else 256
+
+
+def pixel_sizes(measurements: Measurements, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
+    """How wide a pixel of each view is at the object, normalised units."""
+    distance = torch.linalg.vector_norm(centres, dim=-1)
+    return distance / measurements.intrinsics[:, 0, 0].to(distance)
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The residuals of one draw of pixels and contour points, with their weights."""
+
+    pixels: Int[Tensor, "V P"]
+    contour: Int[Tensor, "V Q"]
+    normals: WeightedResiduals
+    contours: WeightedResiduals
+    scales: Scales
+
+
+class Refiner:
+    """Holds the estimate and improves it, one outer iteration at a time."""
+
+    def __init__(
+        self,
+        measurements: Measurements,
+        surface: GridSDF,
+        c2w: Float[Tensor, "V 4 4"],
+        settings: RefineSettings,
+    ) -> None:
+        self.measurements, self.settings = measurements, settings
+        device = measurements.device
+        self.generator = torch.Generator(device=device).manual_seed(settings.seed)
+        self.cells = settings.cells or finest_cells(measurements, c2w)
+        self.estimate = Estimate.start(on_grid(surface, COARSEST, device, sweeps=12), c2w)
+        self.pixels = settings.pixels or (20_000 if device.type == "cuda" else 5_000)
+        self.iteration = 0
+
+    def run(self) -> Iterator[Report]:
+        """All outer iterations, coarse to fine. On the coarsest grid they go on until the cameras
+        have come to rest, or `patience` times as many as usual are done."""
+        cells = COARSEST
+        while cells <= self.cells:
+            usual = self.settings.iterations[_stage(cells, self.cells)]
+            done = 0
+            while done < usual or (
+                cells == COARSEST
+                and done < PATIENCE * usual
+                and report.largest_rotation_change_deg > AT_REST_DEG
+            ):
+                report = self.step(cells)
+                done += 1
+                yield report
+            cells *= 2
+
+    def step(self, cells: int) -> Report:
+        """One outer iteration on the grid of so many cells."""
+        device = self.measurements.device
+        if cells != self.estimate.surface.grid.cells:
+            surface = on_grid(self.estimate.surface, cells, device, sweeps=4)
+            self.estimate = replace(self.estimate, surface=surface)
+        now = self.linearise()
+        equations = NormalEquations(
+            self.estimate.surface.grid,
+            (now.normals, now.contours),
+            len(self.measurements),
+            self.prior(now),
+            self.free_view(),
+            torch.tensor([self.settings.flattening, self.settings.learn_focal], device=device),
+            DAMPING,
+        )
+        step = equations.solve(self.settings.conjugate_gradients)
+        self.estimate = self.estimate.moved(step, SWEEPS)
+        self.iteration += 1
+        return self._report(now, step)
+
+    def linearise(self) -> Linearisation:
+        """Residuals and weights at the current estimate, of newly drawn pixels."""
+        pixels = self.measurements.draw_pixels(self.pixels, self.generator)
+        count = max(50, round(CONTOUR_POINTS * self.pixels))
+        points = self.measurements.draw_contour(count, self.generator)
+        uniform = torch.rand(pixels.numel(), generator=self.generator, device=pixels.device)
+        spread = (2 * uniform - 1) * self.estimate.surface.grid.spacing
+        normals = normal_residuals(self.measurements, self.estimate, pixels, spread)
+        contours = contour_residuals(self.measurements, self.estimate, points)
+        sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
+        scales = measure(normals, contours, sizes)
+        return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales)
+
+    def free_view(self) -> Bool[Tensor, "16"]:
+        """Which unknowns of the views are free: the biases only on the finer grids."""
+        free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.measurements.device)
+        free[ROTATION] = free[TRANSLATION] = self.settings.learn_poses
+        free[BIAS] = self.settings.bias_deg > 0 and self.estimate.surface.grid.cells > COARSEST
+        free[OFFSET] = True
+        return free
+
+    def prior(self, now: Linearisation) -> Prior:
+        """Biases and offsets are near zero."""
+        views = len(self.measurements)
+        weight = torch.zeros(views, VIEW_UNKNOWNS, device=self.measurements.device)
+        value = torch.zeros_like(weight)
+        if self.settings.bias_deg > 0:
+            normals = (now.normals.root_weight**2).sum() / views
+            relative = (now.scales.normal / math.radians(self.settings.bias_deg)) ** 2
+            weight[:, BIAS] = (normals * relative / CORRELATED_PIXELS).clamp(min=1e-9)
+        value[:, BIAS] = self.estimate.bias.reshape(views, 9)
+        contours = (now.contours.root_weight**2).view(views, -1).sum(1)
+        weight[:, OFFSET] = (OFFSET_PRIOR * contours)[:, None].clamp(min=1e-9)
+        value[:, OFFSET] = self.estimate.offsets[:, None]
+        zero = torch.zeros(COMMON_UNKNOWNS, device=weight.device)
+        return Prior(weight, value, zero, zero)
+
+    def _report(self, now: Linearisation, step: Increment) -> Report:
+        turns = torch.rad2deg(torch.linalg.vector_norm(step.views[:, ROTATION], dim=-1))
+        shifts = torch.linalg.vector_norm(step.views[:, TRANSLATION], dim=-1)
+        return Report(
+            iteration=self.iteration,
+            cells=self.estimate.surface.grid.cells,
+            normal_residual_deg=math.degrees(now.scales.normal),
+            contour_residual_px=now.scales.contour,
+            hit_fraction=float(now.normals.residuals.valid.mean()),
+            rotation_change_deg=float(turns.mean()),
+            largest_rotation_change_deg=float(turns.max()),
+            translation_change=float(shifts.mean()),
+            surface_change=float(step.surface.abs().mean()),
+            flattening=float(self.estimate.flattening),
+            focal_factor=float(torch.exp(self.estimate.log_focal)),
+        )
+
+
+def _stage(cells: int, finest: int) -> int:
+    """0 on the coarsest grid, 2 on the finest, 1 between."""
+    return 0 if cells == COARSEST else 2 if cells == finest else 1
+
+
+def check_converged(name: str, report: Report) -> None:
+    """Raise ConvergenceError when the views do not fit one surface after the last iteration."""
+    reasons = {
+        f"normals are {report.normal_residual_deg:.0f} degrees off": (
+            report.normal_residual_deg > WORST_NORMAL_DEG
+        ),
+        f"contours are {report.contour_residual_px:.1f} pixels off": (
+            report.contour_residual_px > WORST_CONTOUR_PX
+        ),
+        f"{1 - report.hit_fraction:.0%} of the masks see no surface": (
+            report.hit_fraction < FEWEST_HITS
+        ),
+        f"a camera still turns by {report.largest_rotation_change_deg:.1f} degrees": (
+            report.largest_rotation_change_deg > RESTLESS_DEG
+        ),
+    }
+    found = [reason for reason, wrong in reasons.items() if wrong]
+    if found:
+        raise ConvergenceError(
+            f"{name}: the views do not fit one surface ({', '.join(found)}): the initial poses are "
+            "too wrong, or a normal map or mask belongs to another view; look at history.csv"
+        )
+
+
+def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
+    """The usual sizes of the residuals."""
+    lengths = torch.linalg.vector_norm(normals.value, dim=-1)[normals.valid > 0]
+    off = (contours.value[:, 0].view(len(sizes), -1) / sizes[:, None]).reshape(-1)
+    off = off[contours.valid > 0]
+    return Scales(
+        normal=float(lengths.median()),
+        contour=max(1.4826 * float(off.abs().median()), FINEST_CONTOUR),
+    )
+
+
+def weigh(
+    normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"], scales: Scales
+) -> tuple[WeightedResiduals, WeightedResiduals]:
+    """Huber weights; the contours' in relation to the normals'."""
+    threshold = min(max(3 * scales.normal, 0.25), 0.8)
+    lengths = torch.linalg.vector_norm(normals.value, dim=-1).clamp(min=1e-6)
+    weight = normals.valid * (threshold / lengths).clamp(max=1)
+    pixel = sizes[:, None].expand(-1, len(contours.valid) // len(sizes)).reshape(-1)
+    off = (contours.value[:, 0] / pixel).abs().clamp(min=1e-6)
+    threshold = min(max(3 * scales.contour, 2.5), 15.0)
+    huber = contours.valid * (threshold / off).clamp(max=1)
+    ratio = len(normals.valid) / len(contours.valid)
+    strength = CONTOUR_SHARE * ratio * (scales.normal / scales.contour) ** 2 / pixel**2
+    return (
+        WeightedResiduals(normals, weight.sqrt()),
+        WeightedResiduals(contours, (huber * strength).sqrt()),
+    )

@@ -1,0 +1,224 @@
+"""The residuals of refinement and their derivatives, at the current surface and poses.
+
+Notation: R, C a camera's rotation and centre; d a ray's direction in the world; x = C + t d where
+it meets the surface; n_f = grad f / |grad f| there; n' a measured normal, corrected; u an increment
+of f; omega, tau a left perturbation of a pose: R <- exp(omega) R, C <- exp(omega) C + tau.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pmni.fields.block_grid import trilinear, trilinear_gradient
+from pmni.refinement.estimate import (
+    BIAS,
+    COMMON_UNKNOWNS,
+    FLATTENING,
+    LOG_FOCAL,
+    OFFSET,
+    ROTATION,
+    TRANSLATION,
+    VIEW_UNKNOWNS,
+    Estimate,
+    cross_matrix,
+)
+from pmni.refinement.measurements import Measurements
+from pmni.refinement.rays import least_value
+from pmni.rendering.sphere_tracing import box_interval, trace
+
+GRAZING = 0.15
+"""Least |cosine| between ray and normal by which the slide along the surface is divided."""
+CURVATURE_STEP = 0.01
+"""Least distance over which normals are differentiated, normalised units."""
+LARGEST_CURVATURE = 50.0
+"""To which the derivatives of the normal are limited, 1 / normalised units."""
+OBJECT_SIZE = 0.8
+"""Typical radius of the object, the unit of the bias fields' coordinates."""
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """K residual vectors of D components: r, and dr = -A u + J_view q_view + J_common q_common.
+
+    A u takes u at the 8 nodes in `rows` with the `weights`. The residuals of view i are those in
+    [i K / V, (i + 1) K / V). `valid` is 0 where there is nothing to compare.
+    """
+
+    value: Float[Tensor, "K D"]
+    rows: Int[Tensor, "K 8"]
+    weights: Float[Tensor, "K D 8"]
+    by_view: Float[Tensor, "K D 16"]
+    by_common: Float[Tensor, "K D 2"]
+    valid: Float[Tensor, "K"]
+
+
+@dataclass(frozen=True)
+class NormalCorrection:
+    """Measured normals after the correction, and its derivatives."""
+
+    normals: Float[Tensor, "V P 3"]
+    coordinates: Float[Tensor, "V P 3"]
+    """(1, u, v) of the bias field."""
+    flattened: Float[Tensor, "V P 3"]
+    """d normal / d flattening."""
+
+
+def correct_normals(
+    measurements: Measurements,
+    estimate: Estimate,
+    normals: Float[Tensor, "V P 3"],
+    pixels: Float[Tensor, "V P 2"],
+    directions: Float[Tensor, "V P 3"],
+) -> NormalCorrection:
+    """n' = normalise(n + (bias @ (1, u, v)) x n + flattening * sin(theta) e), camera frame.
+
+    theta is the angle between n and the direction to the camera, e the unit vector in which n moves
+    when theta grows.
+    """
+    K = measurements.intrinsics[:, None]
+    offset = (pixels - K[..., :2, 2]) / K[..., 0, 0, None]
+    distance = torch.linalg.vector_norm(estimate.centres, dim=-1).float()[:, None, None]
+    coordinates = torch.cat(
+        [torch.ones_like(offset[..., :1]), offset * distance / OBJECT_SIZE], dim=-1
+    )
+    cosine = -(normals * directions).sum(-1, keepdim=True)
+    away = normals + cosine * directions  # sin(theta) long, across the ray
+    sine = torch.linalg.vector_norm(away, dim=-1, keepdim=True)
+    flattened = away * cosine + sine**2 * directions
+    turn = torch.einsum("vij,vpj->vpi", estimate.bias, coordinates)
+    corrected = normals + torch.linalg.cross(turn, normals) + estimate.flattening * flattened
+    return NormalCorrection(normalize(corrected, dim=-1), coordinates, flattened)
+
+
+def normal_residuals(
+    measurements: Measurements,
+    estimate: Estimate,
+    index: Int[Tensor, "V P"],
+    spread: Float[Tensor, "K"],
+) -> Residuals:
+    """r = R n' - grad f(x + spread n_f): the rotated normal against the gradient of the cell.
+
+    The gradient is not normalised, so that r holds the eikonal equation too, and it is linear in u.
+    `spread` moves the point off the surface, by at most a cell. Derivatives:
+    d r / d u     = -grad u,
+    d r / d omega = -[R n'] + H P [x],   d r / d tau = -H P,
+    where H = d n_f / dx and P = I - d n_f^T / (n_f . d) slides a displaced point along the ray back
+    onto the surface.
+    """
+    sdf = estimate.surface
+    views, count = index.shape
+    pixels = measurements.pixels[index].float()
+    local = measurements.directions(pixels, estimate.log_focal)
+    R, C = estimate.rotations.float()[:, None], estimate.centres.float()
+    d = (R @ local[..., None])[..., 0].view(-1, 3)
+    origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
+    near, far = box_interval(origin, d)
+    hits = trace(sdf, origin, d, near, far, least_step=0.25 * sdf.grid.spacing)
+    x = origin + torch.where(hits.mask, hits.distance, near)[:, None] * d
+    n_f = normalize(sdf.value_and_gradient(x)[1], dim=-1)
+    facing = (n_f * d).sum(-1)
+    H = normal_derivative(estimate, x, n_f)
+    P = (
+        torch.eye(3, device=x.device)
+        - d[:, :, None] * (n_f / facing.clamp(max=-GRAZING)[:, None])[:, None, :]
+    )
+    HP = H @ P
+
+    correction = correct_normals(measurements, estimate, measurements.normals[index], pixels, local)
+    Rn = (R @ correction.normals[..., None])[..., 0].view(-1, 3)
+    x_s = x + spread[:, None] * n_f
+    rows, place, inside = sdf.grid.corners(x_s)
+    gradient_weights = trilinear_gradient(place, sdf.grid.spacing)
+    gradient = (gradient_weights @ sdf.values[rows][..., None])[..., 0]
+
+    by_view = x.new_zeros(views * count, 3, VIEW_UNKNOWNS)
+    by_view[..., ROTATION] = -cross_matrix(Rn) + HP @ cross_matrix(x)
+    by_view[..., TRANSLATION] = -HP
+    turned = R @ -cross_matrix(correction.normals)
+    by_view[..., BIAS] = (turned[..., None] * correction.coordinates[:, :, None, None, :]).view(
+        -1, 3, 9
+    )
+    by_common = x.new_zeros(views * count, 3, COMMON_UNKNOWNS)
+    by_common[..., FLATTENING] = (R @ correction.flattened[..., None])[..., 0].view(-1, 3)
+    by_common[..., LOG_FOCAL] = -(HP @ focal_motion(x, origin, R, local)[..., None])[..., 0]
+    return Residuals(
+        value=Rn - gradient,
+        rows=rows,
+        weights=gradient_weights,
+        by_view=by_view,
+        by_common=by_common,
+        valid=(hits.mask & (facing < -0.02) & inside).float(),
+    )
+
+
+def contour_residuals(
+    measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
+) -> Residuals:
+    """r = offset - min f along the ray of a contour point; the least value is at x_m.
+
+    d r = -u(x_m) - g . (omega x x_m + tau) + d offset, where g is grad f(x_m) across the ray: along
+    it the minimum does not change to first order.
+    """
+    sdf = estimate.surface
+    views, count = index.shape
+    local = measurements.directions(measurements.contour[index], estimate.log_focal)
+    R, C = estimate.rotations.float()[:, None], estimate.centres.float()
+    d = (R @ local[..., None])[..., 0].view(-1, 3)
+    origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
+    near, far = box_interval(origin, d)
+    distance, _ = least_value(sdf, origin, d, near, far, step=1.25 * sdf.grid.spacing)
+    x = origin + distance[:, None] * d
+    gradient = sdf.value_and_gradient(x)[1]
+    across = normalize(gradient - (gradient * d).sum(-1, keepdim=True) * d, dim=-1)
+    rows, place, inside = sdf.grid.corners(x)
+    weights = trilinear(place)
+    value = (weights * sdf.values[rows]).sum(-1)
+    by_view = x.new_zeros(views * count, 1, VIEW_UNKNOWNS)
+    by_view[:, 0, ROTATION] = -torch.linalg.cross(x, across)
+    by_view[:, 0, TRANSLATION] = -across
+    by_view[:, 0, OFFSET] = 1
+    by_common = x.new_zeros(views * count, 1, COMMON_UNKNOWNS)
+    by_common[:, 0, LOG_FOCAL] = -(across * focal_motion(x, origin, R, local)).sum(-1)
+    offsets = estimate.offsets[:, None].expand(-1, count).reshape(-1)
+    return Residuals(
+        value=(offsets - value)[:, None],
+        rows=rows,
+        weights=weights[:, None],
+        by_view=by_view,
+        by_common=by_common,
+        valid=(inside & (near < far)).float(),
+    )
+
+
+def normal_derivative(
+    estimate: Estimate, x: Float[Tensor, "K 3"], n_f: Float[Tensor, "K 3"]
+) -> Float[Tensor, "K 3 3"]:
+    """d n_f / dx along the surface, by differences in two tangent directions."""
+    sdf = estimate.surface
+    step = max(sdf.grid.spacing, CURVATURE_STEP)
+    least = n_f.abs().argmin(-1)
+    first = normalize(torch.linalg.cross(n_f, torch.eye(3, device=x.device)[least]), dim=-1)
+    derivative = torch.zeros(len(x), 3, 3, device=x.device)
+    for tangent in (first, torch.linalg.cross(n_f, first)):
+        ahead, behind = (
+            normalize(sdf.value_and_gradient(x + side * step * tangent)[1], dim=-1)
+            for side in (1, -1)
+        )
+        slope = (ahead - behind) / (2 * step)
+        derivative += slope[:, :, None] * tangent[:, None, :]
+    return derivative.clamp(-LARGEST_CURVATURE, LARGEST_CURVATURE)
+
+
+def focal_motion(
+    x: Float[Tensor, "K 3"],
+    origin: Float[Tensor, "K 3"],
+    R: Float[Tensor, "V 1 3 3"],
+    local: Float[Tensor, "V P 3"],
+) -> Float[Tensor, "K 3"]:
+    """d x / d log f at fixed z-depth: towards the optical axis, by the distance from it."""
+    depth = torch.linalg.vector_norm(x - origin, dim=-1, keepdim=True)
+    lateral = torch.cat([local[..., :2], torch.zeros_like(local[..., 2:])], dim=-1)
+    return -depth * (R @ lateral[..., None])[..., 0].reshape(-1, 3)

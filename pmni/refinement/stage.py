@@ -1,0 +1,97 @@
+"""`pmni refine`: poses and a grid surface together, in seconds and without a network."""
+
+import argparse
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from pmni import provenance
+from pmni.capture.capture import Capture, load_capture
+from pmni.config.base import settings_from_argument
+from pmni.config.refinement import RefineSettings
+from pmni.devices import claimed_device
+from pmni.fields.checkpoint import save_band
+from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.tables import Row, write_rows
+from pmni.refinement.covariance import pose_covariances
+from pmni.refinement.hull import hull
+from pmni.refinement.measurements import load_measurements
+from pmni.refinement.refine import Refiner, Report, check_converged
+
+LOGGER = logging.getLogger("refine")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pmni refine`."""
+    parser.add_argument("--capture", type=Path, required=True, help="folder of the capture")
+    parser.add_argument("--poses", type=Path, required=True, help="initial poses (JSON)")
+    parser.add_argument("--settings", help="YAML file or inline JSON; see RefineSettings")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Refine, and write the poses, the surface and how it went."""
+    settings = settings_from_argument(RefineSettings, args.settings)
+    capture = load_capture(args.capture)
+    initial = read_poses(args.poses)
+    inputs = {"capture": args.capture / "capture.npz", "poses": args.poses}
+    with (
+        claimed_device(settings.device) as device,
+        provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
+    ):
+        refiner, rows = refine(capture, initial, settings, device)
+        known |= {"device": device.type, **rows[-1]}
+        if device.type == "cuda":
+            known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+        save_band(args.output / "surface.safetensors", refiner.estimate.surface)
+        write_rows(args.output / "history.csv", rows)
+        write_poses(args.output / "refined_poses.json", refined_poses(refiner))
+
+
+def refine(
+    capture: Capture, initial: Poses, settings: RefineSettings, device: torch.device
+) -> tuple[Refiner, list[Row]]:
+    """Run all outer iterations; a row of numbers for each."""
+    measurements = load_measurements(capture, settings.exclude_views, device)
+    c2w = torch.as_tensor(initial.select(measurements.names), device=device)
+    start = time.perf_counter()
+    refiner = Refiner(measurements, hull(capture, measurements, c2w), c2w, settings)
+    rows: list[Row] = []
+    for report in refiner.run():
+        row = dataclasses.asdict(report) | {"seconds": round(time.perf_counter() - start, 3)}
+        rows.append({name: round(value, 6) for name, value in row.items()})
+        log(report)
+    check_converged(capture.name, report)
+    return refiner, rows
+
+
+def log(report: Report) -> None:
+    """A line for people."""
+    LOGGER.info(
+        "%2d: %d cells: normals %.2f degrees, contours %.2f pixels off; cameras turned by %.3f",
+        report.iteration,
+        report.cells,
+        report.normal_residual_deg,
+        report.contour_residual_px,
+        report.rotation_change_deg,
+    )
+
+
+def refined_poses(refiner: Refiner) -> Poses:
+    """The poses with their covariances."""
+    estimate, names = refiner.estimate, refiner.measurements.names
+    information = {
+        "method": "refine",
+        "learned": refiner.settings.learn_poses,
+        "flattening": float(estimate.flattening),
+        "focal_factor": float(torch.exp(estimate.log_focal)),
+    }
+    if refiner.settings.learn_poses:
+        covariances = pose_covariances(refiner)
+        information["covariance"] = {
+            name: matrix.tolist() for name, matrix in zip(names, covariances, strict=True)
+        }
+    return Poses(names, estimate.c2w().cpu().numpy(), information)
