@@ -161,7 +161,8 @@ def _view_errors(
 
     def wrong(severity: float) -> Float[np.ndarray, "N 3"]:
         bent = normalised(true + _STRONGEST * severity * bend)
-        bent = facing(bent * FILE_AXES, towards) * FILE_AXES
+        seen = facing(bent * FILE_AXES, towards) * FILE_AXES
+        bent = np.where(bend.any(1, keepdims=True), seen, true)
         covered = shadow & (height > norm.ppf(1 - severity**2))
         return np.where(covered[:, None], outliers, bent)
 
