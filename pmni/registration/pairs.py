@@ -84,11 +84,11 @@ def _from_source(views: Views, supports: Supports, grid: SearchGrid, source: int
     targets = torch.arange(source + 1, len(views), device=views.device)
     candidates = search(views, supports, grid, source, targets, _CANDIDATES)
     poses = _Poses(source, targets, candidates.rotations, candidates.translations)
-    poses = poses.taken(poses.spread(poses.scores(views, 0.125, 30, 250), _STARTS))
+    poses = poses.taken(poses.spread(poses.scores(views, 0.125, 30.0, 250), _STARTS))
     poses = poses.aligned(views, 0.3, (0.19, 0.19), 6, 150)
-    best = poses.scores(views, 0.075, 22, 500).topk(_FINALISTS, dim=1).indices
+    best = poses.scores(views, 0.075, 22.0, 500).topk(_FINALISTS, dim=1).indices
     poses = poses.taken(best).aligned(views, 0.25, (0.19, 0.075), 8, 300)
-    scores = poses.scores(views, 0.0625, 18, 500)
+    scores = poses.scores(views, 0.0625, 18.0, 500)
     order = scores.argsort(dim=1, descending=True, stable=True)
     poses, scores = poses.taken(order), scores.gather(1, order)
     keep = poses.distinct(_DISTINCT)
