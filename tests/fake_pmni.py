@@ -95,12 +95,13 @@ elif stage == "report":
 else:
     for folder in options.get("ray-distances", []):
         assert (pathlib.Path(folder) / "ray_distance.npz").is_file()
-    for file in options.get("poses", []):
-        assert pathlib.Path(file).is_file()
+    for name in ("poses", "mesh", "selection"):
+        assert all(pathlib.Path(file).is_file() for file in options.get(name, []))
     names = {{
         "prepare": ["capture.npz", "cameras.json", "preview.png"],
         "integrate": ["ray_distance.npz", "preview.png"],
         "register": ["initial_poses.json"],
+        "export": ["poses.json", "cameras_sphere.npz", "cameras.png"],
         "refine": [
             "refined_poses.json", "surface.safetensors", "surface.safetensors.sha256",
             "history.csv",

@@ -20,11 +20,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GPU_STAGES = ("refine", "train", "mesh", "render")
 SUMMARY = {"collect": 1, "report": 1}
 # The jobs of an object in each experiment, after those that all experiments share.
-FREE = {"register": 1, "refine": 1, "train": 1, "mesh": 3, "render": 2, "evaluate": 3}
-FAST = {"register": 1, "refine": 1, "mesh": 1, "render": 1, "evaluate": 1}
-FIXED = {"register": 1, "train": 1, "mesh": 2, "render": 1, "evaluate": 2}
+FREE = {"register": 1, "refine": 1, "train": 1, "mesh": 3, "render": 2, "evaluate": 3, "export": 1}
+FAST = {"register": 1, "refine": 1, "mesh": 1, "render": 1, "evaluate": 1, "export": 1}
+FIXED = {"register": 1, "train": 1, "mesh": 2, "render": 1, "evaluate": 2, "export": 1}
 AFTER_REFINING = {"mesh": 1, "render": 1, "evaluate": 1}
-AFTER_TRAINING = {"mesh": 2, "render": 1, "evaluate": 2}
+AFTER_TRAINING = {"mesh": 2, "render": 1, "evaluate": 2, "export": 1}
 
 
 def total(*jobs: dict[str, int], times: int = 1) -> dict[str, int]:
@@ -215,7 +215,7 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     run = project.snakemake("--cores", "8", "--resources", "gpu=2", "--configfile", "coarse.yaml")
     calls = project.pmni.calls()
     assert run.returncode == 0, run.stdout
-    assert made(calls) == {"mesh": 18, "evaluate": 18} | SUMMARY
+    assert made(calls) == {"mesh": 18, "evaluate": 18, "export": 9} | SUMMARY
 
 
 def check_what_is_collected_after_failures(calls: list[fake_pmni.Call]) -> None:
@@ -287,6 +287,14 @@ def test_every_stage_gets_what_its_experiment_has_made(tmp_path: Path) -> None:
         "results/fixed/ball/train/selection.json",
         "results/free/ball/train/selection.json",
     ]
+    # The export takes whichever of these the training has selected.
+    for name, steps in (("free", (0, 200)), ("fast", (0,)), ("fixed", (200,))):
+        options = calls["export", f"{name}/ball/export"].options
+        stems = [f"iter_{step:08d}" for step in steps]
+        assert options["iterations"] == [str(step) for step in steps]
+        assert options["mesh"] == [f"results/{name}/ball/meshes/{stem}.ply" for stem in stems]
+        assert len(options["poses"]) == len(steps)
+        assert ("selection" in options) == (name != "fast")
 
 
 @pytest.mark.workflow
@@ -318,7 +326,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-SURFACES = {"mesh": 18, "render": 12, "evaluate": 18} | SUMMARY
+SURFACES = {"mesh": 18, "render": 12, "evaluate": 18, "export": 9} | SUMMARY
 BUMP = """
 from dataclasses import replace
 from pmni.stages import STAGES
@@ -345,11 +353,12 @@ STAGES["evaluate"] = replace(STAGES["evaluate"], version=STAGES["evaluate"].vers
         ),
         (
             {"overrides": {"refine": {"seed": 1}}},
-            {"refine": 6, "train": 3, "mesh": 12, "render": 9, "evaluate": 12} | SUMMARY,
+            {"refine": 6, "train": 3, "mesh": 12, "render": 9, "evaluate": 12, "export": 6}
+            | SUMMARY,
         ),
         (
             {"overrides": {"train": {"seed": 1}}},
-            {"train": 6, "mesh": 12, "render": 6, "evaluate": 12} | SUMMARY,
+            {"train": 6, "mesh": 12, "render": 6, "evaluate": 12, "export": 6} | SUMMARY,
         ),
         ({"overrides": {"render": {"chunk": 1000}}}, {"render": 12, "report": 1}),
         ({"overrides": {"summary": "Another word for it."}}, {"report": 1}),

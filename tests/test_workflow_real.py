@@ -117,11 +117,15 @@ def test_every_result_is_there_and_says_where_it_is_from(
             assert mesh.volume > 0
             assert len(read_poses(own / f"train/poses/{name}.json").views) == SCENE["views"]
         assert len(list((own / f"renders/{name}").glob("*.exr"))) == SCENE["views"]
+        assert len(read_poses(own / "export/poses.json").views) == SCENE["views"]
+        assert (own / "export/cameras.png").stat().st_size > 10_000
         history = pd.read_csv(own / "train/history.csv")
         assert history["step"].iloc[-1] == STEPS[1]
     records = list(folder.glob("results/**/*provenance.json"))
     stages = {json.loads(path.read_text(encoding="utf-8"))["stage"] for path in records}
-    assert stages == {"prepare", "integrate", "register", "train", "mesh", "render", "evaluate"}
+    assert stages == {
+        "prepare", "integrate", "register", "train", "mesh", "render", "evaluate", "export",
+    }  # fmt: skip
     leftovers = {path.name for path in folder.glob("results/**/.*")}
     assert leftovers <= {".snakemake_timestamp"}
 

@@ -63,6 +63,8 @@ def result_files(experiment_name: str, object_name: str) -> list[str]:
         trained = ("checkpoints", "poses", "history.csv", "selection.json")
         files += [f"{own}/train/{file}" for file in trained]
         files += files_of_surfaces(experiment, own, experiment.train.kept_steps())
+    exported = ("poses.json", "cameras_sphere.npz", "cameras.png")
+    files += [f"{own}/export/{file}" for file in exported]
     return [f"{CONFIG.results}/{file}" for file in files]
 
 
