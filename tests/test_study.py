@@ -1,6 +1,9 @@
 """The accuracy study: which captures it makes, and that its tables show what failed."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,19 @@ def test_the_stage_writes_tables_and_plots(tmp_path, benchmark, logs):
     rows = [line.split(" | ")[:3] for line in text.splitlines() if line.startswith("| 8 | ")]
     assert rows == [["| 8", "fast", "1 of 2"], ["| 8", "calibrated", "2 of 2"]]
     assert "![surface](surface.png)" in text
+
+
+@pytest.mark.workflow
+def test_one_command_plans_all_of_it(tmp_path):
+    """The workflow on the study in the repository, without running anything."""
+    for name in ("Snakefile", "workflow", "config"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "rules"]
+    command += ["--configfile", "config/study.yaml", "--config", "only=[fish-base,fish-views-5]"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.M))
+    assert (jobs["synthesize"], jobs["register"], jobs["study"]) == ("2", "6", "1")
+    assert not {"train", "report"} & set(jobs)
 
 
 def test_the_stage_without_results(tmp_path, benchmark):

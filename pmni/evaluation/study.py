@@ -99,31 +99,35 @@ def page(table: pd.DataFrame, settings: StudySettings, pictures: Sequence[Path])
         *(f"![{path.stem}]({path.name})\n" for path in pictures),
         "Medians over the objects (and seeds) whose poses were found; `worked` counts them.",
     ]
-    groups: list[tuple[str, pd.DataFrame, str | None]] = [
-        ("The base case", table[table["changed"] == "base"], None)
-    ]
+    base = table[table["changed"] == "base"]
+    groups = [("The base case", base, "object", list(dict.fromkeys(base["object"])))]
     single = table["changed"].isin(["base", *settings.factors])
     for name, factor in settings.factors.items():
         own = table[single & table["changed"].isin(["base", name])]
-        groups.append((factor.title, own[own["object"].isin(settings.objects)], name))
+        own = own[own["object"].isin(settings.objects)]
+        if (own["changed"] == name).any():
+            groups.append((factor.title, own, name, list(factor.levels)))
     if not single.all():
-        groups.append(("Several at a time", table[~single], "capture"))
-    for title, rows, varied in groups:
-        lines += ["", f"## {title}", "", *_summary(rows, varied)]
+        several = table[~single]
+        groups.append(("Several at a time", several, "capture", list(several["capture"].unique())))
+    for title, rows, varied, levels in groups:
+        lines += ["", f"## {title}", "", *_summary(rows, varied, levels)]
     failed = table[table["status"] != OK]
     lines += ["", "## What failed", ""]
     lines += [*_failures(failed)] if len(failed) else ["Nothing."]
     return "\n".join(lines) + "\n"
 
 
-def _summary(rows: pd.DataFrame, factor: str | None) -> Iterator[str]:
-    first = factor or "object"
-    yield _line([first, "experiment", "worked", *(title for title, _ in _SHOWN.values())])
+def _summary(rows: pd.DataFrame, varied: str, levels: Sequence[str]) -> Iterator[str]:
+    """A table of medians, one line for each level and experiment."""
+    yield _line([varied, "experiment", "worked", *(title for title, _ in _SHOWN.values())])
     yield _line(["---"] * (3 + len(_SHOWN)))
-    for (level, experiment), group in rows.groupby([first, "experiment"], sort=False):
-        worked = group[group["status"] == OK]
-        numbers = [_number(worked[name].median(), form) for name, (_, form) in _SHOWN.items()]
-        yield _line([level, experiment, f"{len(worked)} of {len(group)}", *numbers])
+    for level in levels:
+        for experiment in rows["experiment"].unique():
+            group = rows[(rows[varied] == level) & (rows["experiment"] == experiment)]
+            worked = group[group["status"] == OK]
+            numbers = [_number(worked[name].median(), form) for name, (_, form) in _SHOWN.items()]
+            yield _line([level, experiment, f"{len(worked)} of {len(group)}", *numbers])
 
 
 def _failures(failed: pd.DataFrame) -> Iterator[str]:

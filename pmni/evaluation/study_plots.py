@@ -32,16 +32,18 @@ _SPREAD = 0.22
 def write_plots(
     folder: Path, table: pd.DataFrame, settings: StudySettings, experiments: Sequence[str]
 ) -> list[Path]:
-    """One PNG for each number of which there is any: lines are medians over the objects that
-    worked, dots single objects, crosses at the top those that failed."""
+    """One PNG for each number of which there is any: large dots, joined where levels are numbers,
+    are medians over the objects that worked, small dots single objects; a cross at the top says
+    how many failed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     made = []
     panels = _panels(table, settings)
     for name, (column, label) in _PLOTS.items():
-        known = table[column].dropna()
-        if not (known > 0).any():
+        known = table[column][(table["status"] == "ok") & (table[column] > 0)]
+        if known.empty:
             continue
         figure = Figure(figsize=(2.5 * len(panels) + 0.9, 3.7), dpi=110)
         FigureCanvasAgg(figure)
@@ -51,8 +53,10 @@ def write_plots(
             _draw(axes, panel, column, experiments)
         first = row[0, 0]
         first.set_yscale("log")
-        first.set_ylim(0.7 * known[known > 0].min(), 2.2 * known.max())
+        first.set_ylim(0.7 * known.min(), 2.5 * known.max())
         first.set_ylabel(label, color=_INK)
+        first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        first.yaxis.set_minor_locator(NullLocator())
         first.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         handles, labels = first.get_legend_handles_labels()
         figure.legend(
@@ -102,7 +106,7 @@ def _draw(axes: Any, panel: Panel, column: str, experiments: Sequence[str]) -> N
                     ha="center", va="center", xycoords=axes.get_xaxis_transform(),
                 )  # fmt: skip
         places = np.arange(len(levels)) + shift
-        line = "none" if key == "object" else "-"
+        line = "-" if all(level.replace(".", "").isdecimal() for level in levels) else "none"
         axes.plot(places, medians, "o", ls=line, color=colour, ms=4.5, lw=1.5, label=experiment)
     axes.set_title(title, size=9, color=_INK)
     turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
