@@ -31,7 +31,7 @@ def redistance_dense(
     sign = _smooth_sign(values, spacing)
     for _ in range(sweeps):
         around = pad(values[None, None], (1,) * 6, mode="replicate")[0]
-        slope = upwind_slope(around, spacing, sign > 0).view_as(values)
+        slope = upwind_slope(around, spacing, (sign > 0).view(-1)).view_as(values)
         values = torch.where(fixed, values, values - STEP * spacing * sign * (slope - 1))
     return values
 
