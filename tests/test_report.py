@@ -42,7 +42,7 @@ def tree(complete: Tree, tmp_path: Path) -> Tree:
     return Tree(tmp_path / "results", config)
 
 
-def page_of(tree: Tree, experiments: int = 2) -> str:
+def page_of(tree: Tree, experiments: int = len(EXPERIMENTS)) -> str:
     config = tree.config | {"experiments": EXPERIMENTS[:experiments]}
     return build_page(tree.results, ReportedRun.parse(config, "test"), SMALL)
 
@@ -58,6 +58,19 @@ def section(page: str, name: str) -> str:
 
 def data_of(page: str) -> dict:
     return json.loads(between(page, 'id="report-data">', "</script>"))
+
+
+CHARTS = {
+    "Losses": 2,
+    "Learning rate": 2,
+    "Residual of the normals, degrees": 2,
+    "Turn of the cameras in an iteration, degrees": 2,
+    "Rotation error of the cameras": 3,
+    "Rotation error, view by view": 3,
+    "Uncertainty of the refined cameras, view by view": 2,
+    "Registration: confidence, view by view": 2,
+    "Chamfer": 1,
+}
 
 
 # --- a complete run -------------------------------------------------------------------------------
@@ -78,9 +91,9 @@ def test_nothing_is_missing_from_the_page_of_a_complete_run(page: str) -> None:
             assert f'data-name="{layer}"' in part
         for layer in ("Rendered normals", "Error of the normals"):
             assert part.count(f'data-name="{layer}"') == len(EXPERIMENTS)
-        for title in ("Losses", "Rotation error of the cameras", "Learning rate"):
-            assert part.count(f"<h4>{title}</h4>") == len(EXPERIMENTS)
-        assert part.count("<li class=") == 7 * len(EXPERIMENTS)
+        for title, count in CHARTS.items():
+            assert part.count(f"<h4>{title}</h4>") == count
+        assert part.count("<li class=") == 8 + 7 + 7
         assert 'class="viewer"' in part
         assert part.count('class="series"') == len(EXPERIMENTS)
 
@@ -102,7 +115,7 @@ def test_the_page_holds_all_it_needs(page: str) -> None:
 def test_the_numbers_are_those_of_the_metrics(page: str, complete: Tree) -> None:
     summary = between(page, '<section id="summary">', "</section>")
     metrics = json.loads(
-        (complete.results / "default/pebble/metrics/iter_00000300.json").read_text("utf-8")
+        (complete.results / "free/pebble/metrics/iter_00000300.json").read_text("utf-8")
     )
     for key, decimals in (("chamfer_mm", 3), ("mae_deg", 2), ("fscore_0.5", 3)):
         assert f"{metrics[key]:.{decimals}f}" in summary
@@ -118,19 +131,65 @@ def test_the_summary_says_who_knew_the_poses_and_how_it_was_aligned(page: str) -
     summary = between(page, '<section id="summary">', "</section>")
     rows = re.findall(r"<tr>.*?</tr>", summary, re.S)
     by_name = {re.findall(r">([\w-]+)</a>", row)[0]: row for row in rows if "<a href" in row}
-    assert "pose-free" in by_name["default"]
+    assert "pose-free" in by_name["free"]
     assert "reference poses" in by_name["calibrated"]
     rows = summary.partition(">egg</a>")
-    assert (rows[0].count(">icp<"), rows[2].count(">cameras<")) == (2, 2)
-    assert rows[2].count(">cameras, icp<") == 2  # the means
+    assert (rows[0].count(">icp<"), rows[2].count(">cameras<")) == (3, 3)
+    assert rows[2].count(">cameras, icp<") == 3  # the means
     assert "Brument et al., CVPR 2024" in summary
     assert "0.220" in summary
+
+
+def test_the_page_says_which_surface_is_the_result_and_why(page: str) -> None:
+    lowered = "The network lowered the error on held-out normals (4.91 vs 5.18 degrees), so its"
+    assert f"{lowered} surface at iteration 300 is the result." in section(page, "pebble")
+    kept = "The network did not lower the error on held-out normals (5.21 vs 5.18 degrees), so the"
+    assert f"{kept} refined surface is the result." in section(page, "egg")
+    for name in ("pebble", "egg"):
+        assert section(page, name).count("this experiment trains no network.") == 1
+    scenes = data_of(page)["scenes"]
+    assert (scenes["part-pebble"]["first"], scenes["part-egg"]["first"]) == ("free/300", "free/0")
+    summary = between(page, '<section id="summary">', "</section>")
+    assert "<small>iteration 300</small>" in summary
+    assert "<small>refined</small>" in summary
+
+
+def test_the_numbers_are_those_of_the_surface_that_is_kept(page: str, complete: Tree) -> None:
+    folder = complete.results / "free/egg/metrics"
+    refined, trained = (
+        json.loads((folder / f"iter_{step:08d}.json").read_text("utf-8")) for step in (0, 300)
+    )
+    summary = between(page, '<section id="summary">', "</section>").partition(">egg</a>")[2]
+    row = summary.partition("<small>refined</small>")[2].partition("</tr>")[0]
+    assert f"{refined['chamfer_mm']:.3f}" in row
+    assert f"{trained['chamfer_mm']:.3f}" not in row
+    for each in (refined, trained):  # both stand side by side in the object's section
+        assert f"{each['chamfer_mm']:.3f}" in section(page, "egg")
+
+
+def test_registration_and_refinement_are_shown(page: str) -> None:
+    part = section(page, "pebble")
+    assert "Registration: method free · kind equal steps · score 0.812" in part
+    charts = data_of(page)["charts"]
+    turn = charts["pebble/free/Turn of the cameras in an iteration, degrees"]
+    assert [trace["name"] for trace in turn["traces"]] == ["mean", "largest"]
+    assert [(mark["x"], mark["text"]) for mark in turn["marks"]] == [
+        (0.5, "64³"),
+        (6.5, "128³"),
+        (14.5, "256³"),
+    ]
+    errors = charts["pebble/free/Rotation error of the cameras"]["traces"][0]
+    assert errors["x"] == ["start", "refined", "iteration 100", "iteration 300"]
+    assert errors["y"] == sorted(errors["y"], reverse=True)
+    expected = charts["pebble/free/Uncertainty of the refined cameras, view by view"]["traces"][0]
+    np.testing.assert_allclose(expected["y"], 0.2 + 0.02 * np.arange(6), rtol=1e-4)
+    assert "focal factor" not in part  # it never changed
 
 
 def test_the_newest_result_is_dated_by_its_provenance(tree: Tree) -> None:
     for path in tree.results.rglob("*provenance.json"):
         os.utime(path, (1_500_000_000, 1_500_000_000))
-    newest = tree.results / "default/egg/train/provenance.json"
+    newest = tree.results / "free/egg/train/provenance.json"
     os.utime(newest, (1_600_000_000, 1_600_000_000))
     assert "13 September 2020, 12:26 UTC" in page_of(tree)
 
@@ -138,12 +197,14 @@ def test_the_newest_result_is_dated_by_its_provenance(tree: Tree) -> None:
 def test_the_scene_holds_every_surface_and_camera_in_the_frame_of_the_truth(page: str) -> None:
     scene = data_of(page)["scenes"]["part-pebble"]
     keys = [surface["key"] for surface in scene["surfaces"]]
-    steps = ["default/100", "default/300", "calibrated/300"]
-    assert keys == [*steps, "truth"]
-    assert scene["first"] == "default/300"
+    assert keys == ["free/0", "free/100", "free/300", "fast/0", "calibrated/300", "truth"]
+    labels = {surface["key"]: surface["label"] for surface in scene["surfaces"]}
+    assert (labels["free/0"], labels["free/300"]) == ("refined", "iteration 300 (result)")
+    assert labels["fast/0"] == "refined"
+    assert scene["first"] == "free/300"
     assert scene["radius"] == pytest.approx(45, abs=0.5)  # the longest semi-axis, 0.9 * 50 mm
     sets = {each["group"]: each["sets"] for each in scene["cameras"]}
-    assert list(sets["default"]) == ["start", "100", "300"]
+    assert list(sets["free"]) == ["start", "0", "100", "300"]
     reference = np.array(list(scene["reference"].values())).reshape(-1, 3, 4)
     ours = np.array(list(sets["calibrated"]["start"].values())).reshape(-1, 3, 4)
     np.testing.assert_allclose(ours, reference, atol=1e-3)
@@ -172,7 +233,7 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
-RUN = "default/pebble"
+RUN = "free/pebble"
 STEP = "iter_00000300"
 
 
@@ -184,7 +245,11 @@ STEP = "iter_00000300"
         f"integration/pebble/{NORMALS}",
         f"{RUN}/register/initial_poses.json",
         f"{RUN}/register",
+        f"{RUN}/refine/history.csv",
+        f"{RUN}/refine/refined_poses.json",
+        f"{RUN}/refine",
         f"{RUN}/train/history.csv",
+        f"{RUN}/train/selection.json",
         f"{RUN}/train/poses/{STEP}.json",
         f"{RUN}/train",
         f"{RUN}/meshes/{STEP}.ply",
@@ -215,7 +280,10 @@ def test_a_missing_file_costs_its_panels_and_nothing_else(tree: Tree, name: str)
         f"captures/pebble/{NORMALS}/capture.npz",
         f"integration/pebble/{NORMALS}/ray_distance.npz",
         f"{RUN}/register/initial_poses.json",
+        f"{RUN}/refine/history.csv",
+        f"{RUN}/refine/refined_poses.json",
         f"{RUN}/train/history.csv",
+        f"{RUN}/train/selection.json",
         f"{RUN}/train/poses/{STEP}.json",
         f"{RUN}/meshes/{STEP}.ply",
         f"{RUN}/renders/{STEP}/00.exr",
@@ -260,7 +328,7 @@ def test_a_damaged_table_is_named_and_the_numbers_come_from_the_metrics(tree: Tr
 
 
 def test_a_failed_training_is_marked_and_explained_by_its_log(tree: Tree) -> None:
-    """Its former results, which are still there, are not shown."""
+    """Its former results, which are still there, are not shown; the refined surface is."""
     (tree.results / RUN / "train/history.csv").unlink()
     log = tree.results / "logs/train" / f"{RUN}.log"
     log.write_text(
@@ -270,22 +338,36 @@ def test_a_failed_training_is_marked_and_explained_by_its_log(tree: Tree) -> Non
     page = page_of(tree)
     part = section(page, "pebble")
     assert "1 object" not in page
-    assert "3 of 4 complete" in page
+    assert "5 of 6 complete" in page
     assert "train failed" in between(page, '<section id="summary">', "</section>")
     assert "no space left &lt;on device&gt;" in part
     assert "line 39" in part
     assert "line 20" not in part  # only the end of the log
-    assert "results/logs/train/default/pebble.log" in part
-    assert part.count('class="series"') == 1  # of the experiment that worked
+    assert "results/logs/train/free/pebble.log" in part
+    assert "free: only the refined surface, as stage train did not finish" in part
     scene = data_of(page)["scenes"]["part-pebble"]
-    assert {surface["group"] for surface in scene["surfaces"]} == {"calibrated", ""}
+    keys = [surface["key"] for surface in scene["surfaces"]]
+    assert keys == ["free/0", "fast/0", "calibrated/300", "truth"]
+    tab = between(part, 'id="part-pebble-free"', 'id="part-pebble-fast"')
+    assert tab.count('class="series"') == 1
+    assert between(tab, "<h3>All numbers</h3>", "</thead>").count("<th scope") == 1
+
+
+def test_a_failed_refinement_leaves_no_surface_of_its_experiment(tree: Tree) -> None:
+    (tree.results / RUN / "refine/refined_poses.json").unlink()
+    part = section(page_of(tree), "pebble")
+    assert "free: no surface, as stage refine did not finish" in part
+    tab = between(part, 'id="part-pebble-free"', 'id="part-pebble-fast"')
+    assert "refine failed" in tab
+    assert 'class="series"' not in tab
+    assert "Registration: method free" in tab
 
 
 def test_a_run_of_which_nothing_is_there_still_has_its_page(tmp_path: Path, tree: Tree) -> None:
     page = page_of(Tree(tmp_path, tree.config | {"logs": str(tmp_path / "none")}))
     assert "no result has a provenance file" in page
-    assert "0 of 4 complete" in page
-    assert page.count("prepare failed") >= 4
+    assert "0 of 6 complete" in page
+    assert page.count("prepare failed") >= 6
 
 
 def test_a_mesh_of_another_evaluation_is_not_coloured_with_its_errors(tree: Tree) -> None:
@@ -316,10 +398,12 @@ def test_objects_without_any_truth_have_no_errors_but_all_the_rest(tree: Tree) -
         object.__setattr__(capture, key, None)
     save_capture(tree.results / "captures/pebble" / NORMALS, capture)
     folder = tree.results / RUN
-    for step in ("iter_00000100", STEP):
+    poses = ["refine/refined_poses.json", "train/poses/iter_00000100.json"]
+    poses.append(f"train/poses/{STEP}.json")
+    for step, file in zip(("iter_00000000", "iter_00000100", STEP), poses, strict=True):
         words = ["evaluate", "--capture", tree.results / "captures/pebble" / NORMALS]
         words += ["--mesh", folder / f"meshes/{step}.ply"]
-        words += ["--poses", folder / f"train/poses/{step}.json"]
+        words += ["--poses", folder / file]
         run_stage([*words, "--output", folder / f"metrics/{step}.json"])
     config = tree.config | {"objects": tree.config["objects"][:1]}
     page = page_of(Tree(tree.results, config), experiments=1)
@@ -328,7 +412,7 @@ def test_objects_without_any_truth_have_no_errors_but_all_the_rest(tree: Tree) -
     scene = data_of(page)["scenes"]["part-pebble"]
     assert scene["reference"] is None
     assert scene["valueTop"] == 0
-    assert [surface["key"] for surface in scene["surfaces"]][-1] == "default/300"
+    assert [surface["key"] for surface in scene["surfaces"]][-1] == "free/300"
     assert "Rotation error, view by view" not in page
 
 

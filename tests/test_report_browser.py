@@ -158,7 +158,7 @@ def test_the_viewer_draws_when_it_is_seen_and_not_before(opened: Any) -> None:
     part, colours, _ = picture(opened, canvas)
     assert part > 0.04
     assert colours > 500
-    assert canvas.get_attribute("data-drawn") == "default/300"
+    assert canvas.get_attribute("data-drawn") == "free/300"
 
 
 def test_the_viewer_changes_surface_colours_and_cameras(opened: Any) -> None:
@@ -171,7 +171,7 @@ def test_the_viewer_changes_surface_colours_and_cameras(opened: Any) -> None:
         changed(opened, canvas, chip.click)
     choose = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))"
     surface, beside, *_ = opened.find_elements("css selector", f"{VIEWER} select")
-    changed(opened, canvas, lambda: opened.execute_script(choose, surface, "default/100"))
+    changed(opened, canvas, lambda: opened.execute_script(choose, surface, "free/100"))
     opened.execute_script(choose, beside, "truth")
     second = find(opened, f"{VIEWER} canvas[data-drawn=truth]")
     part, colours, _ = picture(opened, second)
@@ -216,8 +216,8 @@ def test_the_browser_unpacks_the_mesh_that_was_packed(opened: Any) -> None:
 
 def test_all_iterations_are_drawn_side_by_side(opened: Any) -> None:
     drawn(opened, "[data-scene=part-pebble].series")
-    selector = "[data-scene=part-pebble][data-group=default] canvas[data-drawn]"
-    until(lambda: len(opened.find_elements("css selector", selector)) == 3, "three surfaces")
+    selector = "[data-scene=part-pebble][data-group=free] canvas[data-drawn]"
+    until(lambda: len(opened.find_elements("css selector", selector)) == 4, "four surfaces")
     for canvas in opened.find_elements("css selector", selector):
         part, colours, _ = picture(opened, canvas)
         assert part > 0.2
@@ -240,7 +240,7 @@ def test_every_chart_draws_in_every_tab(opened: Any) -> None:
 
 
 def test_a_picture_is_enlarged_with_all_its_layers(opened: Any) -> None:
-    tile = find(opened, "#part-pebble-default-out .tile")
+    tile = find(opened, "#part-pebble-free-out .tile")
     scroll_to(opened, tile)
     tile.click()
     box = find(opened, "dialog[open]")
@@ -248,6 +248,8 @@ def test_a_picture_is_enlarged_with_all_its_layers(opened: Any) -> None:
     assert [text.split("\n")[0] for text in captions] == [
         "Rendered normals",
         "Error of the normals",
+        "Rendered normals, refined",
+        "Error of the normals, refined",
         "Input normals",
         "Masks",
         "Integrated distance",

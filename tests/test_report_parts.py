@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 
 from pmni.config.reporting import ReportedExperiment, ReportedObject
 from pmni.io.poses import Poses, write_poses
-from pmni.reporting import charts, images, meshes, words
+from pmni.reporting import cameras, charts, images, meshes, words
 from pmni.reporting.gallery import error_scale
-from pmni.reporting.sources import Run, StageState, Unavailable, load, log_tails, stage_states
+from pmni.reporting.sources import (
+    Run,
+    StageState,
+    Unavailable,
+    load,
+    log_tails,
+    read_selection,
+    stage_states,
+    surfaces_there,
+)
 from pmni.reporting.summary import Cell, Row, build_summary, mark_best
 
 
@@ -217,6 +226,9 @@ def test_what_is_packed_is_unpacked(seed: int, with_values: bool) -> None:
 def finished(run: Run, *stages: str) -> None:
     for stage in stages:
         touch(*run.outputs(stage), *run.provenance(stage))
+    if "train" in stages:
+        result = max(run.experiment.steps)
+        run.selection.write_text(f'{{"iteration": {result}}}', encoding="utf-8")
 
 
 ALL = ("prepare", "integrate", "register", "train", "mesh", "render", "evaluate")
@@ -250,6 +262,83 @@ def test_results_from_before_a_failure_do_not_count(
     assert {stage: states[stage].state for stage in expected} == expected
     waiting = [state for state in states.values() if state.state == "waiting"]
     assert {state.cause for state in waiting} <= {missing}
+
+
+def refined_run(results: Path, trained: bool = True, method: str = "free") -> Run:
+    entry = ReportedObject(name="cat", dataset="pets", normals="set_a")
+    steps = (0, 10, 20) if trained else (0,)
+    experiment = ReportedExperiment(
+        name="free",
+        registration_method=method,
+        refined=True,
+        trained=trained,
+        steps=steps,
+        candidates=(0, steps[-1]) if trained else (0,),
+    )
+    return Run(results, entry, experiment)
+
+
+def test_the_stages_are_those_of_the_experiment(tmp_path: Path) -> None:
+    """Only a registration from nothing waits for the integration."""
+    full, fast = refined_run(tmp_path), refined_run(tmp_path, trained=False, method="ring")
+    assert full.stages == (*ALL[:3], "refine", *ALL[3:])
+    assert fast.stages == (*ALL[:3], "refine", *ALL[4:])
+    assert "refine" not in stage_states(run_in(tmp_path))
+    for run in (full, fast):
+        finished(run, *(stage for stage in run.stages if stage != "integrate"))
+    assert stage_states(full)["refine"].cause == "integrate"
+    assert stage_states(fast)["evaluate"].state == "done"
+
+
+@pytest.mark.parametrize(
+    ("missing", "there"), [((), (0, 10, 20)), (("train",), (0,)), (("refine",), ())]
+)
+def test_the_refined_surface_counts_when_the_training_failed(
+    tmp_path: Path, missing: tuple[str, ...], there: tuple[int, ...]
+) -> None:
+    run = refined_run(tmp_path)
+    finished(run, *(stage for stage in run.stages if stage not in missing))
+    assert surfaces_there(run, stage_states(run)) == there
+
+
+def test_the_result_is_what_the_training_selected(tmp_path: Path) -> None:
+    run = refined_run(tmp_path)
+    assert refined_run(tmp_path, trained=False).result == 0
+    run.selection.parent.mkdir(parents=True)
+    told = '{"iteration": 0, "heldout_error_deg": {"0": 5.18, "20": 5.21}}'
+    run.selection.write_text(told, encoding="utf-8")
+    assert read_selection(run).heldout_error_deg == {0: 5.18, 20: 5.21}
+    assert (run.result, run.title_of(0)) == (0, "refined (result)")
+    assert (run.title_of(10), run.title_of(20)) == ("iteration 10", "iteration 20")
+    run.selection.write_text('{"iteration": 10}', encoding="utf-8")  # has not been rendered
+    with pytest.raises(Unavailable, match=r"selection\.json: damaged .*iteration 10 is none of"):
+        read_selection(run)
+    assert run.result == 20
+
+
+@pytest.mark.parametrize(
+    ("refined", "trained", "result", "errors", "words_of_it"),
+    [
+        (True, True, 0, {0: 5.18, 20: 5.21}, "The network did not lower the error on held-out "
+         "normals (5.21 vs 5.18 degrees), so the refined surface is the result."),
+        (True, True, 20, {0: 5.18, 20: 5.0}, "The network lowered the error on held-out normals "
+         "(5.00 vs 5.18 degrees), so its surface at iteration 20 is the result."),
+        (True, True, 20, {}, "The result is the surface at iteration 20."),
+        (True, True, 0, {}, "The result is the refined surface."),
+        (True, False, 0, {}, "The refined surface is the result; this experiment trains no "
+         "network."),
+        (False, True, 20, {}, ""),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_said_in_words(
+    refined: bool, trained: bool, result: int, errors: dict[int, float], words_of_it: str
+) -> None:
+    assert words.verdict(refined, trained, result, 20, errors) == words_of_it
+
+
+def test_a_candidate_must_be_one_of_the_steps() -> None:
+    with pytest.raises(ValueError, match="5 is not one of the steps"):
+        ReportedExperiment(name="a", registration_method="free", steps=(0, 10), candidates=(0, 5))
 
 
 def test_a_damaged_provenance_only_costs_the_seconds(tmp_path: Path) -> None:
@@ -440,6 +529,35 @@ def test_a_file_that_is_no_history_is_refused(tmp_path: Path) -> None:
         charts.read_history(path)
 
 
+def test_the_refinement_is_charted_with_its_grids(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "iteration,cells,seconds,normal_residual_deg,rotation_change_deg,flattening,focal_factor\n"
+        "1,64,0.1,9,0,0,1\n2,64,0.2,7,0,0.01,1\n3,128,0.4,6,0,0.02,1\n",
+        encoding="utf-8",
+    )
+    named = dict(charts.refinement_charts(charts.read_history(path, "iteration")))
+    # fixed cameras do not turn, and a factor that never changes says nothing
+    assert list(named) == ["Residual of the normals, degrees", "Common flattening of the normals"]
+    for chart in named.values():
+        assert chart["marks"] == [{"x": 0.5, "text": "64³"}, {"x": 2.5, "text": "128³"}]
+        assert chart["traces"][0]["x"] == [1, 2, 3]
+
+
+def test_what_registration_says_of_itself_and_of_each_view() -> None:
+    information = {"method": "free", "score": 0.81254, "verified": True, "note": {"a": "text"}}
+    information |= {"confidence": {"a": 0.5, "b": 1}, "other": {"z": 1.0}}
+    assert cameras.facts_of(information) == ["method free", "score 0.813", "verified: yes"]
+    assert cameras.numbers_by_view(information, ("a", "b")) == {"confidence": {"a": 0.5, "b": 1.0}}
+
+
+def test_the_uncertainty_of_a_rotation_is_that_of_all_its_axes() -> None:
+    variances = np.diag(np.deg2rad([1.0, 2.0, 2.0, 9.0, 9.0, 9.0]) ** 2)
+    poses = Poses(("a",), np.eye(4)[None], {"covariance": {"a": variances.tolist()}})
+    assert cameras.uncertainty_deg(poses) == {"a": pytest.approx(3.0)}
+    assert cameras.uncertainty_deg(Poses(("a",), np.eye(4)[None])) == {}
+
+
 def test_a_rotation_of_the_whole_world_is_no_pose_error(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     random = np.random.default_rng(0)
@@ -461,12 +579,13 @@ def test_a_rotation_of_the_whole_world_is_no_pose_error(tmp_path: Path) -> None:
     write_poses(run.initial_poses, Poses(views, world @ turned))
     write_poses(run.poses(10), Poses(views, world @ c2w))
     write_poses(run.poses(20), Poses(views[1:], c2w[1:]))  # one view is held out
-    series = charts.pose_series(run, Poses(views, c2w))
-    assert max(series[10].values()) < 1e-5
-    assert set(series[20]) == set(views[1:])
+    series = cameras.pose_series(run, Poses(views, c2w), (10, 20))
+    assert list(series) == ["start", "iteration 10", "iteration 20"]
+    assert max(series["iteration 10"].values()) < 1e-5
+    assert set(series["iteration 20"]) == set(views[1:])
     # one camera of five is off by 10 degrees: the best common turn shares it out
-    assert series[0]["a"] == pytest.approx(8, abs=0.1)
-    assert sum(series[0].values()) == pytest.approx(16, abs=0.3)
-    chart = charts.view_chart(series)
-    assert [trace["name"] for trace in chart["traces"]] == ["start", "result"]
+    assert series["start"]["a"] == pytest.approx(8, abs=0.1)
+    assert sum(series["start"].values()) == pytest.approx(16, abs=0.3)
+    chart = cameras.view_chart(series)
+    assert [trace["name"] for trace in chart["traces"]] == ["start", "iteration 20"]
     assert [len(trace["x"]) for trace in chart["traces"]] == [5, 4]

@@ -1,6 +1,6 @@
 """Settings of `report`, and the description of the run that it reports on."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pmni.config.base import Settings
 
@@ -15,10 +15,10 @@ class ReportSettings(Settings):
     """WebP quality of the images."""
 
     faces: int = Field(40_000, ge=100)
-    """Most triangles of a surface shown in 3D at the last iteration, and of the ground truth."""
+    """Most triangles of a result's surface shown in 3D, and of the ground truth."""
 
     faces_early: int = Field(15_000, ge=100)
-    """Most triangles of a surface at an earlier iteration."""
+    """Most triangles of a surface at another iteration."""
 
     log_lines: int = Field(15, ge=1)
     """Lines quoted from the log of a stage that failed."""
@@ -52,8 +52,24 @@ class ReportedExperiment(Settings):
     normals: str | None = None
     """Its normal set; None takes the object's own."""
 
+    refined: bool = False
+    """Whether poses and a grid surface are refined; that surface is iteration 0."""
+
+    trained: bool = True
+    """Whether a network is trained."""
+
     steps: tuple[int, ...] = Field(min_length=1)
     """Iterations whose surface is kept, ascending."""
+
+    candidates: tuple[int, ...] = ()
+    """Those of which one is the result; empty means the last alone."""
+
+    @model_validator(mode="after")
+    def _some_of_the_steps(self) -> "ReportedExperiment":
+        unknown = [step for step in self.candidates if step not in self.steps]
+        if unknown:
+            raise ValueError(f"candidates: {unknown[0]} is not one of the steps")
+        return self
 
 
 class ReportedRun(Settings):

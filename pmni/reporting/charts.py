@@ -7,23 +7,21 @@ import numpy as np
 import pandas as pd
 
 from pmni.config.training import LossWeights
-from pmni.evaluation.alignment import align_rotations
-from pmni.io.poses import Poses, read_poses
-from pmni.lie import rotation_angle_deg
-from pmni.reporting.sources import Run, StageState, load
+from pmni.reporting.sources import STAGES, StageState
 
 Chart = dict[str, Any]
 POINTS = 600
 NOISY = 60
 """Losses of random patches with this many points are drawn faintly, their running mean on top."""
 CLOCKS = ("step", "iteration", "seconds")
+GRIDS = ("cells", "resolution")
 
 
-def read_history(path: Path) -> pd.DataFrame:
-    """The training history with at least the column `step`; numeric columns only."""
+def read_history(path: Path, clock: str = "step") -> pd.DataFrame:
+    """A history with at least the column `clock`; numeric columns only."""
     table = pd.read_csv(path)
-    if "step" not in table or table.empty:
-        raise ValueError("has no column 'step', or no rows")
+    if clock not in table or table.empty:
+        raise ValueError(f"has no column '{clock}', or no rows")
     numeric = table.select_dtypes("number").dropna(axis="columns", how="all")
     keep = np.unique(np.linspace(0, len(numeric) - 1, POINTS).round().astype(int))
     return numeric.iloc[keep]
@@ -36,6 +34,11 @@ TITLES = {
     "samples": "Samples in a step",
     "pose_rotation_deg": "Turn of the cameras since the start, degrees",
     "pose_translation_percent": "Shift of the cameras since the start, % of distance",
+    "hit_fraction": "Part of the rays that hit the surface",
+    "translation_change": "Shift of the cameras in an iteration, normalised",
+    "surface_change": "Change of the distance function in an iteration, normalised",
+    "flattening": "Common flattening of the normals",
+    "focal_factor": "Common factor of the focal lengths",
 }
 
 
@@ -57,68 +60,70 @@ def history_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
     return charts
 
 
-def _over_steps(history: pd.DataFrame, names: list[str], label: str, log: bool = False) -> Chart:
-    steps = history["step"].tolist()
+TRACES = {"rotation_change_deg": "mean", "largest_rotation_change_deg": "largest"}
+# Title, columns and whether the axis is logarithmic, of what the refinement has to bring down.
+CONVERGENCE: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("Residual of the normals, degrees", ("normal_residual_deg",), False),
+    ("Residual of the contours, pixels", ("contour_residual_px",), False),
+    (
+        "Turn of the cameras in an iteration, degrees",
+        ("rotation_change_deg", "largest_rotation_change_deg"),
+        True,
+    ),
+)
+
+
+def refinement_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
+    """(title, chart) of the refinement's residuals, its steps, and what else changed."""
+    names = [str(name) for name in history.columns if name not in (*CLOCKS, *GRIDS)]
+    grouped = [name for _, columns, _ in CONVERGENCE for name in columns]
+    groups = [(title, [n for n in cs if n in names], log) for title, cs, log in CONVERGENCE]
+    groups += [
+        (TITLES.get(name, name.replace("_", " ")), [name], False)
+        for name in names
+        if name not in grouped and history[name].nunique() > 1
+    ]
+    charts = []
+    for title, columns, log in groups:
+        chart = _over_steps(history, columns, "", log, "iteration")
+        if chart["traces"]:
+            charts.append((title, chart | {"plain": True, "marks": _grids(history)}))
+    return charts
+
+
+def _grids(history: pd.DataFrame) -> list[dict[str, Any]]:
+    """Where the refinement went on to a finer grid, and its cells along a side."""
+    column = next((name for name in GRIDS if name in history), None)
+    if column is None:
+        return []
+    first = history[history[column] != history[column].shift()]
+    places, cells = first["iteration"].tolist(), first[column].tolist()
+    return [{"x": at - 0.5, "text": f"{count}³"} for at, count in zip(places, cells, strict=True)]
+
+
+def _over_steps(
+    history: pd.DataFrame, names: list[str], label: str, log: bool = False, clock: str = "step"
+) -> Chart:
+    steps = history[clock].tolist()
     traces = []
     for name in names:
         values = history[name].to_numpy(float)
         shown = np.isfinite(values) & ((values > 0) | (not log))
         if shown.any():
-            numbers = [_short(v) if s else None for v, s in zip(values, shown, strict=True)]
-            traces.append({"name": name, "x": steps, "y": numbers})
+            numbers = [short(v) if s else None for v, s in zip(values, shown, strict=True)]
+            traces.append({"name": TRACES.get(name, name), "x": steps, "y": numbers})
     return {"kind": "line", "x": "iteration", "y": label, "log": log, "traces": traces}
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """To five digits: a page holds many numbers."""
     return float(f"{value:.5g}")
-
-
-def pose_series(run: Run, reference: Poses) -> dict[int, dict[str, float]]:
-    """Each view's rotation error at the start (0) and at every kept iteration.
-
-    The world is turned so that all rotations together come closest. Raises Unavailable.
-    """
-    files = {0: run.initial_poses} | {step: run.poses(step) for step in run.experiment.steps}
-    series: dict[int, dict[str, float]] = {}
-    for step, path in files.items():
-        poses = load(path, read_poses)
-        truth = reference.select(poses.views)
-        moved = align_rotations(poses.c2w, truth).move_cameras(poses.c2w)
-        errors = rotation_angle_deg(moved[:, :3, :3], truth[:, :3, :3])
-        series[step] = dict(zip(poses.views, errors.tolist(), strict=True))
-    return series
-
-
-def pose_chart(series: dict[int, dict[str, float]]) -> Chart:
-    """Mean and largest rotation error over the iterations."""
-    steps = list(series)
-    mean = [_short(float(np.mean(list(errors.values())))) for errors in series.values()]
-    largest = [_short(max(errors.values())) for errors in series.values()]
-    markers = {"x": steps, "mode": "lines+markers"}
-    traces = [
-        {"name": "mean", "y": mean, **markers},
-        {"name": "largest", "y": largest, "dash": "dot", **markers},
-    ]
-    return {"kind": "line", "x": "iteration", "y": "degrees", "log": False, "traces": traces}
-
-
-def view_chart(series: dict[int, dict[str, float]]) -> Chart:
-    """Each view's rotation error before and after."""
-    traces = []
-    for name, step, colour in (
-        ("start", min(series), "--start"),
-        ("result", max(series), "--result"),
-    ):
-        views, errors = list(series[step]), [_short(e) for e in series[step].values()]
-        traces.append({"name": name, "x": views, "y": errors, "mode": "markers", "colour": colour})
-    chart: Chart = {"kind": "line", "x": "view", "y": "degrees", "log": False}
-    return chart | {"categories": True, "traces": traces}
 
 
 def metric_chart(iterations: dict[int, dict[str, Any]], key: str, label: str) -> Chart | None:
     """One number over the kept iterations; None unless there are two of them."""
     known = {
-        step: _short(float(metrics[key]))
+        step: short(float(metrics[key]))
         for step, metrics in sorted(iterations.items())
         if isinstance(metrics.get(key), int | float)
     }
@@ -132,8 +137,9 @@ def seconds_chart(runs: dict[str, dict[str, StageState]]) -> Chart:
     """Seconds of every stage, one bar an experiment."""
     traces = []
     names = list(runs)
-    for stage in next(iter(runs.values())):
-        seconds = [states[stage].seconds for states in runs.values()]
+    for stage in STAGES:
+        done = [states.get(stage) for states in runs.values()]
+        seconds = [state.seconds if state else None for state in done]
         if any(value is not None for value in seconds):
             traces.append({"name": stage, "x": [value or 0 for value in seconds], "y": names})
     height = 110 + 34 * len(names)

@@ -83,26 +83,36 @@ def read_distances(path: Path) -> Float[np.ndarray, "V H W"]:
 def result_gallery(
     run: Run, capture: Capture, error_scale: float | None, settings: ReportSettings
 ) -> Gallery:
-    """What came out at the last iteration: rendered normals and their errors, view by view."""
+    """What came out: rendered normals and their errors, view by view.
+
+    First of the result, then of what it was chosen from.
+    """
     crop = images.crop_to(capture.masks, settings.tile)
     layers: list[Layer] = []
     problems: list[Unavailable] = []
-    for make in (
-        lambda: _rendered_layer(run, capture, crop, settings),
-        lambda: _error_layer(run, capture, error_scale, crop, settings),
-    ):
-        try:
-            layers.append(make())
-        except Unavailable as error:
-            problems.append(error)
+    others = [step for step in run.candidates if step != run.result]
+    for step in (run.result, *others):
+        for make in (
+            lambda step=step: _rendered_layer(run, step, capture, crop, settings),
+            lambda step=step: _error_layer(run, step, capture, error_scale, crop, settings),
+        ):
+            try:
+                layers.append(make())
+            except Unavailable as error:
+                problems.append(error)
     return Gallery(f"{run.entry.name}, {run.experiment.name}", crop.aspect, layers, problems)
 
 
+def _suffix(run: Run, step: int) -> str:
+    """What tells the layers of an iteration from those of the result."""
+    return "" if step == run.result else f", {run.name_of(step)}"
+
+
 def _rendered_layer(
-    run: Run, capture: Capture, crop: images.Crop, settings: ReportSettings
+    run: Run, step: int, capture: Capture, crop: images.Crop, settings: ReportSettings
 ) -> Layer:
     """Rendered normals of all views that have a pose."""
-    folder = run.render(run.last)
+    folder = run.render(step)
     tiles = []
     for view in capture.views:
         path = folder / f"{view}.exr"
@@ -117,15 +127,20 @@ def _rendered_layer(
         tiles.append(Tile(view, images.data_uri(picture, settings.image_quality)))
     if not tiles:
         raise Unavailable(folder, "holds no rendered normals")
-    return Layer("Rendered normals", tiles)
+    return Layer(f"Rendered normals{_suffix(run, step)}", tiles)
 
 
 def _error_layer(
-    run: Run, capture: Capture, largest: float | None, crop: images.Crop, settings: ReportSettings
+    run: Run,
+    step: int,
+    capture: Capture,
+    largest: float | None,
+    crop: images.Crop,
+    settings: ReportSettings,
 ) -> Layer:
-    errors = load(run.errors(run.last), read_normal_errors)
+    errors = load(run.errors(step), read_normal_errors)
     if errors.shape != capture.masks.shape:
-        raise Unavailable(run.errors(run.last), "belongs to another capture (its size differs)")
+        raise Unavailable(run.errors(step), "belongs to another capture (its size differs)")
     top = largest or 30.0
     tiles = []
     for view, error in zip(capture.views, errors, strict=True):
@@ -134,7 +149,8 @@ def _error_layer(
         picture = images.error_image(error, top)
         tiles.append(Tile(view, images.data_uri(crop(picture), settings.image_quality), note))
     ramp = images.colour_ramp(images.ERROR_COLOURS)
-    return Layer("Error of the normals", tiles, scale=(ramp, "0°", f"≥ {top:g}°"))
+    name = f"Error of the normals{_suffix(run, step)}"
+    return Layer(name, tiles, scale=(ramp, "0°", f"≥ {top:g}°"))
 
 
 def read_normal_errors(path: Path) -> Float[np.ndarray, "V H W"]:

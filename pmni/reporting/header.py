@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmni import __version__
-from pmni.reporting.sources import STAGES, Run, StageState, Unavailable, read_json
+from pmni.reporting.sources import Run, StageState, Unavailable, read_json
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ def build_header(runs: list[Run], states: dict[str, dict[str, StageState]]) -> H
 
 def _provenance_files(runs: list[Run]) -> Iterable[Path]:
     for run in runs:
-        for stage in STAGES:
+        for stage in run.stages:
             yield from run.provenance(stage)

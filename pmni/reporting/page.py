@@ -26,6 +26,7 @@ from pmni.reporting.sources import (
     load,
     shown_path,
     stage_states,
+    surfaces_there,
 )
 from pmni.reporting.summary import Summary, build_summary
 
@@ -193,14 +194,15 @@ def _scene(
     capture: Capture | None,
     data: PageData,
 ) -> Panel:
-    """The 3D scene of an object, from the runs whose training has worked."""
-    trained = [run for run in runs if states[run.key]["mesh"].state == "done"]
+    """The 3D scene of an object, from all surfaces that count."""
+    there = {run: surfaces_there(run, states[run.key]) for run in runs}
+    shown_runs = {run: steps for run, steps in there.items() if steps}
     if capture is None:
         return Panel(None, [Problem("There is no capture, so that nothing can be shown in 3D.")])
     name = anchor(runs[0].entry.name)
     scene: Scene | None
     scene, problems = context.attempt(
-        lambda: build_scene(capture, trained, context.settings, name),
+        lambda: build_scene(capture, shown_runs, context.settings, name),
         runs[0],
         StageState("mesh", "done"),
     )
@@ -215,7 +217,8 @@ def _scene(
     for run in runs:
         stage = states[run.key]["mesh"]
         if stage.state != "done":
-            text = f"{run.experiment.name}: no surface, as stage {stage.cause} did not finish"
+            lacking = "only the refined surface" if run in shown_runs else "no surface"
+            text = f"{run.experiment.name}: {lacking}, as stage {stage.cause} did not finish"
             problems.append(Problem(text, context.tails(stage.cause, run)))
     return Panel(scene, problems)
 

@@ -12,11 +12,10 @@ from jaxtyping import Float
 
 from pmni.capture.capture import Capture
 from pmni.config.reporting import ReportSettings
-from pmni.io.poses import Poses
-from pmni.reporting import charts
+from pmni.io.poses import Poses, read_poses
+from pmni.reporting import cameras, charts
 from pmni.reporting.gallery import Gallery, read_normal_errors, result_gallery
 from pmni.reporting.sources import (
-    STAGES,
     LogTail,
     Run,
     StageState,
@@ -24,10 +23,12 @@ from pmni.reporting.sources import (
     load,
     log_tails,
     read_json,
+    read_selection,
     shown_path,
+    surfaces_there,
 )
 from pmni.reporting.summary import numbers_of
-from pmni.reporting.words import NUMBERS, PoseKind, label_of, pose_kind, shown
+from pmni.reporting.words import NUMBERS, PoseKind, label_of, pose_kind, shown, verdict
 
 T = TypeVar("T")
 LOGGER = logging.getLogger("report")
@@ -57,6 +58,14 @@ class NamedChart:
     key: str
 
 
+@dataclass
+class Charts:
+    """Charts of one kind, and facts that belong to them."""
+
+    charts: list[NamedChart] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Table:
     """Numbers: one line a quantity, one column an iteration."""
@@ -77,8 +86,16 @@ class RunView:
     poses: PoseKind
     stages: list[StageState]
     failure: Problem | None
-    convergence: Panel
-    """Content: list of NamedChart."""
+    verdict: Panel
+    """Content: which surface is the result, and why; empty where there is no choice."""
+    surface_charts: Panel
+    """Content: Charts of the surfaces' errors over the iterations."""
+    cameras: Panel
+    """Content: Charts of the cameras from registration to the result."""
+    refinement: Panel | None
+    """Content: Charts; None without the stage."""
+    training: Panel | None
+    """Content: Charts; None without the stage."""
     gallery: Panel
     """Content: Gallery."""
     numbers: Panel
@@ -129,6 +146,10 @@ class Context:
         return log_tails(self.logs, stage, run, self.settings.log_lines)
 
 
+AddChart = Callable[[str, charts.Chart], str]
+"""Puts a chart among the page's data and gives its key."""
+
+
 def build_run(
     context: Context,
     run: Run,
@@ -136,9 +157,9 @@ def build_run(
     capture: Capture | None,
     errors_top: float | None,
     anchor: str,
-    add_chart: Callable[[str, charts.Chart], str],
+    add_chart: AddChart,
 ) -> RunView:
-    """All panels of a run. `add_chart` puts a chart among the page's data and gives its key."""
+    """All panels of a run."""
     failed = next((state for state in states.values() if state.state == "failed"), None)
     view = RunView(
         key=run.key,
@@ -148,11 +169,27 @@ def build_run(
         poses=pose_kind(run.experiment.registration_method),
         stages=list(states.values()),
         failure=context.unfinished(run, failed) if failed else None,
-        convergence=_convergence(context, run, states, capture, add_chart),
+        verdict=_verdict(context, run, states),
+        surface_charts=_surface_charts(context, run, states, add_chart),
+        cameras=_cameras(context, run, states, capture, add_chart),
+        refinement=None,
+        training=None,
         gallery=Panel(),
         numbers=Panel(),
         provenance=provenance_of(run),
     )
+    if "refine" in states:
+        view.refinement = _history(
+            context, run, states["refine"], add_chart,
+            lambda: charts.refinement_charts(
+                load(run.refinement, lambda path: charts.read_history(path, "iteration"))
+            ),
+        )  # fmt: skip
+    if "train" in states:
+        view.training = _history(
+            context, run, states["train"], add_chart,
+            lambda: charts.history_charts(load(run.history, charts.read_history)),
+        )  # fmt: skip
 
     def gallery() -> Gallery:
         if capture is None:
@@ -163,39 +200,57 @@ def build_run(
     view.gallery = Panel(content, problems)
     if content is not None:
         view.gallery.problems += [context.problem(e, run, "render") for e in content.problems]
-    view.numbers = Panel(*context.attempt(lambda: numbers_table(run), run, states["evaluate"]))
+    view.numbers = Panel(
+        *context.attempt(lambda: numbers_table(run, states), run, evaluated(run, states))
+    )
     return view
 
 
-def _convergence(
+def evaluated(run: Run, states: dict[str, StageState]) -> StageState:
+    """The state of `evaluate`: done also if only the refined surface could be evaluated."""
+    if 0 in surfaces_there(run, states) and run.metrics(0).exists():
+        return StageState("evaluate", "done")
+    return states["evaluate"]
+
+
+def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel:
+    """Which surface is the result."""
+    experiment = run.experiment
+    if not experiment.trained:
+        return Panel(verdict(experiment.refined, False, run.result, run.result, {}))
+    if states["train"].state != "done":
+        return Panel("")
+
+    def words() -> str:
+        found = read_selection(run)
+        last, errors = run.candidates[-1], found.heldout_error_deg
+        return verdict(experiment.refined, True, found.iteration, last, errors)
+
+    return Panel(*context.attempt(words, run, states["train"]))
+
+
+def _history(
     context: Context,
     run: Run,
-    states: dict[str, StageState],
-    capture: Capture | None,
-    add_chart: Callable[[str, charts.Chart], str],
+    state: StageState,
+    add_chart: AddChart,
+    read: Callable[[], list[tuple[str, charts.Chart]]],
 ) -> Panel:
-    """Losses, poses and everything else over the iterations."""
-    panel = Panel([])
+    """Everything that a stage wrote into its history."""
+    named, problems = context.attempt(read, run, state)
+    content = Charts([_named(run, add_chart, *each) for each in named or []])
+    return Panel(content, problems)
 
-    def add(title: str, chart: charts.Chart) -> None:
-        panel.content.append(NamedChart(title, add_chart(f"{run.key}/{title}", chart)))
 
-    history, problems = context.attempt(
-        lambda: charts.history_charts(load(run.history, charts.read_history)), run, states["train"]
-    )
-    panel.problems += problems
-    named = history or []
-    for title, chart in named[:1]:
-        add(title, chart)
-    if capture is not None and capture.reference_c2w is not None:
-        reference = Poses(capture.views, capture.reference_c2w)
-        series, problems = context.attempt(
-            lambda: charts.pose_series(run, reference), run, states["train"]
-        )
-        panel.problems += [] if not history else problems
-        if series:
-            add("Rotation error of the cameras", charts.pose_chart(series))
-            add("Rotation error, view by view", charts.view_chart(series))
+def _named(run: Run, add_chart: AddChart, title: str, chart: charts.Chart) -> NamedChart:
+    return NamedChart(title, add_chart(f"{run.key}/{title}", chart))
+
+
+def _surface_charts(
+    context: Context, run: Run, states: dict[str, StageState], add_chart: AddChart
+) -> Panel:
+    """The errors of the surface over the iterations."""
+    panel = Panel(Charts())
     iterations = {}
     if states["evaluate"].state == "done":
         for step in run.experiment.steps:
@@ -206,18 +261,72 @@ def _convergence(
     for key in ("chamfer_mm", "mae_deg"):
         over_steps = charts.metric_chart(iterations, key, label_of(key))
         if over_steps:
-            add(NUMBERS[key].label, over_steps)
-    for title, chart in named[1:]:
-        add(title, chart)
+            panel.content.charts.append(_named(run, add_chart, NUMBERS[key].label, over_steps))
     return panel
+
+
+def _cameras(
+    context: Context,
+    run: Run,
+    states: dict[str, StageState],
+    capture: Capture | None,
+    add_chart: AddChart,
+) -> Panel:
+    """The cameras as registered, refined and trained; what registration and refinement say."""
+    panel = Panel(Charts())
+
+    def add(title: str, chart: charts.Chart) -> None:
+        panel.content.charts.append(_named(run, add_chart, title, chart))
+
+    def read(stage: str, path: Path) -> Poses | None:
+        if states[stage].state != "done":
+            return None  # what failed is said once, above
+        poses, problems = context.attempt(lambda: load(path, read_poses), run, states[stage])
+        panel.problems += problems
+        return poses
+
+    registered = read("register", run.initial_poses)
+    refined = read("refine", run.poses(0)) if "refine" in states else None
+    series: cameras.Series = {}
+    if capture is not None and capture.reference_c2w is not None and registered is not None:
+        reference = Poses(capture.views, capture.reference_c2w)
+        found = [step for step in run.experiment.steps if _has_poses(run, step, states)]
+        last = states["train" if "train" in states else "refine"]
+        done = StageState(last.name, "done")
+        errors, problems = context.attempt(
+            lambda: cameras.pose_series(run, reference, found), run, done
+        )
+        series = errors or {}
+        panel.problems += problems if refined is not None or not run.experiment.refined else []
+    if len(series) > 1:
+        add("Rotation error of the cameras", cameras.pose_chart(series))
+        add("Rotation error, view by view", cameras.view_chart(series))
+    if refined is not None:
+        deviations = cameras.uncertainty_deg(refined)
+        if deviations:
+            chart = cameras.uncertainty_chart(deviations, series.get("refined", {}))
+            add("Uncertainty of the refined cameras, view by view", chart)
+    if registered is not None:
+        panel.content.facts = cameras.facts_of(registered.information)
+        told = cameras.numbers_by_view(registered.information, registered.views)
+        for name, numbers in told.items():
+            title = f"Registration: {name.replace('_', ' ')}, view by view"
+            add(title, cameras.number_chart(name, numbers))
+    return panel
+
+
+def _has_poses(run: Run, step: int, states: dict[str, StageState]) -> bool:
+    """Whether the stage that made an iteration's poses has worked."""
+    return states["refine" if run.is_refined(step) else "train"].state == "done"
 
 
 LEFT_OUT = ("dataset", "object", "experiment", "iteration", "source")
 
 
-def numbers_table(run: Run) -> Table:
-    """All metrics that have a value, at all kept iterations. Raises Unavailable."""
-    columns = {step: numbers_of(run, step) for step in run.experiment.steps}
+def numbers_table(run: Run, states: dict[str, StageState]) -> Table:
+    """All metrics that have a value, at all iterations that were evaluated. Raises Unavailable."""
+    there = run.experiment.steps if states["evaluate"].state == "done" else (0,)
+    columns = {step: numbers_of(run, step) for step in there}
     present = {
         key: None
         for numbers in columns.values()
@@ -230,13 +339,13 @@ def numbers_table(run: Run) -> Table:
     for key in keys:
         values = [shown(key, numbers.get(key)) for numbers in columns.values()]
         lines.append((label_of(key), values, NUMBERS[key].meaning if key in NUMBERS else ""))
-    return Table([f"iteration {step}" for step in columns], lines)
+    return Table([run.title_of(step) for step in columns], lines)
 
 
 def provenance_of(run: Run) -> list[tuple[str, str, str]]:
     """What is known of the making of each stage, the last iteration's where there are several."""
     told = []
-    for stage in STAGES:
+    for stage in run.stages:
         try:
             content = read_json(run.provenance(stage)[-1])
         except Unavailable:
@@ -257,7 +366,7 @@ def errors_at_the_end(runs: list[Run]) -> list[Float[np.ndarray, "V H W"]]:
     found = []
     for run in runs:
         try:
-            found.append(load(run.errors(run.last), read_normal_errors))
+            found.append(load(run.errors(run.result), read_normal_errors))
         except Unavailable:
             continue  # its own panel says so
     return found

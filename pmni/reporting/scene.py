@@ -73,16 +73,20 @@ class Frame:
         return {view: row.tolist() for view, row in zip(views, rows, strict=True)}
 
 
-def gather(capture: Capture, runs: list[Run]) -> Gathered:
+Shown = dict[Run, tuple[int, ...]]
+"""Runs, and the iterations whose surface can be shown."""
+
+
+def gather(capture: Capture, shown: Shown) -> Gathered:
     """All surfaces and cameras that are there, and which files are not.
 
     Every surface and its cameras are moved as they were for their evaluation; without one, onto
     the reference cameras; without these, they stay in their own frame.
     """
     found = Gathered()
-    for run in runs:
+    for run, steps in shown.items():
         cameras = found.cameras.setdefault(run.experiment.name, {})
-        for step in (None, *run.experiment.steps):
+        for step in (None, *steps):
             path = run.initial_poses if step is None else run.poses(step)
             alignment = Similarity.identity()
             try:
@@ -157,25 +161,26 @@ def read_surface_distances(path: Path) -> Float[np.ndarray, "N"] | None:
         return np.where(archive["seen"], distances, np.nan)
 
 
-def build_scene(capture: Capture, runs: list[Run], settings: ReportSettings, name: str) -> Scene:
+def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: str) -> Scene:
     """The scene of one object. Raises Unavailable if there is no surface at all."""
-    found = gather(capture, runs)
+    found = gather(capture, shown)
     truth = None
     if capture.true_vertices is not None and capture.true_faces is not None:
         truth = Mesh(capture.true_vertices, capture.true_faces)
-    shown = truth or (found.surfaces[-1].mesh if found.surfaces else None)
-    if shown is None:
-        raise found.problems[0] if found.problems else Unavailable(runs[0].folder, "no surface")
-    frame = Frame.around(np.asarray(shown.vertices, float))
+    about = truth or (found.surfaces[-1].mesh if found.surfaces else None)
+    if about is None:
+        raise found.problems[0] if found.problems else Unavailable(Path(name), "no surface")
+    frame = Frame.around(np.asarray(about.vertices, float))
     described, blobs = [], {}
     for surface in found.surfaces:
-        last = surface.iteration == surface.run.last
+        fine = surface.iteration in surface.run.candidates
         group = surface.run.experiment.name
         entry, packed = _packed(
-            surface.mesh, surface.distances, frame, settings.faces if last else settings.faces_early
+            surface.mesh, surface.distances, frame, settings.faces if fine else settings.faces_early
         )
         entry |= {"key": f"{group}/{surface.iteration}", "group": group}
-        entry |= {"label": f"iteration {surface.iteration}", "iteration": str(surface.iteration)}
+        entry["label"] = surface.run.title_of(surface.iteration)
+        entry["iteration"] = str(surface.iteration)
         entry["note"] = _note(surface.run, surface.iteration)
         entry["blob"] = f"mesh-{name}-{group}-{surface.iteration}"
         described.append(entry)
@@ -186,7 +191,8 @@ def build_scene(capture: Capture, runs: list[Run], settings: ReportSettings, nam
         described.append(entry)
         blobs[entry["blob"]] = packed
     content = _cameras(capture, frame, found)
-    content |= {"surfaces": described, "first": _first(described, runs), "radius": frame.radius}
+    content |= {"surfaces": described, "radius": frame.radius}
+    content["first"] = _first(described, list(shown))
     content |= {"valueTop": _value_top(found.surfaces), "atlas": f"atlas-{name}"}
     blobs[content["atlas"]] = _atlas(capture, settings)
     return Scene(content, blobs, found.problems)
@@ -244,7 +250,7 @@ def _note(run: Run, iteration: int) -> str:
 def _first(described: list[dict[str, Any]], runs: list[Run]) -> str:
     """The surface shown at first: the result of the first experiment that has one."""
     there = [entry["key"] for entry in described]
-    wanted = [f"{run.experiment.name}/{run.last}" for run in runs]
+    wanted = [f"{run.experiment.name}/{run.result}" for run in runs]
     return next((key for key in [*wanted, *there] if key in there), "")
 
 
@@ -254,7 +260,7 @@ def _value_top(surfaces: list[Surface]) -> float:
         float(np.nanpercentile(surface.distances, 95))
         for surface in surfaces
         if surface.distances is not None
-        and surface.iteration == surface.run.last
+        and surface.iteration == surface.run.result
         and np.isfinite(surface.distances).any()
     ]
     return float(f"{max(reach):.2g}") if reach else 0.0

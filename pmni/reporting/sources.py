@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,9 +69,22 @@ class Run:
         return self.experiment.normals or self.entry.normals
 
     @property
-    def last(self) -> int:
-        """The last iteration: the result."""
-        return max(self.experiment.steps)
+    def candidates(self) -> tuple[int, ...]:
+        """The iterations of which one is the result."""
+        return self.experiment.candidates or self.experiment.steps[-1:]
+
+    @property
+    def result(self) -> int:
+        """The iteration that is the result: what the training selected, else the last.
+
+        A selection that cannot be read counts as none here; what shows it says so.
+        """
+        if not self.experiment.trained:
+            return self.candidates[-1]
+        try:
+            return read_selection(self).iteration
+        except Unavailable:
+            return self.candidates[-1]
 
     @property
     def capture(self) -> Path:
@@ -90,8 +103,18 @@ class Run:
 
     @property
     def initial_poses(self) -> Path:
-        """The poses that training starts from."""
+        """The poses as registered."""
         return self.folder / "register/initial_poses.json"
+
+    @property
+    def refinement(self) -> Path:
+        """The history of the refinement."""
+        return self.folder / "refine/history.csv"
+
+    @property
+    def selection(self) -> Path:
+        """Which iteration the training found to be the result."""
+        return self.folder / "train/selection.json"
 
     @property
     def history(self) -> Path:
@@ -100,7 +123,22 @@ class Run:
 
     def poses(self, iteration: int) -> Path:
         """The poses at an iteration."""
+        if self.is_refined(iteration):
+            return self.folder / "refine/refined_poses.json"
         return self.folder / f"train/poses/{stem(iteration)}.json"
+
+    def is_refined(self, iteration: int) -> bool:
+        """Whether the iteration is the refined surface; the others come from the training."""
+        return self.experiment.refined and iteration == 0
+
+    def name_of(self, iteration: int) -> str:
+        """What an iteration is called."""
+        return "refined" if self.is_refined(iteration) else f"iteration {iteration}"
+
+    def title_of(self, iteration: int) -> str:
+        """The same, and whether it is the result where there is a choice."""
+        chosen = len(self.candidates) > 1 and iteration == self.result
+        return self.name_of(iteration) + (" (result)" if chosen else "")
 
     def mesh(self, iteration: int) -> Path:
         """The surface at an iteration."""
@@ -124,39 +162,81 @@ class Run:
             "prepare": self.capture / "provenance.json",
             "integrate": self.integration / "provenance.json",
             "register": self.folder / "register/provenance.json",
+            "refine": self.folder / "refine/provenance.json",
             "train": self.folder / "train/provenance.json",
         }
         if stage in once:
             return [once[stage]]
         if stage == "render":
-            return [self.render(self.last) / "provenance.json"]
+            return [self.render(step) / "provenance.json" for step in self.candidates]
         folder = self.folder / {"mesh": "meshes", "evaluate": "metrics"}[stage]
         return [folder / f"{stem(step)}.provenance.json" for step in self.experiment.steps]
 
     def outputs(self, stage: str) -> list[Path]:
         """The files that a stage must have left behind when it has worked."""
         steps = self.experiment.steps
+        trained = [self.poses(step) for step in steps if not self.is_refined(step)]
         return {
             "prepare": [self.capture / "capture.npz"],
             "integrate": [self.integration / "ray_distance.npz"],
             "register": [self.initial_poses],
-            "train": [self.history, *(self.poses(step) for step in steps)],
+            "refine": [self.refinement, self.poses(0)],
+            "train": [self.history, self.selection, *trained],
             "mesh": [self.mesh(step) for step in steps],
-            "render": [self.render(self.last)],
+            "render": [self.render(step) for step in self.candidates],
             "evaluate": [self.metrics(step) for step in steps],
         }[stage]
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the experiment, in order."""
+        left_out = set() if self.experiment.refined else {"refine"}
+        left_out |= set() if self.experiment.trained else {"train"}
+        return tuple(stage for stage in STAGES if stage not in left_out)
 
-STAGES = ("prepare", "integrate", "register", "train", "mesh", "render", "evaluate")
+    def after(self, stage: str) -> tuple[str, ...]:
+        """The stages of the experiment whose results a stage needs."""
+        needed = AFTER[stage]
+        if stage == "register" and self.experiment.registration_method == "free":
+            needed += ("integrate",)
+        return tuple(name for name in needed if name in self.stages)
+
+
+STAGES = ("prepare", "integrate", "register", "refine", "train", "mesh", "render", "evaluate")
 AFTER: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "integrate": ("prepare",),
     "register": ("prepare",),
-    "train": ("prepare", "integrate", "register"),
-    "mesh": ("train",),
-    "render": ("train",),
+    "refine": ("prepare", "register"),
+    "train": ("prepare", "integrate", "register", "refine"),
+    "mesh": ("refine", "train"),
+    "render": ("refine", "train"),
     "evaluate": ("mesh",),
 }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a training says of its result."""
+
+    iteration: int
+    """The iteration that is the result."""
+    heldout_error_deg: dict[int, float] = field(default_factory=dict)
+    """The error on held-out normals by iteration, where iterations were compared."""
+
+
+def read_selection(run: Run) -> Selection:
+    """Which iteration the training of a run found to be the result. Raises Unavailable."""
+    return load(run.selection, lambda path: _selection(path, run.candidates))
+
+
+def _selection(path: Path, candidates: tuple[int, ...]) -> Selection:
+    content = _json_object(path)
+    iteration = int(content["iteration"])
+    if iteration not in candidates:
+        raise ValueError(f"iteration {iteration} is none of {candidates}")
+    errors = dict(content.get("heldout_error_deg") or {})
+    return Selection(iteration, {int(step): float(value) for step, value in errors.items()})
 
 
 @dataclass(frozen=True)
@@ -177,8 +257,8 @@ class StageState:
 def stage_states(run: Run) -> dict[str, StageState]:
     """Every stage in order. What was made before a stage failed anew does not count as done."""
     states: dict[str, StageState] = {}
-    for stage in STAGES:
-        causes = [states[name].cause for name in AFTER[stage] if states[name].cause]
+    for stage in run.stages:
+        causes = [states[name].cause for name in run.after(stage) if states[name].cause]
         missing = tuple(path for path in run.outputs(stage) if not path.exists())
         if causes:
             states[stage] = StageState(stage, "waiting", cause=causes[0])
@@ -187,6 +267,14 @@ def stage_states(run: Run) -> dict[str, StageState]:
         else:
             states[stage] = StageState(stage, "done", seconds_of(run, stage))
     return states
+
+
+def surfaces_there(run: Run, states: dict[str, StageState]) -> tuple[int, ...]:
+    """The iterations whose surface can be shown: also the refined one when a later stage failed."""
+    if states["mesh"].state == "done":
+        return run.experiment.steps
+    refined = run.experiment.refined and states["refine"].state == "done"
+    return (0,) if refined and run.mesh(0).exists() else ()
 
 
 def seconds_of(run: Run, stage: str) -> float | None:

@@ -59,6 +59,8 @@ class Row:
     """The stage that failed; empty when all is there."""
     source: str = "ours"
     note: str = ""
+    result: str = ""
+    """Which surface it is, where there was a choice."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def build_summary(
             numbers: dict[str, Any] = {}
             if stages["evaluate"].state == "done":
                 try:
-                    numbers = numbers_of(run, run.last)
+                    numbers = numbers_of(run, run.result)
                 except Unavailable as error:
                     problems.append(error)
                     failed = "evaluate"
@@ -129,6 +131,7 @@ def build_summary(
             row.poses = pose_kind(run.experiment.registration_method)
             row.alignment = str(numbers.get("alignment") or "")
             row.note = run.experiment.summary
+            row.result = run.name_of(run.result) if len(run.candidates) > 1 and numbers else ""
             rows.append(row)
         mark_best(rows)
         rows += _published(benchmark, run.entry.dataset, name)
@@ -154,7 +157,7 @@ def _completed(
     mine = benchmark[
         (benchmark["object"] == run.entry.name)
         & (benchmark["experiment"] == run.experiment.name)
-        & (benchmark["iteration"] == run.last)
+        & (benchmark["iteration"] == run.result)
         & (benchmark["source"].fillna("ours") == "ours")
     ]
     told = {} if mine.empty else _numbers_in(mine.iloc[0])

@@ -39,12 +39,13 @@ NUMBERS: dict[str, Number] = {
         "masks of all views.",
     ),
     "mae_heldout_deg": Number(
-        "Held-out MAE", "°", 2, -1, "The same in views that the training has not seen.",
+        "Held-out MAE", "°", 2, -1,
+        "The same in views that were held out from refinement and training.",
     ),
     "rotation_error_cameras_mean_deg": Number(
         "Rotation error", "°", 2, -1,
-        "Mean angle between our cameras' orientations and the reference's, start → result, each "
-        "after the cameras have been moved onto the reference by a similarity.",
+        "Mean angle between our cameras' orientations and the reference's, as registered → in the "
+        "result, each after the cameras have been moved onto the reference by a similarity.",
     ),
     "translation_error_cameras_percent": Number(
         "Position error", "%", 2, -1,
@@ -52,6 +53,7 @@ NUMBERS: dict[str, Number] = {
         "in per cent of the cameras' distance from the object.",
     ),
     "total_seconds": Number("Time", "s", 1, -1, "Wall time of all stages of this object."),
+    "refine_seconds": Number("Refinement", "s", 1, -1, "Wall time of the refinement."),
     "train_seconds": Number("Training", "s", 1, -1, "Wall time of the training."),
     "accuracy_mm": Number("Mean distance from ours to the truth", "mm", 3, -1),
     "completeness_mm": Number("Mean distance from the truth to ours", "mm", 3, -1),
@@ -93,8 +95,32 @@ def pose_kind(method: str) -> PoseKind:
         return PoseKind("reference poses", "given", "The true cameras are given.")
     if method == "noisy":
         return PoseKind("disturbed poses", "disturbed", "Starts from the true cameras plus noise.")
-    meaning = f"No camera pose is given; they start from registration '{method}'."
+    if method == "free":
+        meaning = "No camera pose is given; they are found from the normal maps and masks."
+    else:
+        meaning = f"No camera pose is given; they start from registration '{method}'."
     return PoseKind("pose-free", "free", meaning)
+
+
+def verdict(refined: bool, trained: bool, result: int, last: int, errors: dict[int, float]) -> str:
+    """Which surface is the result, and why: `errors` on held-out normals by iteration, degrees."""
+    if not trained:
+        return "The refined surface is the result; this experiment trains no network."
+    if not refined:
+        return ""
+    if 0 not in errors or last not in errors:
+        name = "the refined surface" if result == 0 else f"the surface at iteration {result}"
+        return f"The result is {name}."
+    before, after = errors[0], errors[last]
+    if result == 0:
+        return (
+            f"The network did not lower the error on held-out normals ({after:.2f} vs "
+            f"{before:.2f} degrees), so the refined surface is the result."
+        )
+    return (
+        f"The network lowered the error on held-out normals ({after:.2f} vs {before:.2f} degrees), "
+        f"so its surface at iteration {result} is the result."
+    )
 
 
 def label_of(key: str) -> str:

@@ -24,7 +24,10 @@ function chartLayout(chart) {
     font: { family: style("--sans"), size: 12, color: ink }, margin: { l: 8, r: 14, t: 8, b: 8 },
     height: chart.height ?? 270,
     xaxis: axis(chart.x, { type: chart.categories ? "category" : "linear", showgrid: bars || !chart.categories }),
-    yaxis: axis(chart.y, { type: chart.log ? "log" : "-", rangemode: chart.log ? "normal" : "tozero", exponentformat: "power", autorange: bars ? "reversed" : true }),
+    yaxis: axis(chart.y, { type: chart.log ? "log" : "-", rangemode: chart.log ? "normal" : "tozero", tickformat: chart.plain ? "~g" : "", autorange: bars ? "reversed" : true }),
+    // where something changed: a dotted line with a word at its top
+    shapes: (chart.marks ?? []).slice(1).map(({ x }) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: muted, width: 1, dash: "dot" } })),
+    annotations: (chart.marks ?? []).map(({ x, text }) => ({ x, yref: "paper", y: 0, xanchor: "left", yanchor: "bottom", text, showarrow: false, font: { size: 11, color: muted } })),
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5 } },
     hovermode: bars ? "closest" : "x unified", hoverlabel: { bgcolor: style("--card"), bordercolor: grid, font: { family: style("--sans"), color: ink, size: 12 } },
   };
