@@ -55,6 +55,7 @@ if not CONFIG.available_only:
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
 
+
 if CONFIG.study is not None:
 
     include: "workflow/rules/study.smk"
