@@ -12,7 +12,7 @@ from pmni.config.training import FieldSettings, LossWeights, PhaseSettings, Trai
 from pmni.errors import InputError
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
-from pmni.fields.visual_hull import mask_distance, visual_hulls
+from pmni.fields.visual_hull import mask_distances, visual_hulls
 from pmni.training import losses, multiview, schedule
 from pmni.training.data import PatchSampler, load_views, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
@@ -258,7 +258,7 @@ def test_back_projection_surface_and_chamfer_by_hand():
 def test_contour_lies_halfway_between_pixels():
     mask = np.zeros((5, 7), bool)
     mask[:, 3:] = True
-    assert mask_distance(mask)[2].tolist() == [2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
+    assert mask_distances(mask[None])[0, 2].tolist() == [2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
 
 
 def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view():
@@ -268,12 +268,13 @@ def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view():
     nodes = grid_nodes(33, torch.device("cpu"))
     radius = torch.linalg.vector_norm(nodes, dim=-1)
     # On the equator of the viewing circle the silhouettes touch the sphere.
-    hull = visual_hulls(views.masks, views.intrinsics, c2w, 33, 0)[0]
+    distances = torch.from_numpy(mask_distances(capture.masks))
+    hull = visual_hulls(distances, views.intrinsics, c2w, 33, 0)[0]
     assert (hull[radius < 0.46] < 0).all()
     assert (hull[radius > 0.62] > 0).all()
     wrong = c2w.clone()
     wrong[3, :3, 3] += wrong[3, :3, 0] * 0.4  # the view looks past the object
-    strict, tolerant = visual_hulls(views.masks, views.intrinsics, wrong, 33, 1)
+    strict, tolerant = visual_hulls(distances, views.intrinsics, wrong, 33, 1)
     assert (strict[radius < 0.4] > 0).any()
     assert (tolerant[radius < 0.46] < 0).all()
 

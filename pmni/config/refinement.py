@@ -16,6 +16,10 @@ class RefineSettings(Settings):
     exclude_views: tuple[str, ...] = ()
     """Views that are held out."""
 
+    heldout: float = Field(0.0, ge=0, le=0.5)
+    """Part of the blocks of pixels of each view that is left out, for `train` to judge surfaces
+    by."""
+
     learn_poses: bool = True
     """Whether poses are refined; otherwise they stay as registered and the surface alone is."""
 

@@ -11,7 +11,8 @@ from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.redistancing import redistance, redistance_dense
 
 HALF_WIDTH = 4.0
-"""The fine grid holds at least the points within this many of its cells from the surface."""
+"""The blocks whose middle is within this many cells and half a block of the surface are on: all
+points within 1.6 cells of it are in the fine grid, and most within this many."""
 SPARE = 1.5
 """Cells beyond that, which are switched on too, so that the surface may move a little."""
 DENSE_CELLS = 64
@@ -24,13 +25,18 @@ CLIP = 8.0
 
 
 class BandSDF:
-    """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `base`'s."""
+    """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `base`'s.
+
+    A grid that has all its nodes is its own base: both hold the same values.
+    """
 
     def __init__(self, grid: BlockGrid, values: Float[Tensor, "N"], base: GridSDF) -> None:
         self.grid, self.values, self.base = grid, values, base
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Interpolated values."""
+        if self.grid.cells <= DENSE_CELLS:
+            return self.base(x)
         rows, place, inside = self.grid.corners(x)
         fine = (self.values[rows] * trilinear(place)).sum(-1)
         return torch.where(inside, fine, self.base(x))
@@ -76,7 +82,9 @@ def as_distance(sdf: BandSDF, sweeps: int) -> BandSDF:
 
 
 def following(sdf: BandSDF) -> BandSDF:
-    """`sdf` on blocks that surround its surface again, if the surface came near to their end."""
+    """`sdf` on blocks that surround its surface again, if the surface came near to their end.
+
+    Where its surface is, is asked of the base too: that has to be up to date (`as_distance`)."""
     grid = sdf.grid
     needed = _around(sdf, grid.cells, HALF_WIDTH, grid.device)
     if not bool((needed.active & ~grid.active).any()):

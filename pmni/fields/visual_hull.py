@@ -10,16 +10,18 @@ from torch.nn.functional import grid_sample
 from pmni.fields.grid import grid_nodes
 
 
-def mask_distance(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+def mask_distances(masks: Bool[np.ndarray, "V H W"]) -> Float[np.ndarray, "V H W"]:
     """Signed distance to the contour in pixels, positive outside; the contour lies halfway."""
-    outside = distance_transform_edt(~mask)
-    inside = distance_transform_edt(mask)
-    return np.where(mask, 0.5 - inside, outside - 0.5).astype(np.float32)
+    result = np.empty(masks.shape, np.float32)
+    for distance, mask in zip(result, masks, strict=True):
+        outside, inside = distance_transform_edt(~mask), distance_transform_edt(mask)
+        distance[...] = np.where(mask, 0.5 - inside, outside - 0.5)
+    return result
 
 
 @torch.no_grad()
 def visual_hulls(
-    masks: Float[Tensor, "V H W"],
+    distances: Float[Tensor, "V H W"],
     intrinsics: Float[Tensor, "V 3 3"],
     c2w: Float[Tensor, "V 4 4"],
     resolution: int,
@@ -27,17 +29,16 @@ def visual_hulls(
 ) -> Float[Tensor, "M n n n"]:
     """Approximate signed distances from hulls of the masks at grid nodes, normalised units.
 
-    In the k-th hull (from 0 to `most`) a point's value is the (k + 1)-th largest over views of its
-    pixel's distance to the contour times depth over focal length: k views may disagree, as wrong
-    poses make them.
+    `distances` are those of `mask_distances`. In the k-th hull (from 0 to `most`) a point's value
+    is the (k + 1)-th largest over views of its pixel's distance to the contour times depth over
+    focal length: k views may disagree, as wrong poses make them.
     """
-    device = masks.device
-    height, width = masks.shape[1:]
+    device = distances.device
+    height, width = distances.shape[1:]
     nodes = grid_nodes(resolution, device).view(-1, 3)
     largest = torch.full((most + 1, len(nodes)), -torch.inf, device=device)
     size = torch.tensor([width - 1, height - 1], device=device)
-    for mask, K, pose in zip(masks.cpu().numpy() > 0, intrinsics, c2w, strict=True):
-        image = torch.from_numpy(mask_distance(mask)).to(device)
+    for image, K, pose in zip(distances, intrinsics, c2w, strict=True):
         local = (nodes - pose[:3, 3]) @ pose[:3, :3]
         homogeneous = local @ K.T
         pixel = homogeneous[:, :2] / homogeneous[:, 2:]

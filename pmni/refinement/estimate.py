@@ -74,7 +74,7 @@ class Estimate:
         sdf = self.surface
         limit = LONGEST_STEP * sdf.grid.spacing
         values = sdf.values + step.surface.clamp(-limit, limit)
-        surface = as_distance(following(BandSDF(sdf.grid, values, sdf.base)), sweeps)
+        surface = following(as_distance(BandSDF(sdf.grid, values, sdf.base), sweeps))
         turn = torch.linalg.matrix_exp(cross_matrix(step.views[:, ROTATION].double()))
         u, _, vt = torch.linalg.svd(turn @ self.rotations)
         centres = (turn @ self.centres[..., None])[..., 0] + step.views[:, TRANSLATION]

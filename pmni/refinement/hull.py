@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.capture.capture import Capture
 from pmni.fields.grid import GridSDF
 from pmni.fields.visual_hull import visual_hulls
 from pmni.refinement.measurements import Measurements
@@ -20,14 +19,13 @@ MOST_IGNORED = 0.2
 """Of the views may disagree with each point."""
 
 
-def hull(capture: Capture, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> GridSDF:
+def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> GridSDF:
     """The hull of the masks for the first number of views that may disagree at which it covers
     the masks: wrong poses carve it away where all views must agree."""
-    device = measurements.device
-    chosen = [capture.views.index(name) for name in measurements.names]
-    masks = torch.as_tensor(capture.masks[chosen], dtype=torch.float32, device=device)
-    most = max(1, round(MOST_IGNORED * len(chosen)))
-    values = visual_hulls(masks, measurements.intrinsics, c2w.float(), NODES, most)
+    most = max(1, round(MOST_IGNORED * len(measurements)))
+    values = visual_hulls(
+        measurements.mask_distances, measurements.intrinsics, c2w.float(), NODES, most
+    )
     for candidate in values:
         if covered(GridSDF(candidate), measurements, c2w) >= COVERED:
             break

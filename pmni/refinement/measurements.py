@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pmni.cameras import ray_directions
 from pmni.capture.capture import Capture
+from pmni.capture.heldout import heldout_blocks
 from pmni.errors import InputError
+from pmni.fields.visual_hull import mask_distances
 
 FEWEST_PIXELS = 50
 """Of the object that a view must show."""
@@ -25,11 +27,15 @@ class Measurements:
     """Column and row of the pixels inside the masks, view by view."""
     normals: Float[Tensor, "N 3"]
     """Their normals, camera frame, unit."""
+    depth_in_mask: Float[Tensor, "N"]
+    """How far they are from the contour, pixels."""
     first_pixel: Int[Tensor, "V+1"]
     """Where each view's pixels begin."""
     contour: Float[Tensor, "M 2"]
     """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
     first_contour: Int[Tensor, "V+1"]
+    mask_distances: Float[Tensor, "V H W"]
+    """Signed distance of all pixels from the contour, pixels; positive outside."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,9 +71,15 @@ def _draw(first: Int[Tensor, "V+1"], count: int, generator: torch.Generator) -> 
 
 
 def load_measurements(
-    capture: Capture, exclude: tuple[str, ...], device: torch.device, stride: int = 1
+    capture: Capture,
+    exclude: tuple[str, ...],
+    device: torch.device,
+    stride: int = 1,
+    heldout: float = 0.0,
 ) -> Measurements:
     """The views of a capture that are not excluded, every `stride`-th row and column of pixels.
+
+    Without the pixels and contour points in the part `heldout` of the blocks of pixels.
 
     Raises InputError for an unknown view, too few views, or one that shows hardly anything.
     """
@@ -80,10 +92,16 @@ def load_measurements(
     chosen = [index for index, view in enumerate(capture.views) if view not in exclude]
     if len(chosen) < 3:
         raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
-    pixels, normals, contours = [], [], []
-    for index in chosen:
+    withheld = heldout_blocks(capture.masks, heldout)
+    distances = mask_distances(capture.masks[chosen])
+    pixels: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
+    depths: list[np.ndarray] = []
+    contours: list[np.ndarray] = []
+    for index, distance in zip(chosen, distances, strict=True):
         mask = capture.masks[index]
-        row, column = np.nonzero(mask[::stride, ::stride])
+        usable = mask & ~withheld[index]
+        row, column = np.nonzero(usable[::stride, ::stride])
         row, column = row * stride, column * stride
         if len(row) < FEWEST_PIXELS:
             raise InputError(
@@ -92,7 +110,10 @@ def load_measurements(
             )
         pixels.append(np.stack([column, row], -1))
         normals.append(capture.normals[index, row, column])
-        contours.append(contour_points(mask))
+        depths.append(-distance[row, column])
+        points = contour_points(mask)
+        u, v = points.astype(int).T
+        contours.append(points[~withheld[index, v, u]])
     first_pixel = np.cumsum([0, *map(len, pixels)])
     first_contour = np.cumsum([0, *map(len, contours)])
     found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
@@ -101,9 +122,11 @@ def load_measurements(
         intrinsics=torch.as_tensor(capture.intrinsics[chosen], dtype=torch.float32, device=device),
         pixels=torch.as_tensor(np.concatenate(pixels), device=device),
         normals=torch.nn.functional.normalize(found, dim=-1),
+        depth_in_mask=torch.as_tensor(np.concatenate(depths), device=device),
         first_pixel=torch.as_tensor(first_pixel, device=device),
         contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
         first_contour=torch.as_tensor(first_contour, device=device),
+        mask_distances=torch.as_tensor(distances, device=device),
     )
 
 

@@ -28,17 +28,22 @@ from pmni.refinement.residuals import Residuals, contour_residuals, normal_resid
 
 CONTOUR_POINTS = 0.075
 """Contour points drawn for each pixel drawn."""
-CONTOUR_SHARE = 0.2
+CONTOUR_SHARE = 0.4
 """Weight of all contour points together, relative to all pixels, when both have residuals of their
 own usual size: normals are so correlated that many count as one."""
 FINEST_CONTOUR = 0.2
 """Least scale of contour residuals, pixels."""
+EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 5.0, 5.0
+"""Contour residuals up to so many pixels say that the masks are right; beyond, so many times the
+excess is the width of the rim where normals are not trusted, at most so many pixels."""
 CORRELATED_PIXELS = 60.0
 """How many pixels' normals count as one independent measurement."""
 DAMPING = 1e-3
 """Of the poses, relative (Levenberg, Marquardt)."""
-OFFSET_PRIOR = 0.02
-"""Weight of the contour offsets' prior, relative to the data's."""
+CORRELATED_POINTS = 10.0
+"""The same of contour points."""
+LEAST_OFFSET = 0.05
+"""Expected size of the contour offsets of right masks, pixels."""
 SWEEPS = 6
 """Of redistancing after a step."""
 COARSEST = 64
@@ -120,19 +125,16 @@ class Refiner:
 
     def run(self) -> Iterator[Report]:
         """All outer iterations, coarse to fine. On the coarsest grid they go on until the cameras
-        have come to rest, or `patience` times as many as usual are done."""
+        have come to rest, or PATIENCE times as many as usual are done."""
         cells = COARSEST
         while cells <= self.cells:
             usual = self.settings.iterations[_stage(cells, self.cells)]
-            done = 0
-            while done < usual or (
-                cells == COARSEST
-                and done < PATIENCE * usual
-                and report.largest_rotation_change_deg > AT_REST_DEG
-            ):
+            for done in range(1, PATIENCE * usual + 1):
                 report = self.step(cells)
-                done += 1
                 yield report
+                at_rest = report.largest_rotation_change_deg < AT_REST_DEG
+                if done >= usual and (cells > COARSEST or at_rest):
+                    break
             cells *= 2
 
     def step(self, cells: int) -> Report:
@@ -167,14 +169,17 @@ class Refiner:
         contours = contour_residuals(self.measurements, self.estimate, points)
         sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
         scales = measure(normals, contours, sizes)
+        depth = self.measurements.depth_in_mask[pixels].view(-1)
+        normals = replace(normals, valid=normals.valid * (depth > doubtful_rim(scales)))
         return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales)
 
     def free_view(self) -> Bool[Tensor, "16"]:
-        """Which unknowns of the views are free: the biases only on the finer grids."""
+        """Which unknowns of the views are free: biases and offsets only on the finer grids."""
         free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.measurements.device)
         free[ROTATION] = free[TRANSLATION] = self.settings.learn_poses
-        free[BIAS] = self.settings.bias_deg > 0 and self.estimate.surface.grid.cells > COARSEST
-        free[OFFSET] = True
+        fine = self.estimate.surface.grid.cells > COARSEST
+        free[BIAS] = fine and self.settings.bias_deg > 0
+        free[OFFSET] = fine
         return free
 
     def prior(self, now: Linearisation) -> Prior:
@@ -187,8 +192,10 @@ class Refiner:
             relative = (now.scales.normal / math.radians(self.settings.bias_deg)) ** 2
             weight[:, BIAS] = (normals * relative / CORRELATED_PIXELS).clamp(min=1e-9)
         value[:, BIAS] = self.estimate.bias.reshape(views, 9)
-        contours = (now.contours.root_weight**2).view(views, -1).sum(1)
-        weight[:, OFFSET] = (OFFSET_PRIOR * contours)[:, None].clamp(min=1e-9)
+        contours = (now.contours.root_weight**2).mean()
+        excess = max(now.scales.contour**2 - EXACT_CONTOUR**2, LEAST_OFFSET**2)
+        relative = now.scales.contour**2 / excess
+        weight[:, OFFSET] = (contours * relative * CORRELATED_POINTS).clamp(min=1e-9)
         value[:, OFFSET] = self.estimate.offsets[:, None]
         zero = torch.zeros(COMMON_UNKNOWNS, device=weight.device)
         return Prior(weight, value, zero, zero)
@@ -238,6 +245,11 @@ def check_converged(name: str, report: Report) -> None:
             f"{name}: the views do not fit one surface ({', '.join(found)}): the initial poses are "
             "too wrong, or a normal map or mask belongs to another view; look at history.csv"
         )
+
+
+def doubtful_rim(scales: Scales) -> float:
+    """How many pixels inside the contour the normals may be of something else."""
+    return min(RIM * max(scales.contour - EXACT_CONTOUR, 0.0), MOST_RIM)
 
 
 def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:

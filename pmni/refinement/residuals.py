@@ -35,6 +35,8 @@ CURVATURE_STEP = 0.01
 """Least distance over which normals are differentiated, normalised units."""
 LARGEST_CURVATURE = 50.0
 """To which the derivatives of the normal are limited, 1 / normalised units."""
+MOST_STEPS = 80
+"""Of sphere tracing: rays that need more only graze the surface."""
 OBJECT_SIZE = 0.8
 """Typical radius of the object, the unit of the bias fields' coordinates."""
 
@@ -116,7 +118,7 @@ def normal_residuals(
     d = (R @ local[..., None])[..., 0].view(-1, 3)
     origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
     near, far = box_interval(origin, d)
-    hits = trace(sdf, origin, d, near, far, least_step=0.25 * sdf.grid.spacing)
+    hits = trace(sdf, origin, d, near, far, 0.25 * sdf.grid.spacing, MOST_STEPS)
     x = origin + torch.where(hits.mask, hits.distance, near)[:, None] * d
     n_f = normalize(sdf.value_and_gradient(x)[1], dim=-1)
     facing = (n_f * d).sum(-1)
@@ -169,7 +171,7 @@ def contour_residuals(
     d = (R @ local[..., None])[..., 0].view(-1, 3)
     origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
     near, far = box_interval(origin, d)
-    distance, _ = least_value(sdf, origin, d, near, far, step=1.25 * sdf.grid.spacing)
+    distance, _ = least_value(sdf, origin, d, near, far, step=2.5 * sdf.grid.spacing)
     x = origin + distance[:, None] * d
     gradient = sdf.value_and_gradient(x)[1]
     across = normalize(gradient - (gradient * d).sum(-1, keepdim=True) * d, dim=-1)

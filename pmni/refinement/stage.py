@@ -55,10 +55,12 @@ def refine(
     capture: Capture, initial: Poses, settings: RefineSettings, device: torch.device
 ) -> tuple[Refiner, list[Row]]:
     """Run all outer iterations; a row of numbers for each."""
-    measurements = load_measurements(capture, settings.exclude_views, device)
+    measurements = load_measurements(
+        capture, settings.exclude_views, device, heldout=settings.heldout
+    )
     c2w = torch.as_tensor(initial.select(measurements.names), device=device)
     start = time.perf_counter()
-    refiner = Refiner(measurements, hull(capture, measurements, c2w), c2w, settings)
+    refiner = Refiner(measurements, hull(measurements, c2w), c2w, settings)
     rows: list[Row] = []
     for report in refiner.run():
         row = dataclasses.asdict(report) | {"seconds": round(time.perf_counter() - start, 3)}

@@ -34,13 +34,14 @@ def trace(
     near: Float[Tensor, "N"],
     far: Float[Tensor, "N"],
     least_step: float = LEAST_STEP,
+    most_steps: int | None = None,
 ) -> Hits:
     """The first change of sign from + to - along rays (unit directions) within [near, far].
 
     Steps of STEP_FACTOR |f|, at least `least_step` long, until f turns negative; then the crossing
     is solved between the last two points, so that f need not be exactly a distance. A ray that is
-    inside at `near` hits there; one with near >= far misses. Raises DivergenceError when f is not
-    finite.
+    inside at `near` hits there; one with near >= far misses, and so does one that has found nothing
+    after `most_steps`. Raises DivergenceError when f is not finite.
     """
     # Distances are counted from the entry point: float32 is coarse at the camera's distance.
     entry = origins + near[:, None] * directions
@@ -52,7 +53,9 @@ def trace(
     found[ray[f < 0]] = 0.0
     ray, t, f = _select(f >= 0, ray, t, f)
     crossings = []
-    while len(ray):
+    steps = 0
+    while len(ray) and steps != most_steps:
+        steps += 1
         ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=least_step), span[ray])
         value = _values(sdf, entry[ray] + ahead[:, None] * directions[ray])
         crossings.append(_select(value < 0, ray, t, f, ahead, value))

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError
+from pmni.fields.band import BandSDF
 from pmni.fields.network import NeuralSDF
-from pmni.fields.visual_hull import visual_hulls
+from pmni.fields.visual_hull import mask_distances, visual_hulls
 from pmni.rendering.marching import march
 from pmni.rendering.occupancy import OccupancyGrid
 from pmni.rendering.renderer import Rendering, render
@@ -18,7 +19,7 @@ from pmni.rendering.sphere_tracing import visible
 from pmni.training import losses, multiview, schedule
 from pmni.training.data import PatchBatch, PatchSampler, Views, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
-from pmni.training.warm_start import fit_network
+from pmni.training.warm_start import fit_to_hull, fit_to_surface
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,20 @@ class Trainer:
     """Networks, poses, optimisers and occupancy of one training.
 
     Every random draw comes from a generator seeded by (seed, step): step k does the same whether
-    the training ran through or was resumed.
+    the training ran through or was resumed. With a `surface` the network starts as that, and with
+    all levels of its encoding.
     """
 
     def __init__(
-        self, views: Views, initial: Float[Tensor, "V 4 4"], settings: TrainSettings
+        self,
+        views: Views,
+        initial: Float[Tensor, "V 4 4"],
+        settings: TrainSettings,
+        surface: BandSDF | None = None,
     ) -> None:
         self.settings = settings
         self.views = views
+        self.surface = surface if settings.warm_start.source in (None, "surface") else None
         self.device = views.device
         self.network = NeuralSDF(settings.field, settings.seed).to(self.device)
         self.variance = nn.Parameter(torch.tensor(settings.sharpness.variance, device=self.device))
@@ -70,20 +77,31 @@ class Trainer:
         return groups
 
     def warm_start(self) -> float | None:
-        """Fit the network to the visual hull; returns the fit's mean error, None for a sphere."""
+        """Fit the network to the surface, or to the visual hull.
+
+        Returns the fit's mean error near it, in cells of its grid; None for a sphere.
+        """
         chosen = self.settings.warm_start
-        self.network.active = schedule.active_levels(0, self.settings.field)
+        self.network.active = self._levels(0)
         if chosen.source == "sphere":
             return None
+        rest = (chosen.steps, chosen.points, chosen.rate, self._generator(-1))
+        if self.surface is not None:
+            return fit_to_surface(self.network, self.surface, *rest)
+        distances = mask_distances(self.views.masks.cpu().numpy() > 0)
         hull = visual_hulls(
-            self.views.masks,
+            torch.from_numpy(distances).to(self.device),
             self.views.intrinsics,
             self.poses.initial,
             chosen.resolution,
             chosen.ignore,
         )[-1]
-        generator = self._generator(-1)
-        return fit_network(self.network, hull, chosen.steps, chosen.points, 5e-3, generator)
+        return fit_to_hull(self.network, hull, *rest)
+
+    def _levels(self, step: int) -> int:
+        """How many levels of the encoding are on."""
+        field = self.settings.field
+        return field.levels if self.surface is not None else schedule.active_levels(step, field)
 
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.settings.seed << 32) + step + 1)
@@ -102,7 +120,7 @@ class Trainer:
         settings, step = self.settings, self.step_number
         phase = schedule.phase_at(step, settings)
         done = schedule.progress(step, settings)
-        self.network.active = schedule.active_levels(step, settings.field)
+        self.network.active = self._levels(step)
         if step % settings.rendering.occupancy_every == 0:
             self.occupancy.refresh(self.network)
         generator = self._generator(step)
@@ -251,7 +269,7 @@ class Trainer:
             c2w,
             self.views.intrinsics,
             self.views.normals,
-            self.views.masks,
+            self.views.masks * ~self.views.heldout,
         )
 
     def state(self) -> dict[str, Any]:
