@@ -2,28 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pmni.cameras import invert_rigid
 from pmni.capture.capture import Capture
 from pmni.config.registration import RegisterSettings
 from pmni.errors import InputError
-from pmni.registration.assignment import compare, differences_deg, evaluate, reassign
+from pmni.registration.assignment import reassign
 from pmni.registration.averaging import average_rotations, average_translations
+from pmni.registration.equal_steps import by_order, by_slots
 from pmni.registration.graph import PairGraph, pair_graph, reliable, spanning_trees
 from pmni.registration.joint import refine_jointly
+from pmni.registration.objective import COARSE, FINE, Objective, compare, evaluate
 from pmni.registration.pairs import Hypotheses, no_progress, pair_hypotheses
-from pmni.registration.turntable import common_axis, fit_turntable, restrict
+from pmni.registration.pose_set import PoseSet, Sight, differences_deg, make_sight
+from pmni.registration.turntable import common_axis, restrict
 from pmni.registration.views import Views, make_views
 
 TREES = 60
 """Randomised spanning trees of a graph."""
 
-KEPT = 3
-"""Of a graph's pose sets, those that are refined."""
+ALIGNED, SETTLED = 10, 3
+"""Of a graph's pose sets, those that are refined, and those whose views may move after that."""
 
 ROUNDS = 4
 """Of moving single views and refining all, at most."""
@@ -40,6 +44,11 @@ AXIS_SHARE = 0.5
 TRANSLATION_SCALE = 0.0625
 """Object radii: scale of the robust averaging of translations."""
 
+ORDER_REACH = 3
+"""Places between neighbours in a given order."""
+
+Kind = Literal["free", "axis", "steps", "ordered", "ordered steps"]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -47,23 +56,29 @@ class Candidate:
 
     c2w: Float[np.ndarray, "V 4 4"]
     """The object about the origin, its silhouettes' radius about OBJECT_RADIUS."""
-    kind: str
-    """How it was found."""
-    score: float
-    """`Objective.total`; comparable among the candidates of one capture."""
-    near: float
-    far: float
-    """The parts of the score: see `Objective`."""
-    confidence: Float[np.ndarray, "V"]
-    """Each view's own score."""
+    kind: Kind
+    """What was assumed: nothing; a common axis; equal steps about it; that and the given order."""
+    objective: Objective
+    """Comparable among the candidates of one capture; best is the highest total."""
+
+    @property
+    def score(self) -> float:
+        """`objective.total`."""
+        return self.objective.total
+
+    @property
+    def confidence(self) -> Float[np.ndarray, "V"]:
+        """Each view's own total."""
+        return self.objective.views
 
 
 @dataclass(frozen=True)
-class _Solution:
-    kind: str
-    rotations: Float[np.ndarray, "V 3 3"]
-    translations: Float[np.ndarray, "V 3"]
-    score: float
+class Solution:
+    """A refined pose set."""
+
+    kind: Kind
+    poses: PoseSet
+    objective: Objective
 
 
 def free_poses(
@@ -75,7 +90,7 @@ def free_poses(
 ) -> list[Candidate]:
     """Candidates for the poses of all views, found from normals, masks and intrinsics alone.
 
-    `ray_distances` are the integrated ones. `progress(pairs done, pairs)`. Raises InputError when
+    `ray_distances` are the integrated ones; `progress(pairs done, pairs)`. Raises InputError when
     views cannot be connected with the others.
     """
     views = make_views(capture, ray_distances, settings.seed, device or torch.device("cpu"))
@@ -98,67 +113,69 @@ def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:
 
 def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> list[Candidate]:
     """The distinct best of the pose sets that all rungs of the ladder find, best first."""
-    solutions = solve(views, reliable(graph), settings.seed, "free")
-    common = common_axis(graph)
-    if settings.turntable is not False and common.share > AXIS_SHARE:
+    sight = make_sight(views)
+    found = solve(sight, reliable(graph), settings.seed, "free")
+    if settings.ordered:
+        nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
+        found += solve(sight, reliable(nearby), settings.seed, "ordered")
+    if settings.turntable is not False:
+        common = common_axis(graph)
         restricted = restrict(graph, common.axis)
-        if restricted.components().max(initial=0) == 0:
-            solutions += solve(views, reliable(restricted), settings.seed, "axis")
-    solutions += [s for s in (_snapped(views, solution) for solution in solutions) if s]
-    return [_candidate(views, solution) for solution in _best(solutions, MOST)]
+        if common.share > AXIS_SHARE and restricted.components().max(initial=0) == 0:
+            found += solve(sight, reliable(restricted), settings.seed, "axis")
+        if common.share > AXIS_SHARE or settings.turntable:
+            found.append(_finished(sight, by_slots(sight, common.axis, settings.seed), "steps"))
+        if settings.ordered:
+            found += [_finished(sight, poses, "ordered steps") for poses in by_order(sight)]
+    return [_candidate(sight, solution) for solution in _most_different(found)]
 
 
-def solve(views: Views, graph: PairGraph, seed: int, kind: str) -> list[_Solution]:
+def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
+    """Pairs of views that are at most ORDER_REACH places apart, the last next to the first."""
+    apart = np.diff(graph.pairs, axis=1)[:, 0]
+    return np.minimum(apart, graph.views - apart) <= ORDER_REACH
+
+
+def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solution]:
     """Pose sets from a graph's spanning trees: averaged, the best refined."""
-    trees = spanning_trees(graph, TREES, seed)
-    rotations = _distinct(average_rotations(graph, trees))
-    centres = views.centres.double().cpu().numpy()
-    scale = TRANSLATION_SCALE * views.radius
-    translations = average_translations(graph, rotations, centres, scale)
-    order = np.argsort(-evaluate(views, rotations, translations).total, kind="stable")
-    return [
-        _refined(views, graph, rotations[index], translations[index], kind)
-        for index in order[:KEPT]
-    ]
+    rotations = _distinct(average_rotations(graph, spanning_trees(graph, TREES, seed)))
+    scale = TRANSLATION_SCALE * sight.views.radius
+    translations = average_translations(graph, rotations, sight.centres, scale)
+    ones = np.ones(graph.views)
+    sets = [PoseSet(R, t, ones) for R, t in zip(rotations, translations, strict=True)]
+    sets = _best(sight, sets, COARSE, ALIGNED)
+    sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
+    sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
+    return [Solution(kind, poses, evaluate(sight, poses)) for poses in sets]
 
 
-def _refined(
-    views: Views,
-    graph: PairGraph,
-    rotations: Float[np.ndarray, "V 3 3"],
-    translations: Float[np.ndarray, "V 3"],
-    kind: str,
-) -> _Solution:
+def _settled(sight: Sight, graph: PairGraph, poses: PoseSet) -> PoseSet:
     """After rounds of moving single views and refining all."""
     for _ in range(ROUNDS):
-        rotations, translations, moved = reassign(views, graph, rotations, translations)
-        rotations, translations = refine_jointly(views, rotations, translations)
+        poses, moved = reassign(sight, graph, poses, True)
         if moved == 0:
             break
-    return _scored(views, rotations, translations, kind)
+        poses = refine_jointly(sight, poses)
+    return poses
 
 
-def _scored(
-    views: Views,
-    rotations: Float[np.ndarray, "V 3 3"],
-    translations: Float[np.ndarray, "V 3"],
-    kind: str,
-) -> _Solution:
-    objective = evaluate(views, rotations[None], translations[None])
-    return _Solution(kind, rotations, translations, float(objective.total[0]))
+def _best(sight: Sight, sets: list[PoseSet], tolerance: float, count: int) -> list[PoseSet]:
+    """The best pose sets that are distinct."""
+    totals = [evaluate(sight, poses, tolerance).total for poses in sets]
+    kept: list[PoseSet] = []
+    for index in np.argsort(totals)[::-1]:
+        if all(_difference(sets[index], other) > DISTINCT for other in kept):
+            kept.append(sets[index])
+    return kept[:count]
 
 
-def _snapped(views: Views, solution: _Solution) -> _Solution | None:
-    """On a turntable of equal steps, if it is one."""
-    table = fit_turntable(solution.rotations)
-    if not table.equal_steps:
-        return None
-    rotations = table.snapped()
-    centres = views.centres.double().cpu().numpy()
-    about = solution.translations - centres
-    turn = rotations @ solution.rotations.swapaxes(-1, -2)
-    translations = (turn @ about[..., None])[..., 0] + centres
-    return _scored(views, rotations, translations, solution.kind + ", equal steps")
+def _finished(sight: Sight, poses: PoseSet, kind: Kind) -> Solution:
+    refined = refine_jointly(sight, poses)
+    return Solution(kind, refined, evaluate(sight, refined))
+
+
+def _difference(first: PoseSet, second: PoseSet) -> float:
+    return float(differences_deg(first.rotations, second.rotations).max())
 
 
 def _distinct(rotations: Float[np.ndarray, "B V 3 3"]) -> Float[np.ndarray, "D V 3 3"]:
@@ -170,32 +187,25 @@ def _distinct(rotations: Float[np.ndarray, "B V 3 3"]) -> Float[np.ndarray, "D V
     return np.stack(kept)
 
 
-def _best(solutions: list[_Solution], count: int) -> list[_Solution]:
+def _most_different(solutions: list[Solution]) -> list[Solution]:
     """The best distinct solutions."""
-    kept: list[_Solution] = []
-    for solution in sorted(solutions, key=lambda solution: -solution.score):
-        if all(differences_deg(solution.rotations, k.rotations).max() > DISTINCT for k in kept):
+    kept: list[Solution] = []
+    for solution in sorted(solutions, key=lambda solution: -solution.objective.total):
+        if all(_difference(solution.poses, other.poses) > DISTINCT for other in kept):
             kept.append(solution)
-    return kept[:count]
+    return kept[:MOST]
 
 
-def _candidate(views: Views, solution: _Solution) -> Candidate:
+def _candidate(sight: Sight, solution: Solution) -> Candidate:
     """In a world with the object about its origin."""
-    objective = evaluate(views, solution.rotations[None], solution.translations[None])
-    centres = views.centres.double().cpu().numpy()
-    inwards = (centres - solution.translations)[..., None]
-    middle = (solution.rotations.swapaxes(-1, -2) @ inwards)[..., 0].mean(0)
+    poses = solution.poses
+    centres = sight.centres * poses.scales[:, None]
+    inwards = (centres - poses.translations)[..., None]
+    middle = (poses.rotations.swapaxes(-1, -2) @ inwards)[..., 0].mean(0)
     w2c = np.tile(np.eye(4), (len(centres), 1, 1))
-    w2c[:, :3, :3] = solution.rotations
-    w2c[:, :3, 3] = solution.translations + solution.rotations @ middle
-    return Candidate(
-        invert_rigid(w2c),
-        solution.kind,
-        float(objective.total[0]),
-        float(objective.near[0]),
-        float(objective.far[0]),
-        objective.views[0],
-    )
+    w2c[:, :3, :3] = poses.rotations
+    w2c[:, :3, 3] = poses.translations + poses.rotations @ middle
+    return Candidate(invert_rigid(w2c), solution.kind, solution.objective)
 
 
 def _check_connected(capture: Capture, graph: PairGraph) -> None:

@@ -1,0 +1,154 @@
+"""Poses on a turntable of equal steps whose axis, or whose order of views, is known."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pmni.registration.averaging import average_translations
+from pmni.registration.graph import pair_graph
+from pmni.registration.objective import COARSE, NEAR, compare
+from pmni.registration.pose_set import PoseSet, Sight
+from pmni.registration.silhouettes import tangency
+from pmni.registration.slots import assign_slots
+from pmni.registration.supports import (
+    SearchGrid,
+    Supports,
+    cells_of,
+    fibonacci_sphere,
+    search_grid,
+    view_supports,
+)
+from pmni.registration.turntable import about
+
+MOST_STEPS = 6
+"""Between views that are compared."""
+
+AXES = 800
+"""On the sphere, of the search with known order: about 7 degrees apart."""
+
+_INLIER = 0.075  # object radii: scale of the robust weights of support functions
+_PAIRS_PER_AXIS = 16
+
+
+def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
+    """All views about a known axis (camera frame), at places found by quadratic assignment."""
+    count = len(sight.centres)
+    reach = _reach(count, axis)
+    first, second = np.triu_indices(count, 1)
+    steps = np.concatenate([-np.arange(1, reach + 1)[::-1], np.arange(1, reach + 1)])
+    pair, step = (
+        grid.reshape(-1) for grid in np.meshgrid(np.arange(len(first)), steps, indexing="ij")
+    )
+    R = about(axis, step * (2 * np.pi / count))
+    t = known_rotation(sight, first[pair], second[pair], R)
+    gains = np.zeros((count, count, count))
+    worth = _worth(sight, first[pair], second[pair], R, t)
+    np.add.at(gains, (first[pair], second[pair], step % count), worth)
+    np.add.at(gains, (second[pair], first[pair], -step % count), worth)
+    slots, _ = assign_slots(gains, seed)
+    return about_axis(sight, axis, slots)
+
+
+def by_order(sight: Sight) -> list[PoseSet]:
+    """The views in their order, in equal steps about an axis that is searched on the sphere.
+
+    The two best axes that are well apart, the opposite direction of the turn among them.
+    """
+    count = len(sight.centres)
+    axes = fibonacci_sphere(AXES)
+    start = np.linspace(0, count, _PAIRS_PER_AXIS, endpoint=False).astype(int)
+    apart = 1 + np.arange(len(start)) % max(1, min(3, count // 4))
+    which, pair = (
+        grid.reshape(-1)
+        for grid in np.meshgrid(np.arange(AXES), np.arange(len(start)), indexing="ij")
+    )
+    step = 2 * np.pi / count
+    R = np.concatenate([about(axis, apart * step) for axis in axes])
+    first, second = start[pair], (start[pair] + apart[pair]) % count
+    worth = _worth(sight, first, second, R, known_rotation(sight, first, second, R))
+    scores = np.bincount(which, worth, minlength=AXES)
+    best = axes[scores.argmax()]
+    away = axes @ best < np.cos(np.deg2rad(30))
+    other = axes[np.where(away, scores, -np.inf).argmax()]
+    return [about_axis(sight, axis, np.arange(count)) for axis in (best, other)]
+
+
+def about_axis(sight: Sight, axis: Float[np.ndarray, "3"], slots: Int[np.ndarray, "V"]) -> PoseSet:
+    """Views at known places, their translations by averaging those of near pairs."""
+    count = len(slots)
+    rotations = about(axis, slots * (2 * np.pi / count))
+    first, second = np.triu_indices(count, 1)
+    away = np.abs((slots[second] - slots[first] + count // 2) % count - count // 2)
+    near = away <= _reach(count, axis)
+    first, second = first[near], second[near]
+    R = rotations[second] @ rotations[first].swapaxes(-1, -2)
+    t = known_rotation(sight, first, second, R)
+    weights = np.ones(len(R))
+    graph = pair_graph(count, np.stack([first, second], 1), R, t, weights, weights)
+    scale = _INLIER * sight.views.radius
+    translations = average_translations(graph, rotations[None], sight.centres, scale)[0]
+    return PoseSet(rotations, translations, np.ones(count))
+
+
+def _reach(count: int, axis: Float[np.ndarray, "3"]) -> int:
+    """Steps up to which views about an axis are near, at least one."""
+    steps = np.arange(1, min(MOST_STEPS, max(count // 2, 1)) + 1)
+    near = about(axis, steps * (2 * np.pi / count))[:, 2, 2] > NEAR
+    return max(1, int(near.sum()))
+
+
+def _worth(
+    sight: Sight,
+    first: Int[np.ndarray, "K"],
+    second: Int[np.ndarray, "K"],
+    R: Float[np.ndarray, "K 3 3"],
+    t: Float[np.ndarray, "K 3"],
+) -> Float[np.ndarray, "K"]:
+    """What speaks for relative poses: surface evidence, less the silhouettes' failure to meet."""
+    met = tangency(sight.hulls, sight.centres, sight.views.radius, first, second, R, t)
+    missed = met.valid * np.minimum(np.abs(met.residuals) / COARSE, 1).mean(1)
+    return compare(sight.views, first, second, R, t).normalised().double().cpu().numpy() - missed
+
+
+def known_rotation(
+    sight: Sight,
+    first: Int[np.ndarray, "K"],
+    second: Int[np.ndarray, "K"],
+    R: Float[np.ndarray, "K 3 3"],
+) -> Float[np.ndarray, "K 3"]:
+    """Translations of relative poses of known rotation, from partial support functions."""
+    views = sight.views
+    grid = search_grid(views.device)
+    supports = view_supports(views, grid)
+    inputs = [torch.from_numpy(x).to(views.device) for x in (first, second, R.astype(np.float32))]
+    parts = [
+        _shift(grid, supports, i, j, turn, _INLIER * views.radius)
+        for i, j, turn in zip(*(array.split(4096) for array in inputs), strict=True)
+    ]
+    shift = torch.cat(parts).double().cpu().numpy()
+    return shift + sight.centres[second] - (R @ sight.centres[first, :, None])[..., 0]
+
+
+def _shift(
+    grid: SearchGrid,
+    supports: Supports,
+    first: Int[Tensor, "K"],
+    second: Int[Tensor, "K"],
+    R: Float[Tensor, "K 3 3"],
+    scale: float,
+) -> Float[Tensor, "K 3"]:
+    """Of the views' centres: reweighted least squares of h_j(u) - h_i(R^T u) = t . u."""
+    directions = grid.directions
+    back = directions @ R  # rows R^T u
+    difference = supports.values[second] - supports.tables[first[:, None], cells_of(back)]
+    facing = (back[..., 2] < 0.1).float()
+    outer = (directions[:, :, None] * directions[:, None]).flatten(1)
+    t = torch.zeros_like(R[:, 0])
+    for iteration in range(4):
+        residual = difference - t @ directions.T
+        robust = 1.0 if iteration == 0 else 1 / (1 + (residual / scale) ** 2)
+        weight = facing * robust
+        normal = (weight @ outer).reshape(-1, 3, 3) + 1e-3 * torch.eye(3, device=R.device)
+        t = torch.linalg.solve(normal, (weight * difference) @ directions)
+    return t
