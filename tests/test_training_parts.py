@@ -16,7 +16,7 @@ from pmni.fields.visual_hull import mask_distances, visual_hulls
 from pmni.training import losses, multiview, schedule
 from pmni.training.data import PatchSampler, load_views, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
-from pmni.training.warm_start import fit_network
+from pmni.training.warm_start import fit_to_hull
 
 K = np.array([[600.0, 0, 31.5], [0, 600.0, 23.5], [0, 0, 1]])
 
@@ -283,7 +283,7 @@ def test_network_is_fitted_to_a_grid():
     nodes = grid_nodes(33, torch.device("cpu"))
     box = (nodes.abs() - torch.tensor([0.5, 0.3, 0.2])).amax(-1)
     network = NeuralSDF(FieldSettings(levels=5, log2_entries=14, base_resolution=8), seed=0)
-    error = fit_network(network, box, 80, 2048, 5e-3, torch.Generator().manual_seed(0))
-    assert error < 0.03
+    error = fit_to_hull(network, box, 80, 2048, 5e-3, torch.Generator().manual_seed(0))
+    assert error < 0.3, "cells of the grid"
     on = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, -0.2]])
     assert network(on).abs().max() < 0.03

@@ -162,8 +162,9 @@ class SharpnessSettings(Settings):
 class WarmStartSettings(Settings):
     """What the network is fitted to before it is rendered."""
 
-    source: Literal["sphere", "hull"] = "hull"
-    """Nothing (the geometric initialisation), or the tolerant visual hull of the masks."""
+    source: Literal["sphere", "hull", "surface"] | None = None
+    """Nothing (the geometric initialisation), the tolerant visual hull of the masks, or the refined
+    surface; None takes the surface if there is one, and the hull if not."""
 
     resolution: int = Field(64, ge=16)
     """Nodes along a side of the hull's grid."""
@@ -176,6 +177,9 @@ class WarmStartSettings(Settings):
 
     points: int = Field(8192, ge=64)
     """Points of a step of the fit."""
+
+    rate: float = Field(5e-3, gt=0)
+    """Learning rate of the fit at its start."""
 
 
 class TrainSettings(Settings):
@@ -198,6 +202,10 @@ class TrainSettings(Settings):
 
     exclude_views: tuple[str, ...] = ()
     """Views held out from training."""
+
+    heldout: float = Field(0.0, ge=0, le=0.5)
+    """Part of the blocks of pixels of each view that is not trained on: their normals tell whether
+    the trained surface is better than the refined one. `refine` has to hold out the same part."""
 
     normal_norm: Literal["l1", "l2"] = "l2"
     """The norm of the normal term."""

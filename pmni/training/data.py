@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from pmni.capture.capture import Capture
+from pmni.capture.heldout import heldout_blocks
 from pmni.errors import InputError
 from pmni.rendering.marching import Patches
 
@@ -25,6 +27,8 @@ class Views:
     distances: Float[Tensor, "V H W"]
     """Integrated ray distances, unknown scale a view; 0 where there are none."""
     intrinsics: Float[Tensor, "V 3 3"]
+    heldout: Bool[Tensor, "V H W"]
+    """Pixels that are not trained on."""
 
     @property
     def device(self) -> torch.device:
@@ -37,8 +41,12 @@ def load_views(
     distances: Float[np.ndarray, "V H W"],
     exclude: tuple[str, ...],
     device: torch.device,
+    heldout: float = 0.0,
 ) -> Views:
-    """The views that are not held out. Raises InputError for an unknown or too long exclusion."""
+    """The views that are not excluded, of whose blocks of pixels the part `heldout` is held out.
+
+    Raises InputError for an unknown or too long exclusion.
+    """
     for view in exclude:
         if view not in capture.views:
             raise InputError(
@@ -58,6 +66,7 @@ def load_views(
         masks=tensor(capture.masks),
         distances=tensor(np.nan_to_num(distances, nan=0.0)),  # NaN means: not on the object
         intrinsics=tensor(capture.intrinsics),
+        heldout=torch.as_tensor(heldout_blocks(capture.masks, heldout)[chosen], device=device),
     )
 
 
@@ -74,7 +83,10 @@ class PatchBatch:
 
 
 class PatchSampler:
-    """Draws patches from all views at once; the draw depends on seed and step only."""
+    """Draws patches from all views at once; the draw depends on seed and step only.
+
+    No patch has a held-out pixel.
+    """
 
     def __init__(self, views: Views, patch: int, margin: int, background: float) -> None:
         self.views = views
@@ -93,6 +105,11 @@ class PatchSampler:
         places = np.argwhere(centres)
         places[:, 1] = np.clip(places[:, 1] - self.patch // 2, 0, height - self.patch)
         places[:, 2] = np.clip(places[:, 2] - self.patch // 2, 0, width - self.patch)
+        heldout = sliding_window_view(
+            self.views.heldout.cpu().numpy(), (self.patch, self.patch), axis=(1, 2)
+        )
+        view, row, column = places.T
+        places = places[~heldout.any((3, 4))[view, row, column]]
         return torch.as_tensor(places, device=self.views.device)
 
     def draw(self, count: int, generator: torch.Generator) -> PatchBatch:
