@@ -64,7 +64,7 @@ class Measurements:
         return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
 
-def _draw(first: Int[Tensor, "V+1"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
     lengths = first.diff()[:, None]
     uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
     return first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
