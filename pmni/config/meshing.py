@@ -15,7 +15,7 @@ class MeshSettings(Settings):
     ambiguous cells, `open3d` has to be installed apart."""
 
     resolution: int = Field(512, ge=16, le=2048)
-    """Grid cells along each side of [-1, 1]^3."""
+    """Grid cells along each side of [-1, 1]^3; a surface on a grid is meshed on its own."""
 
     keep: Literal["largest", "all"] = "largest"
     """Keep the largest connected component only, or all."""

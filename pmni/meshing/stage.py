@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage."""
+    from pmni.fields.band import BandSDF
     from pmni.fields.checkpoint import load_surface
 
     settings = settings_from_argument(MeshSettings, args.settings)
@@ -38,12 +39,14 @@ def run(args: Namespace) -> None:
         record("mesh", provenance, settings, inputs) as known,
     ):
         surface = load_surface(args.checkpoint, device)
-        found = extract(surface, settings.resolution, mesher, settings.keep == "all", device)
+        resolution = surface.grid.cells if isinstance(surface, BandSDF) else settings.resolution
+        found = extract(surface, resolution, mesher, settings.keep == "all", device)
         mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces)
         write_ply(args.output, mesh)
         known |= {
             "backend": settings.backend,
             "device": str(device),
+            "resolution": resolution,
             "evaluations": found.evaluations,
             "components": found.components,
             "box_edges": found.box_edges,
