@@ -26,7 +26,7 @@ class RefineSettings(Settings):
     learn_focal: bool = False
     """Whether a common factor of all focal lengths is found too."""
 
-    cells: Literal[64, 128, 256, 512] | None = None
+    cells: Literal[32, 64, 128, 256, 512] | None = None
     """Cells of the finest grid along a side of [-1, 1]^3; None chooses about two pixels a cell."""
 
     iterations: tuple[int, int, int] = (6, 8, 8)

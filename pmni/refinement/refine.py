@@ -114,28 +114,33 @@ class Refiner:
         surface: GridSDF,
         c2w: Float[Tensor, "V 4 4"],
         settings: RefineSettings,
+        coarsest: int = COARSEST,
     ) -> None:
-        self.measurements, self.settings = measurements, settings
+        self.measurements, self.settings, self.coarsest = measurements, settings, coarsest
         device = measurements.device
         self.generator = torch.Generator(device=device).manual_seed(settings.seed)
         self.cells = settings.cells or finest_cells(measurements, c2w)
-        self.estimate = Estimate.start(on_grid(surface, COARSEST, device, sweeps=12), c2w)
+        self.estimate = Estimate.start(on_grid(surface, coarsest, device, sweeps=12), c2w)
         self.pixels = settings.pixels or (20_000 if device.type == "cuda" else 5_000)
         self.iteration = 0
 
     def run(self) -> Iterator[Report]:
         """All outer iterations, coarse to fine. On the coarsest grid they go on until the cameras
         have come to rest, or PATIENCE times as many as usual are done."""
-        cells = COARSEST
+        cells = self.coarsest
         while cells <= self.cells:
-            usual = self.settings.iterations[_stage(cells, self.cells)]
+            usual = self.settings.iterations[self._phase(cells)]
             for done in range(1, PATIENCE * usual + 1):
                 report = self.step(cells)
                 yield report
                 at_rest = report.largest_rotation_change_deg < AT_REST_DEG
-                if done >= usual and (cells > COARSEST or at_rest):
+                if done >= usual and (cells > self.coarsest or at_rest):
                     break
             cells *= 2
+
+    def _phase(self, cells: int) -> int:
+        """0 on the coarsest grid, 2 on the finest, 1 between."""
+        return 0 if cells == self.coarsest else 2 if cells == self.cells else 1
 
     def step(self, cells: int) -> Report:
         """One outer iteration on the grid of so many cells."""
@@ -177,7 +182,7 @@ class Refiner:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
         free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.measurements.device)
         free[ROTATION] = free[TRANSLATION] = self.settings.learn_poses
-        fine = self.estimate.surface.grid.cells > COARSEST
+        fine = self.estimate.surface.grid.cells > self.coarsest
         free[BIAS] = fine and self.settings.bias_deg > 0
         free[OFFSET] = fine
         return free
@@ -216,11 +221,6 @@ class Refiner:
             flattening=float(self.estimate.flattening),
             focal_factor=float(torch.exp(self.estimate.log_focal)),
         )
-
-
-def _stage(cells: int, finest: int) -> int:
-    """0 on the coarsest grid, 2 on the finest, 1 between."""
-    return 0 if cells == COARSEST else 2 if cells == finest else 1
 
 
 def check_converged(name: str, report: Report) -> None:
