@@ -195,6 +195,18 @@ def test_held_out_views_reach_training_and_evaluation() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_pixels_are_held_out_where_there_are_two_surfaces_to_compare() -> None:
+    write_experiment("full", {"heldout": 0.2})
+    write_experiment("fast", {"base": "full", "train": None})
+    write_experiment("network", {"base": "full", "refine": None})
+    full = load_experiment("full", {})
+    assert full.refine.heldout == full.train.heldout == 0.2
+    assert load_experiment("full", {"heldout": 0.0}).train.heldout == 0
+    assert load_experiment("fast", {}).refine.heldout == 0
+    assert load_experiment("network", {}).train.heldout == 0
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("files", "name", "overrides", "message"),
     [
@@ -216,6 +228,7 @@ def test_held_out_views_reach_training_and_evaluation() -> None:
             {},
             "give 'exclude_views' at the top of the experiment, not in 'train'",
         ),
+        ({"a": {"refine": {"heldout": 0.1}}}, "a", {}, "give 'heldout' at the top of the experi"),
         ({"a": {"refine": {"dvice": "cpu"}}}, "a", {}, "unknown key 'refine.dvice'; known here: "),
         ({"a": {"refine": None, "train": None}}, "a", {}, "refine and train cannot both be null"),
         ({"a": {"train": None}}, "a", {"refine": None}, "refine and train cannot both be null"),

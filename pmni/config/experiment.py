@@ -38,6 +38,10 @@ class Experiment(Settings):
     exclude_views: tuple[str, ...] = ()
     """Views held out from refinement and training, and reported apart."""
 
+    heldout: float = Field(0.05, ge=0, le=0.5)
+    """Where there are `refine` and `train`: the part of the blocks of pixels of each view that
+    neither fits. Its normals tell which of their surfaces is the result."""
+
     registration: RegisterSettings = RegisterSettings()
     """Initial poses."""
 
@@ -125,8 +129,8 @@ class RunConfig(Settings):
 def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
     """The experiment in `config/experiments/<name>.yaml`, with `overrides` laid over it.
 
-    A file may name another in `base:` and then holds only what differs from it. Held-out views are
-    given once, at the top, and passed on to the stages that need them.
+    A file may name another in `base:` and then holds only what differs from it. Held-out views and
+    pixels are given once, at the top, and passed on to the stages that need them.
     """
     path = EXPERIMENTS / f"{name}.yaml"
     if name in RESERVED or not NAME.fullmatch(name):
@@ -138,15 +142,22 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
     own = Experiment.parse(values, str(path))
     values = merge(values, {k: v for k, v in overrides.items() if not _brings_back(own, k, v)})
     found = Experiment.parse(values, f"{path} with overrides")
-    for stage in ("refine", "train", "evaluate"):
-        if getattr(found, stage) is None:
-            continue
-        if "exclude_views" in values.get(stage, {}):
-            raise InputError(
-                f"{path}: give 'exclude_views' at the top of the experiment, not in '{stage}'"
-            )
-        values = merge(values, {stage: {"exclude_views": list(found.exclude_views)}})
+    for stage, told in _held_out(found).items():
+        for key, value in told.items():
+            if key in values.get(stage, {}):
+                raise InputError(
+                    f"{path}: give '{key}' at the top of the experiment, not in '{stage}'"
+                )
+            values = merge(values, {stage: {key: value}})
     return Experiment.parse(values, str(path))
+
+
+def _held_out(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """The settings that say what each stage of an experiment may not see."""
+    views = {"exclude_views": list(experiment.exclude_views)}
+    solvers = [name for name in ("refine", "train") if getattr(experiment, name) is not None]
+    pixels = {"heldout": experiment.heldout if len(solvers) > 1 else 0.0}
+    return {"evaluate": views, **dict.fromkeys(solvers, views | pixels)}
 
 
 def _brings_back(experiment: Experiment, key: str, override: Any) -> bool:
