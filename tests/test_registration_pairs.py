@@ -156,8 +156,8 @@ class TestViews:
             views.intrinsics[0, 0, 0] * views.points[0, :, 0] / views.points[0, :, 2]
             + views.intrinsics[0, 0, 2]
         )
-        edge = 63.5 - 63.5 + views.intrinsics[0, 0, 2]  # the image's middle
-        assert (column - edge).abs().min() > 0.9
+        jump = views.intrinsics[0, 0, 2]  # the image's middle
+        assert (column - jump).abs().min() > 0.9
 
     def test_go_on_outside_the_mask_as_at_its_rim(self):
         views = duck_views()
@@ -385,6 +385,13 @@ class TestHypotheses:
             torch.set_num_threads(threads)
         assert torch.equal(first.rotations, second.rotations)
         assert torch.equal(first.scores, second.scores)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_are_found_on_a_gpu_too(self):
+        found = pair_hypotheses(make_views(*duck(), 0, torch.device("cuda")))
+        mine = (found.pairs.cpu() == torch.tensor([0, 1])).all(1)
+        assert angles(found.rotations.cpu()[mine][:1], relative(0, 1)[None]).item() < 3
 
 
 def double(views):

@@ -45,8 +45,8 @@ def pair_hypotheses(
 ) -> Hypotheses:
     """Relative poses of all pairs; `progress(pairs done, pairs)` is called now and then.
 
-    Nothing here is random: `seed` has no effect beyond that on the views' points. On a CPU, source
-    views are worked on side by side, as many as PyTorch has threads.
+    Nothing here is random: the seed only matters for the points that `make_views` drew. On a CPU
+    source views are worked on side by side, as many as PyTorch has threads.
     """
     grid = search_grid(views.device)
     supports = view_supports(views, grid)
