@@ -298,7 +298,8 @@ def _cameras(
         )
         series = errors or {}
         panel.problems += problems if refined is not None or not run.experiment.refined else []
-    if len(series) > 1:
+    # given poses that are held fixed have no errors but those of rounding
+    if len(series) > 1 and max(max(errors.values()) for errors in series.values()) > 1e-6:
         add("Rotation error of the cameras", cameras.pose_chart(series))
         add("Rotation error, view by view", cameras.view_chart(series))
     if refined is not None:
