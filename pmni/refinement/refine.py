@@ -116,11 +116,12 @@ class Refiner:
         settings: RefineSettings,
         coarsest: int = COARSEST,
     ) -> None:
-        self.measurements, self.settings, self.coarsest = measurements, settings, coarsest
+        self.measurements, self.settings = measurements, settings
         device = measurements.device
         self.generator = torch.Generator(device=device).manual_seed(settings.seed)
         self.cells = settings.cells or finest_cells(measurements, c2w)
-        self.estimate = Estimate.start(on_grid(surface, coarsest, device, sweeps=12), c2w)
+        self.coarsest = min(coarsest, self.cells)
+        self.estimate = Estimate.start(on_grid(surface, self.coarsest, device, sweeps=12), c2w)
         self.pixels = settings.pixels or (20_000 if device.type == "cuda" else 5_000)
         self.iteration = 0
 
