@@ -13,7 +13,7 @@ MARGIN = 0.02
 
 _SEPARATION = 6.0  # degrees between the places that are tried for a view
 _PLACES = 12  # places that are tried for a view
-_REFINED = 3  # of these, the best are refined before they are compared ...
+_REFINED = 2  # of these, the best are refined before they are compared ...
 _WORTH_A_TRY = 0.2  # ... unless they fit by so much worse
 
 

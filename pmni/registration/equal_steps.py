@@ -27,6 +27,12 @@ MOST_STEPS = 6
 AXES = 800
 """On the sphere, of the search with known order: about 7 degrees apart."""
 
+TOLERANCE, ANGLE = 0.15, float(np.deg2rad(10.0))
+"""Of depths (object radii), which are rough before alignment, and of normals (radians)."""
+
+CONFLICT_WEIGHT = 5.0
+"""Of the share of other normals."""
+
 _INLIER = 0.075  # object radii: scale of the robust weights of support functions
 _PAIRS_PER_AXIS = 16
 
@@ -105,10 +111,15 @@ def _worth(
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
 ) -> Float[np.ndarray, "K"]:
-    """What speaks for relative poses: surface evidence, less the silhouettes' failure to meet."""
+    """What speaks for relative poses: surface evidence, less the silhouettes' failure to meet, and
+    less the share of points with another normal, in which the steps of a body that is nearly one
+    of revolution still differ.
+    """
     met = tangency(sight.hulls, sight.centres, sight.views.radius, first, second, R, t)
     missed = met.valid * np.minimum(np.abs(met.residuals) / COARSE, 1).mean(1)
-    return compare(sight.views, first, second, R, t).normalised().double().cpu().numpy() - missed
+    found = compare(sight.views, first, second, R, t, TOLERANCE, ANGLE)
+    other = found.conflict / (found.good + found.conflict + 0.05)
+    return (found.normalised() - CONFLICT_WEIGHT * other).double().cpu().numpy() - missed
 
 
 def known_rotation(

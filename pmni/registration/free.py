@@ -26,10 +26,10 @@ from pmni.registration.views import Views, make_views
 TREES = 60
 """Randomised spanning trees of a graph."""
 
-ALIGNED, SETTLED = 10, 3
+ALIGNED, SETTLED = 6, 2
 """Of a graph's pose sets, those that are refined, and those whose views may move after that."""
 
-ROUNDS = 4
+ROUNDS = 3
 """Of moving single views and refining all, at most."""
 
 MOST = 4

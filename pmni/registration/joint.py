@@ -13,7 +13,7 @@ from pmni.registration.views import Views
 NEAR = float(np.cos(np.deg2rad(65.0)))
 """Pairs whose viewing axes are closer than this take part."""
 
-MOST_PARTNERS = 12
+MOST_PARTNERS = 8
 """Of those, each view's closest ones and a few others, so that the work grows with the views."""
 
 SIGMA_NORMAL = 0.15
@@ -163,7 +163,7 @@ class _System:
 
     def _of_interest(
         self, first: Int[np.ndarray, "K"], second: Int[np.ndarray, "K"]
-    ) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "K"]]:
+    ) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "k"]]:
         if self.only is None:
             return first, second
         chosen = (first == self.only) | (second == self.only)

@@ -139,9 +139,10 @@ def compare(
     target: Int[np.ndarray, "K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
-    points: int = POINTS,
+    tolerance: float = TOLERANCE,
+    angle: float = ANGLE,
 ) -> Agreement:
-    """`agreement` of relative poses that are NumPy arrays, at this file's tolerances."""
+    """`agreement` of relative poses that are NumPy arrays, by POINTS points of each view."""
     device = views.device
     return agreement(
         views,
@@ -149,9 +150,9 @@ def compare(
         torch.from_numpy(target).to(device),
         torch.from_numpy(R).float().to(device),
         torch.from_numpy(t).float().to(device),
-        TOLERANCE,
-        ANGLE,
-        points,
+        tolerance,
+        angle,
+        POINTS,
     )
 
 

@@ -14,6 +14,7 @@ FEW = 24
 """Up to so many views all pairs are compared; beyond, those of `partners`."""
 
 _NEAREST, _OTHERS = 14, 6  # partners of a view among many
+_FAR_OFF = 5.0  # degrees: scale of the robust alignment of two pose sets
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,17 @@ def differences_deg(
 ) -> Float[np.ndarray, "V"]:
     """By how much each view differs between two sets of world-to-camera rotations, in degrees.
 
-    The world of the first is turned onto the second's such that half of the views differ least,
-    as well as the turn of one of them can do it.
+    The world of the first is turned onto the second's: as one of the views has it, such that the
+    median difference is least, and then as all views have it, those far off counting little.
     """
     turns = first.swapaxes(-1, -2) @ second  # first @ turn = second
-    error = Rotation.from_matrix(
-        (first[None] @ turns[:, None]).reshape(-1, 3, 3).swapaxes(-1, -2)
-        @ np.tile(second, (len(first), 1, 1))
-    ).magnitude().reshape(len(first), len(first))  # fmt: skip
-    return np.rad2deg(error[np.median(error, axis=1).argmin()])
+    # trace(second^T first turn) for every view (row) under every view's turn (column)
+    traces = turns.reshape(-1, 9) @ turns.reshape(-1, 9).T
+    start = np.median(traces, axis=0).argmax()
+    turn = turns[start]
+    for _ in range(5):
+        error = Rotation.from_matrix(second.swapaxes(-1, -2) @ first @ turn).magnitude()
+        weight = 1 / (1 + (np.rad2deg(error) / _FAR_OFF) ** 2) ** 2
+        u, _, vt = np.linalg.svd((weight[:, None, None] * turns).sum(0))
+        turn = (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
+    return np.rad2deg(Rotation.from_matrix(second.swapaxes(-1, -2) @ first @ turn).magnitude())

@@ -1,7 +1,7 @@
 """Which view has which place on a turntable of equal steps: a quadratic assignment."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from pmni.registration.turntable import equal_steps
@@ -84,14 +84,16 @@ def _doubly_stochastic(rng: np.random.Generator, count: int) -> Float[np.ndarray
 
 
 def _gradient(
-    spectrum: Float[np.ndarray, "V V F"], matrix: Float[np.ndarray, "V V"]
+    spectrum: Complex[np.ndarray, "V V F"], matrix: Float[np.ndarray, "V V"]
 ) -> Float[np.ndarray, "V V"]:
     """sum_jb P_jb gains[i, j, b - a] for view i at place a: correlations along the circle."""
     transformed = np.fft.rfft(matrix, axis=1)
     return np.fft.irfft(np.einsum("ijf,jf->if", spectrum, transformed), len(matrix), axis=1)
 
 
-def _frank_wolfe(spectrum: np.ndarray, matrix: Float[np.ndarray, "V V"]) -> Int[np.ndarray, "V"]:
+def _frank_wolfe(
+    spectrum: Complex[np.ndarray, "V V F"], matrix: Float[np.ndarray, "V V"]
+) -> Int[np.ndarray, "V"]:
     for _ in range(_ITERATIONS):
         gradient = _gradient(spectrum, matrix)
         rows, columns = linear_sum_assignment(gradient, maximize=True)
