@@ -14,13 +14,13 @@ from pmni.errors import InputError
 from pmni.io.poses import read_poses
 from pmni.lie import rotation_angle_deg
 from pmni.registration.errors import add_noise, add_view_errors
-from pmni.registration.methods import METHODS
+from pmni.registration.methods import METHODS, Request
 from pmni.registration.ring import ring
 
 
 def register(capture, **settings):
     chosen = RegisterSettings.parse(settings, "test")
-    return METHODS[chosen.method](capture, chosen)
+    return METHODS[chosen.method](Request(capture, chosen)).c2w
 
 
 def without_reference(capture):

@@ -10,7 +10,7 @@ from pmni.refinement.measurements import Measurements
 from pmni.rendering.sphere_tracing import box_interval, trace
 
 NODES = 65
-"""Along a side."""
+"""Along a side of the grid on which it is computed."""
 COVERED = 0.97
 """Of the masks' pixels must see the hull."""
 PROBES = 500
@@ -19,12 +19,12 @@ MOST_IGNORED = 0.2
 """Of the views may disagree with each point."""
 
 
-def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> GridSDF:
+def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = NODES) -> GridSDF:
     """The hull of the masks for the first number of views that may disagree at which it covers
     the masks: wrong poses carve it away where all views must agree."""
     most = max(1, round(MOST_IGNORED * len(measurements)))
     values = visual_hulls(
-        measurements.mask_distances, measurements.intrinsics, c2w.float(), NODES, most
+        measurements.mask_distances, measurements.intrinsics, c2w.float(), nodes, most
     )
     for candidate in values:
         if covered(GridSDF(candidate), measurements, c2w) >= COVERED:

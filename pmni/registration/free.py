@@ -73,6 +73,16 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What was found, and what it was found from."""
+
+    views: Views
+    graph: PairGraph
+    candidates: list[Candidate]
+    """Best first."""
+
+
+@dataclass(frozen=True)
 class Solution:
     """A refined pose set."""
 
@@ -81,23 +91,22 @@ class Solution:
     objective: Objective
 
 
-def free_poses(
+def search(
     capture: Capture,
     ray_distances: Float[np.ndarray, "V H W"],
     settings: RegisterSettings,
-    device: torch.device | None = None,
+    device: torch.device,
     progress: Callable[[int, int], None] = no_progress,
-) -> list[Candidate]:
+) -> Search:
     """Candidates for the poses of all views, found from normals, masks and intrinsics alone.
 
     `ray_distances` are the integrated ones; `progress(pairs done, pairs)`. Raises InputError when
     views cannot be connected with the others.
     """
-    views = make_views(capture, ray_distances, settings.seed, device or torch.device("cpu"))
-    hypotheses = pair_hypotheses(views, settings.seed, progress)
-    graph = scored_graph(views, hypotheses)
+    views = make_views(capture, ray_distances, settings.seed, device)
+    graph = scored_graph(views, pair_hypotheses(views, settings.seed, progress))
     _check_connected(capture, graph)
-    return candidates(views, graph, settings)
+    return Search(views, graph, candidates(views, graph, settings))
 
 
 def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from pmni import provenance
-from pmni.capture.capture import Capture, load_capture
+from pmni.capture.capture import load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
 from pmni.devices import claimed_device
 from pmni.errors import InputError
 from pmni.fields.checkpoint import save_surface
+from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.io.tables import Row, write_rows
@@ -84,20 +85,6 @@ def run(args: argparse.Namespace) -> None:
             else:
                 shutil.copy2(source, folder / name)
     shutil.rmtree(work)
-
-
-def read_ray_distances(path: Path, capture: Capture) -> np.ndarray:
-    """Ray distances (V, H, W). Raises InputError unless they belong to the capture."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            distances, views = archive["ray_distance"], tuple(archive["views"])
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{path}: not a file of ray distances; run `pmni integrate`") from None
-    if views != capture.views or distances.shape != capture.masks.shape:
-        raise InputError(
-            f"{path}: made for other views than {capture.name}'s; run `pmni integrate`"
-        )
-    return distances
 
 
 def optimise(trainer: Trainer, work: Path) -> float:

@@ -1,0 +1,295 @@
+"""Candidates put to the test: how well one surface explains all views from their poses.
+
+Each candidate's poses are refined together with a coarse surface. That corrects errors of several
+degrees; views that the surface then does not explain are tried at all other places that the pairs
+of views suggest. The best candidate stands, unless the views do not determine the poses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pmni.cameras import invert_rigid
+from pmni.capture.capture import Capture
+from pmni.config.refinement import RefineSettings
+from pmni.errors import ConvergenceError
+from pmni.fields.grid import grid_nodes
+from pmni.fields.sdf import SDF
+from pmni.refinement.hull import hull
+from pmni.refinement.measurements import Measurements, load_measurements
+from pmni.refinement.refine import Refiner
+from pmni.registration.graph import PairGraph
+from pmni.registration.pose_set import differences_deg
+from pmni.registration.views import Views
+from pmni.rendering.sphere_tracing import box_interval, trace
+
+COARSEST, COARSE = 32, 64
+"""Cells of the grids on which candidates are refined."""
+FIRST = (COARSEST,) * 6
+"""The cells of each outer iteration, before the candidates are ranked..."""
+SECOND = (COARSEST, COARSE, COARSE, COARSE, COARSE)
+"""... and of the best and the runner-up."""
+PIXELS = 600
+PROBES = 400
+"""Pixels of each view that are compared with the surface."""
+CLUELESS_DEG = 40.0
+"""An error of a normal from which on it is as good as any; so is a ray that misses."""
+OUTLIER = 0.6
+"""Of the median over the views: a view that is explained less than so much is misplaced."""
+DISTINCT_DEG = 12.0
+"""Two candidates are different when a view's poses differ by as much."""
+LEAST_EXPLAINED = 0.45
+"""Of the views together; half of it of each view."""
+LEAST_MARGIN = 0.02
+"""By which the best must be better explained than a different candidate."""
+TURNS = 12
+"""Turns about each principal axis of the object that are tried for its symmetry."""
+SYMMETRY_LOSS = 0.03
+"""If turning the views about an axis by any angle loses less than so much, the axis is one of
+revolution."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Poses that stood the test."""
+
+    c2w: Float[np.ndarray, "V 4 4"]
+    kind: str
+    explained: Float[np.ndarray, "V"]
+    """Of each view: 1 - mean angle between its normals and the surface's / CLUELESS_DEG, from 0 for
+    arbitrary poses to 1."""
+    margin: float | None
+    """By how much better all views are explained than by the next different candidate; None when
+    all candidates came to be the same."""
+    symmetry_loss: float
+    """How much less is explained when all views are turned about the object's axis that is nearest
+    to one of revolution."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate during the test."""
+
+    kind: str
+    refiner: Refiner
+    explained: Float[Tensor, "V"]
+
+    @property
+    def c2w(self) -> Float[np.ndarray, "V 4 4"]:
+        return self.refiner.estimate.c2w().cpu().numpy()
+
+    @property
+    def score(self) -> float:
+        return float(self.explained.mean())
+
+
+class Verifier:
+    """Refines and judges candidates for one capture, at the resolution of the search."""
+
+    def __init__(self, capture: Capture, views: Views, graph: PairGraph, seed: int) -> None:
+        self.graph, self.name, self.views = graph, capture.name, capture.views
+        small = shrunk(capture, views)
+        self.measurements = load_measurements(small, (), views.depth.device)
+        self.settings = RefineSettings(
+            cells=COARSE,
+            pixels=PIXELS,
+            conjugate_gradients=30,
+            bias_deg=0.0,
+            flattening=False,
+            seed=seed,
+        )
+
+    def best(self, candidates: list[tuple[str, Float[np.ndarray, "V 4 4"]]]) -> Verified:
+        """The candidate (kind, c2w) that explains the views best.
+
+        Raises ConvergenceError when none does well enough, when a different one does as well, or
+        when the object looks the same from all sides of an axis.
+        """
+        trials = [self.tried(kind, c2w) for kind, c2w in candidates]
+        leading = self._distinct(trials)[:2]
+        finished = [self.finished(trial) for trial in leading]
+        finished = self._distinct(finished)
+        best = finished[0]
+        margin = best.score - finished[1].score if len(finished) > 1 else None
+        loss = self.symmetry_loss(best)
+        found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, loss)
+        self._refuse(found)
+        return found
+
+    def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> _Trial:
+        """Refined on the coarsest grid, misplaced views moved."""
+        return self._settled(kind, c2w, FIRST)
+
+    def finished(self, trial: _Trial) -> _Trial:
+        """Refined on both grids, misplaced views moved."""
+        return self._settled(trial.kind, trial.c2w, SECOND)
+
+    def _settled(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
+        trial = self._refined(kind, c2w, plan)
+        moved = self.replaced(trial)
+        if moved is not None:
+            again = self._refined(kind, moved, plan)
+            trial = again if again.score > trial.score else trial
+        return trial
+
+    def _refined(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
+        start = torch.as_tensor(centred(c2w, self.measurements), device=self.measurements.device)
+        surface = hull(self.measurements, start, COARSEST + 1)
+        refiner = Refiner(self.measurements, surface, start, self.settings, COARSEST)
+        for cells in plan:
+            refiner.step(cells)
+        estimate = refiner.estimate
+        return _Trial(kind, refiner, self.explained(estimate.surface, estimate.c2w()))
+
+    def explained(
+        self, surface: SDF, c2w: Float[Tensor, "V 4 4"], view: int | None = None
+    ) -> Float[Tensor, "K"]:
+        """1 - mean angle / CLUELESS_DEG between normals and the surface's, for each view, or for
+        each of K poses of one view."""
+        m = self.measurements
+        generator = torch.Generator(device=m.device).manual_seed(1)
+        index = m.draw_pixels(PROBES, generator)
+        zero = torch.zeros((), device=m.device)
+        local = m.directions(m.pixels[index].float(), zero)
+        normals = m.normals[index]
+        if view is not None:
+            local, normals = local[view, None], normals[view, None]
+        R = c2w[:, None, :3, :3].float()
+        d = (R @ local[..., None])[..., 0].reshape(-1, 3)
+        n = (R @ normals[..., None])[..., 0].reshape(-1, 3)
+        o = c2w[:, None, :3, 3].float().expand(-1, PROBES, -1).reshape(-1, 3)
+        near, far = box_interval(o, d)
+        hits = trace(surface, o, d, near, far, 1 / COARSE, 80)
+        x = o + torch.where(hits.mask, hits.distance, near)[:, None] * d
+        cosine = (normalize(surface.value_and_gradient(x)[1], dim=-1) * n).sum(-1).clamp(-1, 1)
+        angle = torch.rad2deg(torch.acos(cosine)).clamp(max=CLUELESS_DEG)
+        angle = torch.where(hits.mask, angle, CLUELESS_DEG)
+        return 1 - angle.view(len(c2w), -1).mean(1) / CLUELESS_DEG
+
+    def replaced(self, trial: _Trial) -> Float[np.ndarray, "V 4 4"] | None:
+        """The poses with misplaced views where the pairs suggest that they are explained best;
+        None if no view is misplaced."""
+        misplaced = trial.explained < OUTLIER * trial.explained.median()
+        if not misplaced.any():
+            return None
+        c2w = trial.c2w.copy()
+        for view in torch.nonzero(misplaced)[:, 0].tolist():
+            suggested = self._suggested(trial.c2w, view, misplaced.cpu().numpy())
+            poses = torch.as_tensor(suggested, device=trial.explained.device)
+            explained = self.explained(trial.refiner.estimate.surface, poses, view)
+            if len(explained) and explained.max() > trial.explained[view]:
+                c2w[view] = suggested[int(explained.argmax())]
+        return c2w
+
+    def _suggested(
+        self, c2w: Float[np.ndarray, "V 4 4"], view: int, misplaced: np.ndarray
+    ) -> Float[np.ndarray, "K 4 4"]:
+        """Poses of a view by the hypotheses of its pairs with views that are in their place."""
+        graph, w2c = self.graph, invert_rigid(c2w)
+        found = []
+        for pair, R, t, scores in zip(
+            graph.pairs, graph.rotations, graph.translations, graph.scores, strict=True
+        ):
+            if view not in pair or misplaced[pair.sum() - view]:
+                continue
+            relative = np.tile(np.eye(4), (int(np.isfinite(scores).sum()), 1, 1))
+            relative[:, :3, :3], relative[:, :3, 3] = (
+                R[np.isfinite(scores)],
+                t[np.isfinite(scores)],
+            )
+            if view == pair[0]:
+                relative = invert_rigid(relative)
+            found.append(relative @ w2c[pair.sum() - view])
+        return invert_rigid(np.concatenate(found)) if found else np.zeros((0, 4, 4))
+
+    def symmetry_loss(self, trial: _Trial) -> float:
+        """The least over the object's principal axes of the most that is lost when the views are
+        turned about the axis."""
+        surface, c2w = trial.refiner.estimate.surface, trial.refiner.estimate.c2w()
+        points = surface_points(surface)
+        middle = points.mean(0)
+        _, axes = np.linalg.eigh(np.cov((points - middle).T))
+        losses = []
+        for axis in axes.T:
+            lost = []
+            for turn in range(1, TURNS):
+                motion = np.eye(4)
+                motion[:3, :3] = Rotation.from_rotvec(2 * np.pi * turn / TURNS * axis).as_matrix()
+                motion[:3, 3] = middle - motion[:3, :3] @ middle
+                turned = torch.as_tensor(motion, device=c2w.device) @ c2w
+                lost.append(float((trial.explained - self.explained(surface, turned)).mean()))
+            losses.append(max(lost))
+        return min(losses)
+
+    def _distinct(self, trials: list[_Trial]) -> list[_Trial]:
+        """The best of those that are the same up to a few degrees, best first."""
+        kept: list[_Trial] = []
+        for trial in sorted(trials, key=lambda trial: -trial.score):
+            R = invert_rigid(trial.c2w)[:, :3, :3]
+            others = [invert_rigid(other.c2w)[:, :3, :3] for other in kept]
+            if all(differences_deg(R, other).max() > DISTINCT_DEG for other in others):
+                kept.append(trial)
+        return kept
+
+    def _refuse(self, found: Verified) -> None:
+        advice = "give the poses, a turntable's hints (registration.turntable, .ordered) or a ring"
+        worst = int(found.explained.argmin())
+        if found.symmetry_loss < SYMMETRY_LOSS:
+            raise ConvergenceError(
+                f"{self.name}: the views do not determine the poses: the object looks the same "
+                f"from all sides of an axis; {advice}"
+            )
+        if found.explained.mean() < LEAST_EXPLAINED:
+            raise ConvergenceError(
+                f"{self.name}: no poses were found from which one surface explains the normals "
+                f"({found.explained.mean():.2f} of 1); {advice}"
+            )
+        if found.explained[worst] < LEAST_EXPLAINED / 2:
+            raise ConvergenceError(
+                f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
+                f"check its normals and mask, or {advice}"
+            )
+        if found.margin is not None and found.margin < LEAST_MARGIN:
+            raise ConvergenceError(
+                f"{self.name}: the views do not determine the poses: two different solutions "
+                f"explain them equally well; {advice}"
+            )
+
+
+def shrunk(capture: Capture, views: Views) -> Capture:
+    """The capture as the search sees it."""
+    masks = (views.signed_distance < 0).cpu().numpy()
+    normals = views.normals.cpu().numpy() * masks[..., None]
+    intrinsics = views.intrinsics.double().cpu().numpy()
+    return Capture(capture.name, capture.views, normals, masks, intrinsics)
+
+
+def centred(
+    c2w: Float[np.ndarray, "V 4 4"], measurements: Measurements
+) -> Float[np.ndarray, "V 4 4"]:
+    """The poses in a world whose origin is nearest to the rays through the masks' centres."""
+    middle = torch.stack(
+        [
+            part.float().mean(0)
+            for part in measurements.pixels.split(measurements.first_pixel.diff().tolist())
+        ]
+    )
+    zero = torch.zeros((), device=middle.device)
+    local = measurements.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()
+    d = np.einsum("vij,vj->vi", c2w[:, :3, :3], local)
+    across = np.eye(3) - d[:, :, None] * d[:, None, :]
+    origin = np.linalg.solve(across.sum(0), np.einsum("vij,vj->i", across, c2w[:, :3, 3]))
+    moved = c2w.copy()
+    moved[:, :3, 3] -= origin
+    return moved
+
+
+def surface_points(surface: SDF) -> Float[np.ndarray, "N 3"]:
+    """Nodes of a coarse grid inside the object."""
+    nodes = grid_nodes(COARSEST + 1, torch.device("cpu")).view(-1, 3)
+    return nodes[surface(nodes) < 0].numpy()
