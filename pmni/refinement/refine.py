@@ -103,6 +103,8 @@ class Linearisation:
     normals: WeightedResiduals
     contours: WeightedResiduals
     scales: Scales
+    hit_fraction: float
+    """Of the pixels that see the surface."""
 
 
 class Refiner:
@@ -175,9 +177,10 @@ class Refiner:
         contours = contour_residuals(self.measurements, self.estimate, points)
         sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
         scales = measure(normals, contours, sizes)
+        hits = float(normals.valid.mean())
         depth = self.measurements.depth_in_mask[pixels].view(-1)
         normals = replace(normals, valid=normals.valid * (depth > doubtful_rim(scales)))
-        return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales)
+        return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
@@ -214,7 +217,7 @@ class Refiner:
             cells=self.estimate.surface.grid.cells,
             normal_residual_deg=math.degrees(now.scales.normal),
             contour_residual_px=now.scales.contour,
-            hit_fraction=float(now.normals.residuals.valid.mean()),
+            hit_fraction=now.hit_fraction,
             rotation_change_deg=float(turns.mean()),
             largest_rotation_change_deg=float(turns.max()),
             translation_change=float(shifts.mean()),
