@@ -31,7 +31,13 @@ from pmni.registration.graph import (
 from pmni.registration.joint import carried, refine_jointly
 from pmni.registration.objective import evaluate
 from pmni.registration.pairs import Hypotheses
-from pmni.registration.pose_set import PoseSet, differences_deg, make_sight, partners
+from pmni.registration.pose_set import (
+    PoseSet,
+    differences_deg,
+    distinct,
+    make_sight,
+    partners,
+)
 from pmni.registration.silhouettes import tangency
 from pmni.registration.slots import assign_slots, value
 from pmni.registration.turntable import (
@@ -502,3 +508,22 @@ class TestFree:
         assert graph.views == 10
         np.testing.assert_allclose(graph.raw[:, 0], [0.1, 0.2, 0.3], atol=1e-6)
         assert (graph.scores <= 1).all()
+
+
+class TestPoseSets:
+    def test_differences_do_not_see_the_world_or_a_view_that_is_far_off(self):
+        rng = np.random.default_rng(16)
+        rotations = anywhere(9)[:, :3, :3]
+        other = turn(rng, 0.5, 9) @ rotations
+        other[2] = turn(rng, 90.0)[0] @ rotations[2]
+        differences = differences_deg(other @ turn(rng, 70.0)[0], rotations)
+        assert differences[2] == pytest.approx(90, abs=1)
+        assert np.delete(differences, 2).max() < 0.9
+
+    def test_distinct(self):
+        rng = np.random.default_rng(17)
+        rotations = anywhere(6)[:, :3, :3]
+        flipped = rotations.copy()
+        flipped[4] = turn(rng, 40.0)[0] @ flipped[4]
+        sets = [rotations, turn(rng, 1.0, 6) @ rotations @ turn(rng, 120.0)[0], flipped]
+        assert distinct(np.stack(sets), 12.0) == [0, 2]

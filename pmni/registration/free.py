@@ -19,7 +19,7 @@ from pmni.registration.graph import PairGraph, pair_graph, reliable, spanning_tr
 from pmni.registration.joint import refine_jointly
 from pmni.registration.objective import COARSE, FINE, Objective, compare, evaluate
 from pmni.registration.pairs import Hypotheses, no_progress, pair_hypotheses
-from pmni.registration.pose_set import PoseSet, Sight, differences_deg, make_sight
+from pmni.registration.pose_set import PoseSet, Sight, distinct, make_sight
 from pmni.registration.turntable import common_axis, restrict
 from pmni.registration.views import Views, make_views
 
@@ -136,7 +136,7 @@ def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> li
             found.append(_finished(sight, by_slots(sight, common.axis, settings.seed), "steps"))
         if settings.ordered:
             found += [_finished(sight, poses, "ordered steps") for poses in by_order(sight)]
-    return [_candidate(sight, solution) for solution in _most_different(found)]
+    return [_candidate(sight, solution) for solution in _different(found)]
 
 
 def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
@@ -147,7 +147,8 @@ def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
 
 def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solution]:
     """Pose sets from a graph's spanning trees: averaged, the best refined."""
-    rotations = _distinct(average_rotations(graph, spanning_trees(graph, TREES, seed)))
+    rotations = average_rotations(graph, spanning_trees(graph, TREES, seed))
+    rotations = rotations[distinct(rotations, DISTINCT)]
     scale = TRANSLATION_SCALE * sight.views.radius
     translations = average_translations(graph, rotations, sight.centres, scale)
     ones = np.ones(graph.views)
@@ -171,11 +172,9 @@ def _settled(sight: Sight, graph: PairGraph, poses: PoseSet) -> PoseSet:
 def _best(sight: Sight, sets: list[PoseSet], tolerance: float, count: int) -> list[PoseSet]:
     """The best pose sets that are distinct."""
     totals = [evaluate(sight, poses, tolerance).total for poses in sets]
-    kept: list[PoseSet] = []
-    for index in np.argsort(totals)[::-1]:
-        if all(_difference(sets[index], other) > DISTINCT for other in kept):
-            kept.append(sets[index])
-    return kept[:count]
+    order = np.argsort(totals, kind="stable")[::-1]
+    rotations = np.stack([sets[index].rotations for index in order])
+    return [sets[order[index]] for index in distinct(rotations, DISTINCT)[:count]]
 
 
 def _finished(sight: Sight, poses: PoseSet, kind: Kind) -> Solution:
@@ -183,26 +182,11 @@ def _finished(sight: Sight, poses: PoseSet, kind: Kind) -> Solution:
     return Solution(kind, refined, evaluate(sight, refined))
 
 
-def _difference(first: PoseSet, second: PoseSet) -> float:
-    return float(differences_deg(first.rotations, second.rotations).max())
-
-
-def _distinct(rotations: Float[np.ndarray, "B V 3 3"]) -> Float[np.ndarray, "D V 3 3"]:
-    """Without those that are the same as an earlier one, up to a few degrees."""
-    kept: list[np.ndarray] = []
-    for rotation in rotations:
-        if all(differences_deg(rotation, other).max() > DISTINCT for other in kept):
-            kept.append(rotation)
-    return np.stack(kept)
-
-
-def _most_different(solutions: list[Solution]) -> list[Solution]:
-    """The best distinct solutions."""
-    kept: list[Solution] = []
-    for solution in sorted(solutions, key=lambda solution: -solution.objective.total):
-        if all(_difference(solution.poses, other.poses) > DISTINCT for other in kept):
-            kept.append(solution)
-    return kept[:MOST]
+def _different(solutions: list[Solution]) -> list[Solution]:
+    """The best solutions that are distinct."""
+    ordered = sorted(solutions, key=lambda solution: -solution.objective.total)
+    rotations = np.stack([solution.poses.rotations for solution in ordered])
+    return [ordered[index] for index in distinct(rotations, DISTINCT)[:MOST]]
 
 
 def _candidate(sight: Sight, solution: Solution) -> Candidate:

@@ -111,3 +111,23 @@ def differences_deg(
         u, _, vt = np.linalg.svd((weight[:, None, None] * turns).sum(0))
         turn = (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
     return np.rad2deg(Rotation.from_matrix(second.swapaxes(-1, -2) @ first @ turn).magnitude())
+
+
+def distinct(rotations: Float[np.ndarray, "B V 3 3"], degrees: float) -> list[int]:
+    """Which of B sets of world-to-camera rotations differ from all such sets before them.
+
+    By more than so many degrees in some view, when the world is turned as one of the views has it
+    (the one for which the median difference is least).
+    """
+    least = 1 + 2 * np.cos(np.deg2rad(degrees))
+    kept: list[int] = []
+    for index, own in enumerate(rotations):
+        if kept:
+            turns = (rotations[kept].swapaxes(-1, -2) @ own).reshape(len(kept), -1, 9)
+            traces = turns @ turns.swapaxes(-1, -2)  # of every view, with every view's turn
+            best = np.median(traces, axis=1).argmax(1)
+            farthest = traces[np.arange(len(kept)), :, best].min(1)
+            if (farthest > least).any():
+                continue
+        kept.append(index)
+    return kept
