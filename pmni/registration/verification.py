@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -64,8 +64,8 @@ class Verified:
     """Of each view: 1 - mean angle between its normals and the surface's / CLUELESS_DEG, from 0 for
     arbitrary poses to 1."""
     margin: float | None
-    """By how much better all views are explained than by the next different candidate; None when
-    all candidates came to be the same."""
+    """By how much better the views are explained that the next different candidate has elsewhere;
+    None when all candidates came to be the same."""
     symmetry_loss: float
     """How much less is explained when all views are turned about the object's axis that is nearest
     to one of revolution."""
@@ -115,7 +115,7 @@ class Verifier:
         finished = [self.finished(trial) for trial in leading]
         finished = self._distinct(finished)
         best = finished[0]
-        margin = best.score - finished[1].score if len(finished) > 1 else None
+        margin = margin_over(best, finished[1]) if len(finished) > 1 else None
         loss = self.symmetry_loss(best)
         found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, loss)
         self._refuse(found)
@@ -230,9 +230,7 @@ class Verifier:
         """The best of those that are the same up to a few degrees, best first."""
         kept: list[_Trial] = []
         for trial in sorted(trials, key=lambda trial: -trial.score):
-            R = invert_rigid(trial.c2w)[:, :3, :3]
-            others = [invert_rigid(other.c2w)[:, :3, :3] for other in kept]
-            if all(differences_deg(R, other).max() > DISTINCT_DEG for other in others):
+            if all(elsewhere(trial, other).any() for other in kept):
                 kept.append(trial)
         return kept
 
@@ -259,6 +257,18 @@ class Verifier:
                 f"{self.name}: the views do not determine the poses: two different solutions "
                 f"explain them equally well; {advice}"
             )
+
+
+def elsewhere(first: _Trial, second: _Trial) -> Bool[np.ndarray, "V"]:
+    """Which views are at different places in two trials."""
+    R, other = (invert_rigid(trial.c2w)[:, :3, :3] for trial in (first, second))
+    return differences_deg(R, other) > DISTINCT_DEG
+
+
+def margin_over(best: _Trial, other: _Trial) -> float:
+    """By how much better the first explains the views that are at different places."""
+    gain = (best.explained - other.explained).cpu().numpy()
+    return float(gain[elsewhere(best, other)].mean())
 
 
 def shrunk(capture: Capture, views: Views) -> Capture:
