@@ -36,10 +36,10 @@ class RegisterSettings(Settings):
     """`ring`: standard deviation of an error of each view's distance, fraction."""
 
     turntable: bool | None = None
-    """`free`: the views are, or are not, equal steps of a full turn; None: find out."""
+    """`free`: whether the views are equal steps of a full turn, in any order; None: find out."""
 
     ordered: bool = False
-    """`free`: each view is a neighbour of the views before and after it."""
+    """`free`: each view is a neighbour of those before and after it, and the last of the first."""
 
     seed: int = Field(0, ge=0)
     """Seed of the errors, and of the search of `free`."""

@@ -20,7 +20,7 @@ from pmni.registration.joint import refine_jointly
 from pmni.registration.objective import COARSE, FINE, Objective, compare, evaluate
 from pmni.registration.pairs import Hypotheses, no_progress, pair_hypotheses
 from pmni.registration.pose_set import PoseSet, Sight, distinct, make_sight
-from pmni.registration.turntable import common_axis, restrict
+from pmni.registration.turntable import common_axis, fit_turntable, restrict
 from pmni.registration.views import Views, make_views
 
 TREES = 60
@@ -121,22 +121,40 @@ def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:
 
 
 def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> list[Candidate]:
-    """The distinct best of the pose sets that all rungs of the ladder find, best first."""
+    """The distinct best of the pose sets that all rungs of the ladder find, best first.
+
+    The rungs: no assumption; a common axis, where the pairs suggest one; equal steps about it, in
+    any order; equal steps in the views' order about any axis. What contradicts the settings' hints
+    is left out.
+    """
     sight = make_sight(views)
-    found = solve(sight, reliable(graph), settings.seed, "free")
     if settings.ordered:
         nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
-        found += solve(sight, reliable(nearby), settings.seed, "ordered")
+        found = solve(sight, reliable(nearby), settings.seed, "ordered")
+    else:
+        found = solve(sight, reliable(graph), settings.seed, "free")
     if settings.turntable is not False:
         common = common_axis(graph)
-        restricted = restrict(graph, common.axis)
-        if common.share > AXIS_SHARE and restricted.components().max(initial=0) == 0:
-            found += solve(sight, reliable(restricted), settings.seed, "axis")
-        if common.share > AXIS_SHARE or settings.turntable:
-            found.append(_finished(sight, by_slots(sight, common.axis, settings.seed), "steps"))
-        if settings.ordered:
-            found += [_finished(sight, poses, "ordered steps") for poses in by_order(sight)]
+        likely = settings.turntable or common.share > AXIS_SHARE
+        if likely and not settings.ordered:
+            found += _about_axis(sight, graph, common.axis, settings.seed)
+        if likely or settings.ordered:
+            for poses in by_order(sight):
+                found.append(_finished(sight, refine_jointly(sight, poses), "ordered steps"))
+    if settings.turntable:
+        found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
     return [_candidate(sight, solution) for solution in _different(found)]
+
+
+def _about_axis(
+    sight: Sight, graph: PairGraph, axis: Float[np.ndarray, "3"], seed: int
+) -> list[Solution]:
+    """Pose sets that turn about a common axis, and in equal steps."""
+    restricted = restrict(graph, axis)
+    connected = restricted.components().max(initial=0) == 0
+    found = solve(sight, reliable(restricted), seed, "axis") if connected else []
+    poses = refine_jointly(sight, by_slots(sight, axis, seed))
+    return [*found, _finished(sight, _settled(sight, restricted, poses), "steps")]
 
 
 def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
@@ -156,7 +174,7 @@ def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solutio
     sets = _best(sight, sets, COARSE, ALIGNED)
     sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
     sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
-    return [Solution(kind, poses, evaluate(sight, poses)) for poses in sets]
+    return [_finished(sight, poses, kind) for poses in sets]
 
 
 def _settled(sight: Sight, graph: PairGraph, poses: PoseSet) -> PoseSet:
@@ -178,8 +196,7 @@ def _best(sight: Sight, sets: list[PoseSet], tolerance: float, count: int) -> li
 
 
 def _finished(sight: Sight, poses: PoseSet, kind: Kind) -> Solution:
-    refined = refine_jointly(sight, poses)
-    return Solution(kind, refined, evaluate(sight, refined))
+    return Solution(kind, poses, evaluate(sight, poses))
 
 
 def _different(solutions: list[Solution]) -> list[Solution]:
