@@ -202,7 +202,10 @@ class Refiner:
             weight[:, BIAS] = (normals * relative / CORRELATED_PIXELS).clamp(min=1e-9)
         value[:, BIAS] = self.estimate.bias.reshape(views, 9)
         contours = (now.contours.root_weight**2).mean()
-        excess = max(now.scales.contour**2 - EXACT_CONTOUR**2, LEAST_OFFSET**2)
+        # What the offsets explain already is no longer in the residuals.
+        found = self.estimate.offsets / pixel_sizes(self.measurements, self.estimate.centres)
+        spread = now.scales.contour**2 + float(found.square().mean())
+        excess = max(spread - EXACT_CONTOUR**2, LEAST_OFFSET**2)
         relative = now.scales.contour**2 / excess
         weight[:, OFFSET] = (contours * relative * CORRELATED_POINTS).clamp(min=1e-9)
         value[:, OFFSET] = self.estimate.offsets[:, None]
