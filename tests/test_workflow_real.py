@@ -41,7 +41,7 @@ FIXED = {
     "base": "ring",
     "summary": "With reference poses.",
     "registration": {"method": "reference"},
-    "train": {"poses": {"learn": False}},
+    "train": {"poses": {"method": "fixed"}},
 }
 
 

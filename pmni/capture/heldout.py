@@ -18,7 +18,7 @@ def heldout_blocks(masks: Bool[np.ndarray, "V H W"], fraction: float) -> Bool[np
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
     padded = np.zeros((views, rows * BLOCK, columns * BLOCK), bool)
     padded[:, :height, :width] = masks
-    shown = padded.reshape(views, rows, BLOCK, columns, BLOCK).any((2, 4))
+    shown = padded.reshape(views, rows, BLOCK, columns, BLOCK).max((2, 4))
     chosen = np.zeros_like(shown)
     for view in range(views):
         places = np.argwhere(shown[view])

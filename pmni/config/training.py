@@ -112,6 +112,10 @@ class LossWeights(Settings):
     chamfer: float = Field(0.0, ge=0)
     """Back-projected points of neighbouring views lie on one another."""
 
+    anchor: float = Field(1.0, ge=0)
+    """The correction of a refined surface is small: its square near the surface, in cells. Normals
+    say little about how far a surface is; without this it drifts."""
+
 
 class PhaseSettings(Settings):
     """A part of the schedule with its own weights."""
@@ -127,16 +131,20 @@ class PhaseSettings(Settings):
 
 
 class PoseSettings(Settings):
-    """The learned left perturbation of each camera, Exp(xi) @ c2w."""
+    """How cameras move."""
 
-    learn: bool = True
-    """Whether poses are optimised; otherwise they stay as registered."""
+    method: Literal["adam", "gauss_newton", "fixed"] = "adam"
+    """A left perturbation of each camera, Exp(xi) @ c2w, learned with the surface; now and then a
+    Gauss-Newton step of all poses on the surface as it is; or not at all."""
 
     gauge: Literal["mean", "first"] = "mean"
-    """The common motion of all cameras is removed, or the first camera stays."""
+    """`adam`: the common motion of all cameras is removed, or the first camera stays."""
 
     start: float = Field(0.0, ge=0, le=1)
     """Fraction of the steps after which poses begin to move."""
+
+    every: int = Field(50, ge=1)
+    """`gauss_newton`: steps from one of the poses' to the next."""
 
     learn_scale: bool = False
     """Learn a scale of each view's ray distances (the last one's is 1), instead of the closed
@@ -160,11 +168,12 @@ class SharpnessSettings(Settings):
 
 
 class WarmStartSettings(Settings):
-    """What the network is fitted to before it is rendered."""
+    """What the network starts from."""
 
     source: Literal["sphere", "hull", "surface"] | None = None
     """Nothing (the geometric initialisation), the tolerant visual hull of the masks, or the refined
-    surface; None takes the surface if there is one, and the hull if not."""
+    surface, which is not fitted: the network corrects it. None takes the surface if there is one,
+    and the hull if not."""
 
     resolution: int = Field(64, ge=16)
     """Nodes along a side of the hull's grid."""
@@ -177,9 +186,6 @@ class WarmStartSettings(Settings):
 
     points: int = Field(8192, ge=64)
     """Points of a step of the fit."""
-
-    rate: float = Field(5e-3, gt=0)
-    """Learning rate of the fit at its start."""
 
 
 class TrainSettings(Settings):
@@ -238,7 +244,7 @@ class TrainSettings(Settings):
     """The schedule of the weights."""
 
     poses: PoseSettings = PoseSettings()
-    """Learned poses."""
+    """The cameras."""
 
     sharpness: SharpnessSettings = SharpnessSettings()
     """inv_s."""

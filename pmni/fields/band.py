@@ -9,6 +9,7 @@ from torch import Tensor
 from pmni.fields.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.redistancing import redistance, redistance_dense
+from pmni.fields.sdf import SDF
 
 HALF_WIDTH = 4.0
 """The blocks whose middle is within this many cells and half a block of the surface are on: all
@@ -58,7 +59,7 @@ class BandSDF:
         return torch.where(inside, fine, value), torch.where(inside[:, None], slope, gradient)
 
 
-def on_grid(sdf: BandSDF | GridSDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
+def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
     """`sdf` on the grid of so many cells around its surface."""
     grid = _around(sdf, cells, HALF_WIDTH + SPARE, device)
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
@@ -95,7 +96,7 @@ def following(sdf: BandSDF) -> BandSDF:
     return BandSDF(grid, values, sdf.base)
 
 
-def _around(sdf: BandSDF | GridSDF, cells: int, width: float, device: torch.device) -> BlockGrid:
+def _around(sdf: SDF, cells: int, width: float, device: torch.device) -> BlockGrid:
     """The grid with the blocks that reach within `width` cells of the surface."""
     if cells <= DENSE_CELLS:
         return BlockGrid.dense(cells, device)

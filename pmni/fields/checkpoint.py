@@ -1,4 +1,5 @@
-"""Checkpoints of the surface as safetensors, guarded by a checksum: networks and grids."""
+"""Checkpoints of the surface as safetensors, guarded by a checksum: networks, grids, and grids
+corrected by a network."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pmni.config.training import FieldSettings
 from pmni.errors import InputError
 from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import BLOCK, BlockGrid
+from pmni.fields.corrected import CorrectedSDF
 from pmni.fields.grid import GridSDF
 from pmni.fields.network import NeuralSDF
 from pmni.io.atomic import atomic_file
@@ -22,8 +24,17 @@ from pmni.io.hashing import verify_checksum, write_checksum
 _TINYCUDA_KEY, _GRID_KEY = "encoding.grid.params", "encoding.params"
 
 
-def save_surface(path: Path, network: NeuralSDF, field: FieldSettings, step: int) -> None:
-    """Write the network as safetensors, with what is needed to rebuild it, and its checksum."""
+_BAND_KEYS = ("blocks", "values", "base")
+
+
+def save_surface(
+    path: Path, surface: NeuralSDF | CorrectedSDF, field: FieldSettings, step: int
+) -> None:
+    """Write a surface as safetensors, with what is needed to rebuild it, and its checksum.
+
+    `field` are the settings of its network.
+    """
+    network = surface.correction if isinstance(surface, CorrectedSDF) else surface
     tensors = {
         key.replace(_TINYCUDA_KEY, _GRID_KEY): value for key, value in network.state_dict().items()
     }
@@ -32,17 +43,20 @@ def save_surface(path: Path, network: NeuralSDF, field: FieldSettings, step: int
         "active_levels": str(network.active),
         "step": str(step),
     }
+    if isinstance(surface, CorrectedSDF):
+        tensors |= _band_tensors(surface.surface)
+        metadata["cells"] = str(surface.surface.grid.cells)
     _write(path, tensors, metadata)
 
 
 def save_band(path: Path, surface: BandSDF) -> None:
     """Write a grid surface as safetensors, and its checksum."""
-    tensors = {
-        "blocks": surface.grid.blocks.to(torch.int16),
-        "values": surface.values,
-        "base": surface.base.values,
-    }
-    _write(path, tensors, {"cells": str(surface.grid.cells)})
+    _write(path, _band_tensors(surface), {"cells": str(surface.grid.cells)})
+
+
+def _band_tensors(surface: BandSDF) -> dict[str, Tensor]:
+    blocks = surface.grid.blocks.to(torch.int16)
+    return dict(zip(_BAND_KEYS, (blocks, surface.values, surface.base.values), strict=True))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -54,7 +68,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
 
 def load_surface(
     path: Path, device: torch.device, backend: str | None = None
-) -> NeuralSDF | BandSDF:
+) -> NeuralSDF | BandSDF | CorrectedSDF:
     """The surface of a checkpoint; a network is computed by `backend` (None: the one it was
     trained with).
 
@@ -65,8 +79,9 @@ def load_surface(
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if "cells" in metadata:
-            return _band(int(metadata["cells"]), tensors, device)
+        band = _band(int(metadata["cells"]), tensors, device) if "cells" in metadata else None
+        if band is not None and "field" not in metadata:
+            return band
         field = FieldSettings.parse(json.loads(metadata["field"]), str(path))
         active = int(metadata["active_levels"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
@@ -78,12 +93,14 @@ def load_surface(
         tensors[_TINYCUDA_KEY] = tensors.pop(_GRID_KEY)
     network.load_state_dict(tensors)
     network.active = active
-    return network.to(device).eval()
+    network = network.to(device).eval()
+    return network if band is None else CorrectedSDF(band, network)
 
 
-def _band(cells: int, tensors: Mapping[str, Tensor], device: torch.device) -> BandSDF:
+def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> BandSDF:
+    """The grid surface; its tensors are taken out."""
+    blocks, values, base = (tensors.pop(key).to(device) for key in _BAND_KEYS)
     side = cells // BLOCK + 1
     active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
-    active[tensors["blocks"].long().to(device).unbind(-1)] = True
-    base = GridSDF(tensors["base"].to(device))
-    return BandSDF(BlockGrid(cells, active), tensors["values"].to(device), base)
+    active[blocks.long().unbind(-1)] = True
+    return BandSDF(BlockGrid(cells, active), values, GridSDF(base))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from pmni.config.training import FieldSettings
 from pmni.fields.encoding import make_encoding
@@ -38,6 +39,19 @@ class NeuralSDF(nn.Module):
             )
             self.layers.append(weight_norm(layer) if settings.weight_norm else layer)
         self.activation = nn.Softplus(beta=100)
+
+    @torch.no_grad()
+    def vanish(self, seed: int) -> None:
+        """Make f next to nothing everywhere, with no preferred sign: for a correction to begin."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        weight = torch.empty(last.weight.shape)
+        weight.normal_(0, 1e-6, generator=torch.Generator().manual_seed(seed))
+        if is_parametrized(last):
+            last.weight = weight.to(last.weight)
+        else:
+            last.weight.copy_(weight)
+        last.bias.zero_()
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Signed distances, normalised units; differentiable with respect to x, twice."""

@@ -6,35 +6,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.config.refinement import RefineSettings
 from pmni.fields.band import BandSDF
-from pmni.refinement.estimate import COMMON_UNKNOWNS, Estimate, Increment
+from pmni.refinement.estimate import COMMON_UNKNOWNS, Estimate
+from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations
 from pmni.refinement.refine import DAMPING, Refiner
 
 
 @torch.no_grad()
 def pose_step(
-    refiner: Refiner, surface: BandSDF, c2w: Float[Tensor, "V 4 4"], seed: int
+    measurements: Measurements,
+    surface: BandSDF,
+    c2w: Float[Tensor, "V 4 4"],
+    settings: RefineSettings,
 ) -> Float[Tensor, "V 4 4"]:
-    """The poses after one step from `c2w`; depends on nothing else that the refiner holds but its
-    measurements and settings.
+    """The poses after one step from `c2w`.
 
     Each view's pose is solved for together with its own normal bias and contour offset, which are
-    then forgotten. With the surface fixed, the views' blocks are all there is.
+    then forgotten: with the surface fixed, the views' blocks of the normal equations are all there
+    is.
     """
-    refiner.generator.manual_seed(seed)
-    refiner.estimate = replace(Estimate.start(surface, c2w), surface=surface)
+    refiner = Refiner(measurements, surface.base, c2w, settings)
+    refiner.estimate = Estimate.start(surface, c2w)
     now = refiner.linearise()
     equations = NormalEquations(
         surface.grid,
         (now.normals, now.contours),
-        len(refiner.measurements),
+        len(measurements),
         refiner.prior(now),
         refiner.free_view(),
         torch.zeros(COMMON_UNKNOWNS, dtype=torch.bool, device=c2w.device),
         DAMPING,
     )
     step = equations.precondition(equations.right_side())
-    still = Increment(torch.zeros_like(surface.values), step.views, torch.zeros_like(step.common))
-    refiner.estimate = refiner.estimate.moved(still, 0)
-    return refiner.estimate.c2w()
+    still = torch.zeros_like(surface.values)
+    return refiner.estimate.moved(replace(step, surface=still), 0).c2w()

@@ -90,6 +90,7 @@ def refined_poses(refiner: Refiner) -> Poses:
         "learned": refiner.settings.learn_poses,
         "flattening": float(estimate.flattening),
         "focal_factor": float(torch.exp(estimate.log_focal)),
+        "normal_bias": dict(zip(names, estimate.bias.tolist(), strict=True)),
     }
     if refiner.settings.learn_poses:
         covariances = pose_covariances(refiner)

@@ -109,7 +109,7 @@ class PatchSampler:
             self.views.heldout.cpu().numpy(), (self.patch, self.patch), axis=(1, 2)
         )
         view, row, column = places.T
-        places = places[~heldout.any((3, 4))[view, row, column]]
+        places = places[~heldout.max((3, 4))[view, row, column]]
         return torch.as_tensor(places, device=self.views.device)
 
     def draw(self, count: int, generator: torch.Generator) -> PatchBatch:

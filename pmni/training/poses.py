@@ -1,4 +1,4 @@
-"""Learned camera poses: a left perturbation of each initial pose."""
+"""The camera poses: learned as a left perturbation of each initial pose, or put somewhere."""
 
 import torch
 from jaxtyping import Float
@@ -13,19 +13,25 @@ class LearnedPoses(nn.Module):
     The parameters are xi's coordinates along the initial camera's own axes, the translation along
     the viewing axis in units of the camera's distance: the six then move the image by similar
     amounts, as an optimiser with one learning rate needs. Parameters (V, 6): translation, rotation.
+
+    They are learned with the method `adam` only; otherwise poses are where they are `put`.
     """
 
     initial: Tensor
+    current: Tensor
     axes: Tensor
 
-    def __init__(self, initial: Float[Tensor, "V 4 4"], gauge: str, learn: bool) -> None:
+    def __init__(self, initial: Float[Tensor, "V 4 4"], gauge: str, method: str) -> None:
         super().__init__()
         self.register_buffer("initial", initial.clone())
+        self.register_buffer("current", initial.clone())
         rotation = initial[:, :3, :3]
         units = torch.ones(len(initial), 3, dtype=initial.dtype, device=initial.device)
         units[:, 2] = torch.linalg.vector_norm(initial[:, :3, 3], dim=-1)
         self.register_buffer("axes", torch.stack([rotation * units[:, None], rotation], dim=1))
-        self.parameters_ = nn.Parameter(initial.new_zeros(len(initial), 6), requires_grad=learn)
+        self.parameters_ = nn.Parameter(
+            initial.new_zeros(len(initial), 6), requires_grad=method == "adam"
+        )
         self.gauge = gauge
 
     def xi(self) -> Float[Tensor, "V 6"]:
@@ -37,8 +43,12 @@ class LearnedPoses(nn.Module):
     def forward(self) -> Float[Tensor, "V 4 4"]:
         """The current camera-to-world matrices."""
         if not self.parameters_.requires_grad:
-            return self.initial
+            return self.current
         return se3_exp(self.xi()) @ self.initial
+
+    def put(self, c2w: Float[Tensor, "V 4 4"]) -> None:
+        """Move the cameras there."""
+        self.current.copy_(c2w)
 
 
 class ViewScales(nn.Module):

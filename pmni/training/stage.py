@@ -9,22 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from pmni import provenance
-from pmni.capture.capture import load_capture
+from pmni.capture.capture import Capture, load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
 from pmni.devices import claimed_device
 from pmni.errors import InputError
-from pmni.fields.checkpoint import save_surface
+from pmni.fields.band import BandSDF
+from pmni.fields.checkpoint import load_surface, save_surface
+from pmni.fields.sdf import SDF
 from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.io.tables import Row, write_rows
 from pmni.lie import rotation_angle_deg
+from pmni.refinement.correction import corrected
+from pmni.refinement.measurements import load_measurements
 from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.data import load_views
+from pmni.training.heldout import choose, heldout_error, heldout_pixels
 from pmni.training.history import Progress
+from pmni.training.pose_steps import PoseSteps
 from pmni.training.signals import StopRequest
 from pmni.training.trainer import StepReport, Trainer
 
@@ -39,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ray-distances", type=Path, required=True, help="folder of the integrated distances"
     )
     parser.add_argument("--poses", type=Path, required=True, help="initial poses (JSON)")
+    parser.add_argument("--surface", type=Path, help="surface to start from, as refine writes it")
     parser.add_argument("--settings", help="YAML file or inline JSON; see TrainSettings")
     parser.add_argument(
         "--state", type=Path, required=True, help="folder for the resumable state of trainings"
@@ -54,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         "ray_distances": args.ray_distances / "ray_distance.npz",
         "poses": args.poses,
     }
+    if args.surface is not None:
+        inputs["surface"] = args.surface
     for path in inputs.values():
         if not path.is_file():
             raise InputError(f"{path}: no such file; run the stage before")
@@ -66,15 +76,18 @@ def run(args: argparse.Namespace) -> None:
         claimed_device(settings.device) as device,
         provenance.record("train", work / "provenance.json", settings, inputs) as known,
     ):
-        views = load_views(capture, distances, settings.exclude_views, device)
-        start = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
-        trainer = Trainer(views, start, settings)
+        surface = starting_surface(args.surface, settings, device)
+        if surface is not None:
+            capture = corrected(capture, initial, surface, device)
+        trainer = make_trainer(capture, distances, initial, surface, settings, device)
         known["device"] = device.type
         known["backend"] = settings.field.backend
-        known["train_seconds"] = optimise(trainer, work)
+        known["train_seconds"], errors = optimise(trainer, surface, work)
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    selection = {"iteration": settings.steps, "heldout_error_deg": {}}
+    chosen = choose(errors, settings.steps)
+    log_selection(errors, chosen)
+    selection = {"iteration": chosen, "heldout_error_deg": errors}
     write_text(work / "selection.json", json.dumps(selection) + "\n")
     with atomic_folder(args.output) as folder:
         results = ("checkpoints", "poses", "tensorboard")
@@ -87,8 +100,54 @@ def run(args: argparse.Namespace) -> None:
     shutil.rmtree(work)
 
 
-def optimise(trainer: Trainer, work: Path) -> float:
-    """Run the remaining steps, keeping everything in `work`. Returns the seconds of all steps.
+def starting_surface(
+    path: Path | None, settings: TrainSettings, device: torch.device
+) -> BandSDF | None:
+    """The surface to start from. Raises InputError when it is no grid, or needed and not given."""
+    if path is None:
+        if settings.warm_start.source == "surface":
+            raise InputError("warm_start.source is 'surface', but there is none: give --surface")
+        return None
+    surface = load_surface(path, device)
+    if not isinstance(surface, BandSDF):
+        raise InputError(f"{path}: not a grid surface; give the one that `pmni refine` writes")
+    return surface
+
+
+def make_trainer(
+    capture: Capture,
+    distances: Float[np.ndarray, "V H W"],
+    initial: Poses,
+    surface: BandSDF | None,
+    settings: TrainSettings,
+    device: torch.device,
+) -> Trainer:
+    """The training of a capture, before its first step."""
+    views = load_views(capture, distances, settings.exclude_views, device, settings.heldout)
+    start = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
+    pose_steps = None
+    if settings.poses.method == "gauss_newton":
+        measurements = load_measurements(
+            capture, settings.exclude_views, device, heldout=settings.heldout
+        )
+        pose_steps = PoseSteps(measurements, surface.grid.cells if surface is not None else None)
+    return Trainer(views, start, settings, surface, pose_steps)
+
+
+def log_selection(errors: dict[int, float], chosen: int) -> None:
+    """A line for people."""
+    if errors:
+        each = ", ".join(f"{error:.3f} at {step}" for step, error in errors.items())
+        LOGGER.info("held-out normals, degrees: %s; the result is iteration %d", each, chosen)
+
+
+def optimise(
+    trainer: Trainer, surface: BandSDF | None, work: Path
+) -> tuple[float, dict[int, float]]:
+    """Run the remaining steps, keeping everything in `work`.
+
+    Returns the seconds of all steps, and the errors of held-out normals by iteration: of the
+    `surface` that was given (0), and of all that are kept.
 
     On SIGTERM or SIGINT the state is saved and SystemExit raised with 128 + the signal.
     """
@@ -96,24 +155,33 @@ def optimise(trainer: Trainer, work: Path) -> float:
     state_file = work / "state.pt"
     rows: list[Row] = []
     seconds = 0.0
+    errors: dict[int, float] = {}
+    pixels = heldout_pixels(trainer.views)
+
+    def judge(step: int, sdf: SDF) -> None:
+        if len(pixels.view):
+            errors[step] = heldout_error(sdf, pixels, trainer.poses().detach())
+
     start = time.perf_counter()
     if state_file.is_file():
         state = load_state(state_file, trainer.device)
         trainer.restore(state["trainer"])
-        rows, seconds = state["rows"], state["seconds"]
+        rows, seconds, errors = state["rows"], state["seconds"], state["errors"]
         LOGGER.info("going on from step %d of %d", trainer.step_number, settings.steps)
     else:
         error = trainer.warm_start()
         if error is not None:
             LOGGER.info("network fitted to the visual hull, mean error %.4f", error)
+        if surface is not None:
+            judge(0, surface)
     every = max(1, settings.steps // HISTORY_ROWS)
 
     def elapsed() -> float:
         return seconds + time.perf_counter() - start
 
     def save() -> None:
-        state = {"trainer": trainer.state(), "rows": rows, "seconds": elapsed()}
-        save_state(state_file, state)
+        state = {"trainer": trainer.state(), "rows": rows, "errors": errors}
+        save_state(state_file, state | {"seconds": elapsed()})
 
     with (
         StopRequest() as stop,
@@ -129,6 +197,7 @@ def optimise(trainer: Trainer, work: Path) -> float:
                 progress.report(row)
             if done in settings.kept_steps():
                 keep(trainer, work)
+                judge(done, trainer.surface)
             if stop.received is not None:
                 save()
                 LOGGER.info("stopped by signal %d; state saved at step %d", stop.received, done)
@@ -136,7 +205,7 @@ def optimise(trainer: Trainer, work: Path) -> float:
             if done % settings.save_every == 0 and done < settings.steps:
                 save()
     write_rows(work / "history.csv", rows)
-    return elapsed()
+    return elapsed(), errors
 
 
 def history_row(trainer: Trainer, report: StepReport, seconds: float) -> Row:
@@ -163,8 +232,8 @@ def keep(trainer: Trainer, work: Path) -> None:
     """Write the checkpoint and the poses of the current step."""
     step = trainer.step_number
     name = iteration_name(step)
-    surface = work / "checkpoints" / f"{name}.safetensors"
-    save_surface(surface, trainer.network, trainer.settings.field, step)
+    path = work / "checkpoints" / f"{name}.safetensors"
+    save_surface(path, trainer.surface, trainer.settings.field, step)
     matrices = trainer.poses().detach().double().cpu().numpy()
-    information = {"iteration": step, "learned": trainer.settings.poses.learn}
+    information = {"iteration": step, "learned": trainer.settings.poses.method != "fixed"}
     write_poses(work / "poses" / f"{name}.json", Poses(trainer.views.names, matrices, information))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError
 from pmni.fields.band import BandSDF
+from pmni.fields.corrected import CorrectedSDF
 from pmni.fields.network import NeuralSDF
 from pmni.fields.visual_hull import mask_distances, visual_hulls
 from pmni.rendering.marching import march
@@ -17,9 +18,11 @@ from pmni.rendering.occupancy import OccupancyGrid
 from pmni.rendering.renderer import Rendering, render
 from pmni.rendering.sphere_tracing import visible
 from pmni.training import losses, multiview, schedule
+from pmni.training.anchor import Anchor
 from pmni.training.data import PatchBatch, PatchSampler, Views, patch_rays
+from pmni.training.pose_steps import PoseSteps
 from pmni.training.poses import LearnedPoses, ViewScales
-from pmni.training.warm_start import fit_to_hull, fit_to_surface
+from pmni.training.warm_start import fit_network
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Trainer:
     """Networks, poses, optimisers and occupancy of one training.
 
     Every random draw comes from a generator seeded by (seed, step): step k does the same whether
-    the training ran through or was resumed. With a `surface` the network starts as that, and with
-    all levels of its encoding.
+    the training ran through or was resumed. With a `surface` to start from, the network is the
+    correction of that, and all levels of its encoding are on. `pose_steps` are those of the method
+    `gauss_newton`.
     """
 
     def __init__(
@@ -45,14 +49,21 @@ class Trainer:
         initial: Float[Tensor, "V 4 4"],
         settings: TrainSettings,
         surface: BandSDF | None = None,
+        pose_steps: PoseSteps | None = None,
     ) -> None:
         self.settings = settings
         self.views = views
-        self.surface = surface if settings.warm_start.source in (None, "surface") else None
+        self.pose_steps = pose_steps
         self.device = views.device
         self.network = NeuralSDF(settings.field, settings.seed).to(self.device)
+        self.surface: NeuralSDF | CorrectedSDF = self.network
+        self.anchor = None
+        if surface is not None and settings.warm_start.source in (None, "surface"):
+            self.network.vanish(settings.seed)
+            self.surface = CorrectedSDF(surface, self.network)
+            self.anchor = Anchor(surface)
         self.variance = nn.Parameter(torch.tensor(settings.sharpness.variance, device=self.device))
-        self.poses = LearnedPoses(initial, settings.poses.gauge, settings.poses.learn)
+        self.poses = LearnedPoses(initial, settings.poses.gauge, settings.poses.method)
         self.poses.to(self.device)
         self.scales = ViewScales(len(views.names)).to(self.device)
         self.sampler = PatchSampler(
@@ -77,17 +88,14 @@ class Trainer:
         return groups
 
     def warm_start(self) -> float | None:
-        """Fit the network to the surface, or to the visual hull.
+        """Fit the network to the visual hull, unless it corrects a surface or starts as a sphere.
 
-        Returns the fit's mean error near it, in cells of its grid; None for a sphere.
+        Returns the fit's mean error.
         """
         chosen = self.settings.warm_start
         self.network.active = self._levels(0)
-        if chosen.source == "sphere":
+        if chosen.source == "sphere" or self.anchor is not None:
             return None
-        rest = (chosen.steps, chosen.points, chosen.rate, self._generator(-1))
-        if self.surface is not None:
-            return fit_to_surface(self.network, self.surface, *rest)
         distances = mask_distances(self.views.masks.cpu().numpy() > 0)
         hull = visual_hulls(
             torch.from_numpy(distances).to(self.device),
@@ -96,12 +104,13 @@ class Trainer:
             chosen.resolution,
             chosen.ignore,
         )[-1]
-        return fit_to_hull(self.network, hull, *rest)
+        generator = self._generator(-1)
+        return fit_network(self.network, hull, chosen.steps, chosen.points, 5e-3, generator)
 
     def _levels(self, step: int) -> int:
         """How many levels of the encoding are on."""
         field = self.settings.field
-        return field.levels if self.surface is not None else schedule.active_levels(step, field)
+        return field.levels if self.anchor is not None else schedule.active_levels(step, field)
 
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.settings.seed << 32) + step + 1)
@@ -122,7 +131,7 @@ class Trainer:
         done = schedule.progress(step, settings)
         self.network.active = self._levels(step)
         if step % settings.rendering.occupancy_every == 0:
-            self.occupancy.refresh(self.network)
+            self.occupancy.refresh(self.surface)
         generator = self._generator(step)
         batch = self.sampler.draw(settings.patches, generator)
         c2w = self.poses()
@@ -133,7 +142,7 @@ class Trainer:
         jitter = torch.rand(settings.patches, generator=generator).to(self.device)
         planes = march(patches, self.occupancy, spacing, jitter)
         inv_s = self.inv_s(step)
-        rendering = render(self.network, patches, planes, inv_s, settings.rendering)
+        rendering = render(self.surface, patches, planes, inv_s, settings.rendering)
         terms = self._terms(batch, patches.m, c2w, rendering, generator)
         weights = phase.weights.model_dump()
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -152,6 +161,8 @@ class Trainer:
         if moving:
             self.pose_optimiser.step()
         self.step_number += 1
+        if moving and self.pose_steps and self.step_number % settings.poses.every == 0:
+            self.poses.put(self.pose_steps.step(self.surface, self.poses(), self.step_number))
         values = {
             "rate": settings.rate * factor,
             "levels": self.network.active,
@@ -210,6 +221,8 @@ class Trainer:
             )
         if weights.consistency:
             terms["consistency"] = self._consistency(batch, m, c2w, rendering, generator)
+        if weights.anchor and self.anchor is not None:
+            terms["anchor"] = self.anchor.loss(self.network, generator)
         return terms
 
     def _distance_terms(
@@ -234,7 +247,7 @@ class Trainer:
             )
             on = measured[centre]
             if weights.surface:
-                terms["surface"] = multiview.surface_loss(self.network, points, on)
+                terms["surface"] = multiview.surface_loss(self.surface, points, on)
             if weights.chamfer:
                 terms["chamfer"] = multiview.chamfer_loss(points, batch.view, len(scale), on)
         return terms
@@ -260,7 +273,7 @@ class Trainer:
         shift = torch.randint(1, views, (len(batch.view),), generator=generator)
         other = (batch.view + shift.to(self.device)) % views
         with torch.no_grad():
-            seen = on & visible(self.network, x, c2w[other, :3, 3])
+            seen = on & visible(self.surface, x, c2w[other, :3, 3])
         return multiview.consistency_loss(
             x,
             normal,

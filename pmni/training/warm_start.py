@@ -3,95 +3,43 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from pmni.fields.band import BandSDF
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
-from pmni.fields.sdf import SDF
-
-NEAR = 2.0
-"""Cells from the surface within which most points lie."""
-ELSEWHERE = 0.1
-"""Weight of the points anywhere beside those near the surface."""
-NORMALS = 0.3
-"""Weight of the gradients beside the values, which are in cells."""
-FINAL_RATE = 0.05
-"""Of the rate at the first step."""
 
 
-def fit_to_hull(
+def fit_network(
     network: NeuralSDF,
-    values: Float[Tensor, "n n n"],
+    target: Float[Tensor, "n n n"],
     steps: int,
     points: int,
     rate: float,
     generator: torch.Generator,
 ) -> float:
-    """Fit the network's values to those at a grid's nodes; a rough surface, so normals are left.
+    """Fit the network's values to a grid of values, most points near its surface.
 
-    Returns the mean difference of the last step near the surface, in cells of the grid.
+    Returns the mean absolute difference of the last step.
     """
-    spacing = 2 / (len(values) - 1)
-    near = grid_nodes(len(values), values.device)[values.abs() < NEAR * spacing]
+    grid = GridSDF(target)
+    device = target.device
+    spacing = 2 / (len(target) - 1)
+    near = grid_nodes(len(target), device)[target.abs() < 2 * spacing]
     if len(near) == 0:
-        near = torch.zeros(1, 3, device=values.device)
-    return _fit(network, GridSDF(values), near, spacing, steps, points, rate, 0.0, generator)
-
-
-def fit_to_surface(
-    network: NeuralSDF,
-    surface: BandSDF,
-    steps: int,
-    points: int,
-    rate: float,
-    generator: torch.Generator,
-) -> float:
-    """Fit the network's values and normals to those of a grid surface.
-
-    Returns the mean difference of the last step near the surface, in cells of the grid.
-    """
-    spacing = surface.grid.spacing
-    near = surface.grid.positions()[surface.values.abs() < NEAR * spacing]
-    return _fit(network, surface, near, spacing, steps, points, rate, NORMALS, generator)
-
-
-def _fit(
-    network: NeuralSDF,
-    target: SDF,
-    near: Float[Tensor, "N 3"],
-    spacing: float,
-    steps: int,
-    points: int,
-    rate: float,
-    normals: float,
-    generator: torch.Generator,
-) -> float:
-    device = near.device
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, FINAL_RATE ** (1 / steps))
-    close = 3 * points // 4
+        near = torch.zeros(1, 3, device=device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    error = float("nan")
     for _ in range(steps):
-        index = torch.randint(len(near), (close,), generator=generator).to(device)
-        noise = (torch.rand(close, 3, generator=generator) - 0.5).to(device) * spacing
-        x = (near[index] + noise).clamp(-1, 1)
-        anywhere = (torch.rand(points - close, 3, generator=generator) * 2 - 1).to(device)
-        with torch.no_grad():
-            wanted, wanted_gradient = target.value_and_gradient(x)
-            beyond = target(anywhere)
-        value, gradient = network.value_and_gradient(x) if normals else (network(x), None)
-        difference = (value - wanted).abs().mean() / spacing
-        weight = 1 / (1 + (beyond / (4 * spacing)) ** 2)
-        loss = (
-            difference + ELSEWHERE * (weight * (network(anywhere) - beyond).abs()).mean() / spacing
-        )
-        if gradient is not None:
-            loss = (
-                loss
-                + normals * (gradient - normalize(wanted_gradient, dim=-1)).abs().sum(-1).mean()
-            )
+        number = points // 2
+        index = torch.randint(len(near), (number,), generator=generator).to(device)
+        noise = (torch.rand(number, 3, generator=generator) - 0.5).to(device) * 2 * spacing
+        anywhere = (torch.rand(points - number, 3, generator=generator) * 2 - 1).to(device)
+        x = torch.cat([near[index] + noise, anywhere]).clamp(-1, 1)
+        wanted = grid(x)
+        weight = 1 / (1 + (wanted.abs() / (4 * spacing)) ** 2)
+        difference = (network(x) - wanted).abs()
+        loss = (weight * difference).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        schedule.step()
-    return float(difference.detach())
+        error = float(difference.detach().mean())
+    return error
