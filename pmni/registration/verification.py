@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -47,11 +48,11 @@ LEAST_EXPLAINED = 0.45
 """Of the views together; half of it of each view."""
 LEAST_MARGIN = 0.02
 """By which the best must be better explained than a different candidate."""
-TURNS = 12
-"""Turns about each principal axis of the object that are tried for its symmetry."""
-SYMMETRY_LOSS = 0.03
-"""If turning the views about an axis by any angle loses less than so much, the axis is one of
-revolution."""
+TURNS = 4
+"""Parts of a full turn about an axis that are tried for the object's symmetry."""
+SYMMETRY_LOSS, NEARLY_SYMMETRIC = 0.04, 0.25
+"""If turning the views about an axis by any angle loses less than the first, the axis is one of
+revolution; if less than the second, it may not have been met exactly."""
 
 
 @dataclass(frozen=True)
@@ -208,23 +209,43 @@ class Verifier:
         return invert_rigid(np.concatenate(found)) if found else np.zeros((0, 4, 4))
 
     def symmetry_loss(self, trial: _Trial) -> float:
-        """The least over the object's principal axes of the most that is lost when the views are
-        turned about the axis."""
-        surface, c2w = trial.refiner.estimate.surface, trial.refiner.estimate.c2w()
-        points = surface_points(surface)
+        """The least, over axes, of the most that is lost when the views are turned about the axis.
+
+        Tried are the object's principal axes; if one comes near to an axis of revolution, those
+        around it too.
+        """
+        points = surface_points(trial.refiner.estimate.surface)
         middle = points.mean(0)
-        _, axes = np.linalg.eigh(np.cov((points - middle).T))
-        losses = []
-        for axis in axes.T:
-            lost = []
-            for turn in range(1, TURNS):
-                motion = np.eye(4)
-                motion[:3, :3] = Rotation.from_rotvec(2 * np.pi * turn / TURNS * axis).as_matrix()
-                motion[:3, 3] = middle - motion[:3, :3] @ middle
-                turned = torch.as_tensor(motion, device=c2w.device) @ c2w
-                lost.append(float((trial.explained - self.explained(surface, turned)).mean()))
-            losses.append(max(lost))
-        return min(losses)
+        _, principal = np.linalg.eigh(np.cov((points - middle).T))
+        losses = [self._turning_loss(trial, axis, middle) for axis in principal.T]
+        best = int(np.argmin(losses))
+        if not SYMMETRY_LOSS < losses[best] < NEARLY_SYMMETRIC:
+            return losses[best]
+        axis, across = principal[:, best], np.delete(principal, best, axis=1)
+
+        def loss(x: Float[np.ndarray, "4"]) -> float:
+            tilted = axis + across @ x[:2]
+            return self._turning_loss(
+                trial, tilted / np.linalg.norm(tilted), middle + across @ x[2:]
+            )
+
+        simplex = 0.04 * np.vstack([np.zeros(4), np.eye(4)])
+        options = {"maxfev": 40, "initial_simplex": simplex}
+        return float(minimize(loss, np.zeros(4), method="Nelder-Mead", options=options).fun)
+
+    def _turning_loss(
+        self, trial: _Trial, axis: Float[np.ndarray, "3"], middle: Float[np.ndarray, "3"]
+    ) -> float:
+        """The most that is lost when all views are turned about an axis."""
+        surface, c2w = trial.refiner.estimate.surface, trial.refiner.estimate.c2w()
+        kept = []
+        for turn in range(1, TURNS):
+            motion = np.eye(4)
+            motion[:3, :3] = Rotation.from_rotvec(2 * np.pi * turn / TURNS * axis).as_matrix()
+            motion[:3, 3] = middle - motion[:3, :3] @ middle
+            turned = torch.as_tensor(motion, device=c2w.device) @ c2w
+            kept.append(float(self.explained(surface, turned).mean()))
+        return trial.score - min(kept)
 
     def _distinct(self, trials: list[_Trial]) -> list[_Trial]:
         """The best of those that are the same up to a few degrees, best first."""
