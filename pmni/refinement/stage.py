@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
     ):
         refiner, rows = refine(capture, initial, settings, device)
-        known |= {"device": device.type, **rows[-1]}
+        known |= {"device": device.type, "history": rows[-1]}
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
         save_band(args.output / "surface.safetensors", refiner.estimate.surface)
