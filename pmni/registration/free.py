@@ -1,6 +1,7 @@
 """Initial poses from nothing: candidates for the poses of all views, best first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,6 +129,24 @@ def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> li
     is left out.
     """
     sight = make_sight(views)
+    with _one_thread():
+        found = _climb(sight, graph, settings)
+        return [_candidate(sight, solution) for solution in _different(found)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations here are too small to be shared out: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[Solution]:
+    """What each rung of the ladder finds."""
     if settings.ordered:
         nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
         found = solve(sight, reliable(nearby), settings.seed, "ordered")
@@ -143,7 +162,7 @@ def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> li
                 found.append(_finished(sight, refine_jointly(sight, poses), "ordered steps"))
     if settings.turntable:
         found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
-    return [_candidate(sight, solution) for solution in _different(found)]
+    return found
 
 
 def _about_axis(

@@ -158,7 +158,8 @@ class _System:
         diagonal = np.diag(system)
         system = system + np.diag(_DAMPING * diagonal + 1e-6 * (diagonal.mean() + 1e-12))
         step = np.zeros((count, 7))
-        step[free] = np.linalg.solve(system, self.right[free].reshape(-1)).reshape(-1, 7)
+        right = torch.from_numpy(self.right[free].reshape(-1))
+        step[free] = torch.linalg.solve(torch.from_numpy(system), right).numpy().reshape(-1, 7)
         return step
 
     def _of_interest(
