@@ -236,22 +236,64 @@ def test_derivatives_of_normal_residuals(name):
         assert expected.abs().max() > 0.5
 
 
-def test_normal_residuals_are_linear_in_the_surface_where_it_is_sampled():
-    """R n' - r is the cell's gradient, and that of a linear function is its slope."""
+def test_derivatives_of_normal_residuals_by_the_surface():
+    """f + step u, met by the same rays: the gradient changes, and so does the place."""
+    _, index, near, steady = normals_now()
+    found = normal_residuals(measurements(), truth(), index, torch.zeros(index.numel()))
+
+    def u(x: Tensor) -> Tensor:
+        return torch.sin(1.5 * x[:, 0]) * torch.cos(x[:, 1] + 1) + 0.5 * x[:, 2]
+
+    grid = truth().surface.grid
+    got = -(found.weights @ u(grid.positions())[found.rows][..., None])[..., 0]
+    for view in range(3):
+        rows = slice(view * POINTS, (view + 1) * POINTS)
+        _, d, C, _ = cast(view, measurements().pixels[index[view]], {})
+        ends = []
+        for step in (1e-5, -1e-5):
+            changed = Analytic(lambda x, step=step: RING(x) + step * u(x))
+            t = near[rows].double()
+            for _ in range(8):
+                f, gradient = changed.value_and_gradient(C + t[:, None] * d)
+                t = t - f / (gradient * d).sum(-1)
+            ends.append(-changed.value_and_gradient(C + t[:, None] * d)[1])
+        expected = ((ends[0] - ends[1]) / 2e-5)[steady[rows]]
+        difference = (got[rows][steady[rows]] - expected).abs()
+        # within a cell the gradient of u is that of its middle
+        assert difference.max() < 0.03 * expected.abs().max()
+        assert expected.abs().max() > 1.5
+
+
+def test_normal_residuals_compare_with_the_gradient_of_the_cell():
     found, index, _, _ = normals_now()
     surface = truth().surface
     ok = found.valid > 0
-    gradient = (found.weights @ surface.values[found.rows][..., None])[..., 0]
+    corners = surface.values[found.rows].view(-1, 2, 2, 2) / surface.grid.spacing
+    # on each axis the gradient is between those of the cell's four edges
     measured = truth().rotations.float()[:, None] @ measurements().normals[index][..., None]
-    torch.testing.assert_close(
-        (found.value + gradient)[ok], measured.view(-1, 3)[ok], atol=1e-6, rtol=0
-    )
-    slope = torch.tensor([0.3, -0.8, 0.5])
-    u = surface.grid.positions() @ slope
-    torch.testing.assert_close(
-        (found.weights @ u[found.rows][..., None])[ok][..., 0], slope.expand(int(ok.sum()), 3),
-        atol=1e-4, rtol=0,
-    )  # fmt: skip
+    gradient = (measured.view(-1, 3) - found.value)[ok]
+    for axis in range(3):
+        edges = corners[ok].diff(dim=axis + 1).flatten(1)
+        assert (gradient[:, axis] <= edges.amax(-1) + 1e-4).all()
+        assert (gradient[:, axis] >= edges.amin(-1) - 1e-4).all()
+
+
+@pytest.mark.parametrize("kind", ["normals", "contours"])
+def test_a_step_finds_a_wrong_focal_length_where_the_surface_is_known(kind):
+    """Intrinsics 3 % too long, all else right."""
+    m = measurements()
+    longer = m.intrinsics.clone()
+    longer[:, [0, 1], [0, 1]] *= 1.03
+    m = replace(m, intrinsics=longer)
+    if kind == "normals":
+        index = m.draw_pixels(POINTS, generator())
+        found = normal_residuals(m, truth(), index, torch.zeros(index.numel()))
+    else:
+        found = contour_residuals(m, truth(), m.draw_contour(POINTS, generator()))
+    slope, value = found.by_common[..., LOG_FOCAL], found.value
+    ok = (found.valid > 0) & (value.norm(dim=-1) < 0.5)
+    step = -float((slope * value)[ok].sum() / (slope * slope)[ok].sum())
+    assert step == pytest.approx(-math.log(1.03), rel=0.15)
 
 
 def test_offsets_do_not_touch_normals_nor_biases_contours():

@@ -105,10 +105,10 @@ def normal_residuals(
 
     The gradient is not normalised, so that r holds the eikonal equation too, and it is linear in u.
     `spread` moves the point off the surface, by at most a cell. Derivatives:
-    d r / d u     = -grad u,
+    d r / d u     = -grad u + H d u / (n_f . d),
     d r / d omega = -[R n'] + H P [x],   d r / d tau = -H P,
     where H = d n_f / dx and P = I - d n_f^T / (n_f . d) slides a displaced point along the ray back
-    onto the surface.
+    onto the surface; a displaced surface is met -d u / (n_f . d) away.
     """
     sdf = estimate.surface
     views, count = index.shape
@@ -123,11 +123,8 @@ def normal_residuals(
     n_f = normalize(sdf.value_and_gradient(x)[1], dim=-1)
     facing = (n_f * d).sum(-1)
     H = normal_derivative(estimate, x, n_f)
-    P = (
-        torch.eye(3, device=x.device)
-        - d[:, :, None] * (n_f / facing.clamp(max=-GRAZING)[:, None])[:, None, :]
-    )
-    HP = H @ P
+    slide = (H @ d[..., None])[..., 0] / facing.clamp(max=-GRAZING)[:, None]
+    HP = H - slide[:, :, None] * n_f[:, None, :]
 
     correction = correct_normals(measurements, estimate, measurements.normals[index], pixels, local)
     Rn = (R @ correction.normals[..., None])[..., 0].view(-1, 3)
@@ -149,7 +146,7 @@ def normal_residuals(
     return Residuals(
         value=Rn - gradient,
         rows=rows,
-        weights=gradient_weights,
+        weights=gradient_weights - slide[:, :, None] * trilinear(place)[:, None, :],
         by_view=by_view,
         by_common=by_common,
         valid=(hits.mask & (facing < -0.02) & inside).float(),
