@@ -290,18 +290,21 @@ def test_masks_that_are_too_large_or_small_are_found():
     np.testing.assert_allclose(found, 0.87 * np.array(grow), atol=0.3)
 
 
-def test_views_that_fit_no_surface_are_refused():
+@pytest.mark.parametrize("learn_poses", [True, False])
+def test_views_that_fit_no_surface_are_refused(learn_poses):
     """The normals and masks of two views are swapped."""
     capture, _ = duck()
     order = [0, 1, 7, 3, 4, 5, 6, 2, 8, 9]
     swapped = replace(capture, normals=capture.normals[order], masks=capture.masks[order])
-    _, reports = refined(swapped, wrong_poses(), pixels=500, iterations=[4, 1, 2])
+    start = wrong_poses() if learn_poses else cameras()
+    _, reports = refined(swapped, start, learn_poses=learn_poses, pixels=500, iterations=[4, 1, 2])
     with pytest.raises(ConvergenceError, match=r"duck: the views do not fit one surface \(.*\)"):
-        check_converged("duck", reports[-1])
+        check_converged("duck", duck()[0].views, reports[-1])
 
 
 GOOD = Report(
-    iteration=22, cells=128, normal_residual_deg=5.0, contour_residual_px=0.3, hit_fraction=0.99,
+    iteration=22, cells=128, normal_residual_deg=5.0, contour_residual_px=0.3,
+    worst_view=3, worst_normal_residual_deg=7.0, hit_fraction=0.99,
     rotation_change_deg=0.02, largest_rotation_change_deg=0.05, translation_change=1e-3,
     surface_change=1e-4, flattening=0.03, focal_factor=1.0,
 )  # fmt: skip
@@ -311,12 +314,13 @@ GOOD = Report(
     ("wrong", "reason"),
     [
         ({"normal_residual_deg": 31.0}, "normals are 31 degrees off"),
+        ({"worst_normal_residual_deg": 40.4}, "those of view 03 are 40"),
         ({"contour_residual_px": 7.25}, "contours are 7.2 pixels off"),
         ({"hit_fraction": 0.5}, "50% of the masks see no surface"),
         ({"largest_rotation_change_deg": 2.0}, "a camera still turns by 2.0 degrees"),
     ],
 )
 def test_reasons_of_a_refusal(wrong, reason):
-    check_converged("duck", GOOD)
+    check_converged("duck", duck()[0].views, GOOD)
     with pytest.raises(ConvergenceError, match=reason):
-        check_converged("duck", replace(GOOD, **wrong))
+        check_converged("duck", duck()[0].views, replace(GOOD, **wrong))

@@ -36,12 +36,13 @@ FINEST_CONTOUR = 0.2
 EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 5.0, 5.0
 """Contour residuals up to so many pixels say that the masks are right; beyond, so many times the
 excess is the width of the rim where normals are not trusted, at most so many pixels."""
-CORRELATED_PIXELS = 60.0
-"""How many pixels' normals count as one independent measurement."""
+CELL_PIXELS = 0.6
+"""Width of the finest grid's cells that is fine enough, in pixels at the object."""
+INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
+"""How many independent measurements a view's normals, and its contour, amount to: neighbours share
+their errors."""
 DAMPING = 1e-3
 """Of the poses, relative (Levenberg, Marquardt)."""
-CORRELATED_POINTS = 10.0
-"""The same of contour points."""
 LEAST_OFFSET = 0.05
 """Expected size of the contour offsets of right masks, pixels."""
 SWEEPS = 6
@@ -63,6 +64,8 @@ class Scales:
     """Median length, radians."""
     contour: float
     """Robust standard deviation, pixels."""
+    normal_by_view: Float[Tensor, "V"]
+    """Median length in each view, radians; pi where nothing is hit."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Report:
     cells: int
     normal_residual_deg: float
     contour_residual_px: float
+    worst_view: int
+    """Of which the normals fit worst, ..."""
+    worst_normal_residual_deg: float
+    """... and how badly."""
     hit_fraction: float
     rotation_change_deg: float
     largest_rotation_change_deg: float
@@ -83,9 +90,9 @@ class Report:
 
 
 def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
-    """The grid whose cells are at most 2.2 pixels wide, from 128 to 256 cells."""
+    """128 cells if they are at most CELL_PIXELS wide, else 256."""
     pixel = float(pixel_sizes(measurements, c2w[:, :3, 3]).median())
-    return 128 if 2.2 * pixel >= 2 / 128 else 256
+    return 128 if CELL_PIXELS * pixel >= 2 / 128 else 256
 
 
 def pixel_sizes(measurements: Measurements, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
@@ -199,15 +206,15 @@ class Refiner:
         if self.settings.bias_deg > 0:
             normals = (now.normals.root_weight**2).sum() / views
             relative = (now.scales.normal / math.radians(self.settings.bias_deg)) ** 2
-            weight[:, BIAS] = (normals * relative / CORRELATED_PIXELS).clamp(min=1e-9)
+            weight[:, BIAS] = (normals * relative / INDEPENDENT_NORMALS).clamp(min=1e-9)
         value[:, BIAS] = self.estimate.bias.reshape(views, 9)
-        contours = (now.contours.root_weight**2).mean()
+        contours = (now.contours.root_weight**2).sum() / views
         # What the offsets explain already is no longer in the residuals.
         found = self.estimate.offsets / pixel_sizes(self.measurements, self.estimate.centres)
         spread = now.scales.contour**2 + float(found.square().mean())
         excess = max(spread - EXACT_CONTOUR**2, LEAST_OFFSET**2)
         relative = now.scales.contour**2 / excess
-        weight[:, OFFSET] = (contours * relative * CORRELATED_POINTS).clamp(min=1e-9)
+        weight[:, OFFSET] = (contours * relative / INDEPENDENT_POINTS).clamp(min=1e-9)
         value[:, OFFSET] = self.estimate.offsets[:, None]
         zero = torch.zeros(COMMON_UNKNOWNS, device=weight.device)
         return Prior(weight, value, zero, zero)
@@ -220,6 +227,8 @@ class Refiner:
             cells=self.estimate.surface.grid.cells,
             normal_residual_deg=math.degrees(now.scales.normal),
             contour_residual_px=now.scales.contour,
+            worst_view=int(now.scales.normal_by_view.argmax()),
+            worst_normal_residual_deg=math.degrees(float(now.scales.normal_by_view.max())),
             hit_fraction=now.hit_fraction,
             rotation_change_deg=float(turns.mean()),
             largest_rotation_change_deg=float(turns.max()),
@@ -230,11 +239,14 @@ class Refiner:
         )
 
 
-def check_converged(name: str, report: Report) -> None:
+def check_converged(name: str, views: tuple[str, ...], report: Report) -> None:
     """Raise ConvergenceError when the views do not fit one surface after the last iteration."""
     reasons = {
         f"normals are {report.normal_residual_deg:.0f} degrees off": (
             report.normal_residual_deg > WORST_NORMAL_DEG
+        ),
+        f"those of view {views[report.worst_view]} are {report.worst_normal_residual_deg:.0f}": (
+            report.worst_normal_residual_deg > WORST_NORMAL_DEG
         ),
         f"contours are {report.contour_residual_px:.1f} pixels off": (
             report.contour_residual_px > WORST_CONTOUR_PX
@@ -261,12 +273,15 @@ def doubtful_rim(scales: Scales) -> float:
 
 def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
     """The usual sizes of the residuals."""
-    lengths = torch.linalg.vector_norm(normals.value, dim=-1)[normals.valid > 0]
+    lengths = torch.linalg.vector_norm(normals.value, dim=-1)
+    lengths = torch.where(normals.valid > 0, lengths, torch.nan)
+    by_view = lengths.view(len(sizes), -1).nanmedian(dim=1).values
     off = (contours.value[:, 0].view(len(sizes), -1) / sizes[:, None]).reshape(-1)
     off = off[contours.valid > 0]
     return Scales(
-        normal=float(lengths.median()),
+        normal=float(lengths.nanmedian()),
         contour=max(1.4826 * float(off.abs().median()), FINEST_CONTOUR),
+        normal_by_view=by_view.nan_to_num(math.pi),
     )
 
 

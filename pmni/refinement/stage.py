@@ -66,7 +66,7 @@ def refine(
         row = dataclasses.asdict(report) | {"seconds": round(time.perf_counter() - start, 3)}
         rows.append({name: round(value, 6) for name, value in row.items()})
         log(report)
-    check_converged(capture.name, report)
+    check_converged(capture.name, measurements.names, report)
     return refiner, rows
 
 
