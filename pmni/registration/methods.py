@@ -100,6 +100,7 @@ def free_poses(request: Request) -> Registration:
             "confidence": round(float(best.explained.mean()), 4),
             "margin": best.margin,
             "symmetry_loss": best.symmetry_loss,
+            "turning_loss": verifier.turning_loss,
             "explained": per_view,
         },
     )

@@ -6,6 +6,7 @@ of views suggest. The best candidate stands, unless the views do not determine t
 """
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from pmni.refinement.measurements import Measurements, load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.registration.graph import PairGraph
 from pmni.registration.pose_set import differences_deg
+from pmni.registration.revolution import turning_loss
 from pmni.registration.views import Views
 from pmni.rendering.sphere_tracing import box_interval, trace
 
@@ -50,9 +52,15 @@ LEAST_MARGIN = 0.02
 """By which the best must be better explained than a different candidate."""
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""
+TURNING_LOSS = 0.35
+"""If turning one view of a pair loses less of their agreement, the object is one of revolution."""
 SYMMETRY_LOSS, NEARLY_SYMMETRIC = 0.04, 0.25
 """If turning the views about an axis by any angle loses less than the first, the axis is one of
 revolution; if less than the second, it may not have been met exactly."""
+ADVICE = (
+    "give the poses, or set registration.method: ring (a turntable's elevation and direction), or "
+    "registration.ordered: true if the views are in order"
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class Verifier:
 
     def __init__(self, capture: Capture, views: Views, graph: PairGraph, seed: int) -> None:
         self.graph, self.name, self.views = graph, capture.name, capture.views
+        self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
         self.measurements = load_measurements(small, (), views.depth.device)
         self.settings = RefineSettings(
@@ -111,6 +120,8 @@ class Verifier:
         Raises ConvergenceError when none does well enough, when a different one does as well, or
         when the object looks the same from all sides of an axis.
         """
+        if self.turning_loss < TURNING_LOSS:
+            self._refuse_revolution()
         trials = [self.tried(kind, c2w) for kind, c2w in candidates]
         leading = self._distinct(trials)[:2]
         finished = [self.finished(trial) for trial in leading]
@@ -255,28 +266,30 @@ class Verifier:
                 kept.append(trial)
         return kept
 
+    def _refuse_revolution(self) -> NoReturn:
+        raise ConvergenceError(
+            f"{self.name}: the views do not determine the poses: the object looks the same "
+            f"from all sides of an axis; {ADVICE}"
+        )
+
     def _refuse(self, found: Verified) -> None:
-        advice = "give the poses, a turntable's hints (registration.turntable, .ordered) or a ring"
         worst = int(found.explained.argmin())
         if found.symmetry_loss < SYMMETRY_LOSS:
-            raise ConvergenceError(
-                f"{self.name}: the views do not determine the poses: the object looks the same "
-                f"from all sides of an axis; {advice}"
-            )
+            self._refuse_revolution()
         if found.explained.mean() < LEAST_EXPLAINED:
             raise ConvergenceError(
                 f"{self.name}: no poses were found from which one surface explains the normals "
-                f"({found.explained.mean():.2f} of 1); {advice}"
+                f"({found.explained.mean():.2f} of 1); {ADVICE}"
             )
         if found.explained[worst] < LEAST_EXPLAINED / 2:
             raise ConvergenceError(
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
-                f"check its normals and mask, or {advice}"
+                f"check its normals and mask, or {ADVICE}"
             )
         if found.margin is not None and found.margin < LEAST_MARGIN:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
-                f"explain them equally well; {advice}"
+                f"explain them equally well; {ADVICE}"
             )
 
 

@@ -1,0 +1,161 @@
+"""Poses from nothing, put to the test by a common surface: found, put right, or refused."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from pmni.cameras import look_at
+from pmni.capture.capture import Capture, save_capture
+from pmni.capture.scenes import HALF_SIDE, SCENES
+from pmni.capture.shapes import Shape, disc, rod, union
+from pmni.capture.solid import make_solid
+from pmni.capture.spheretrace import AnalyticSurface
+from pmni.capture.views import render
+from pmni.cli import main
+from pmni.config.integration import IntegrateSettings
+from pmni.config.registration import RegisterSettings
+from pmni.errors import ConvergenceError, InputError
+from pmni.integration.stage import integrated_distances
+from pmni.io.poses import read_poses
+from pmni.lie import rotation_angle_deg
+from pmni.registration.free import Search, search
+from pmni.registration.methods import METHODS, Request
+from pmni.registration.verification import Verifier, elsewhere, margin_over
+from pmni.registration.views import make_views
+
+VIEWS, HEIGHT, WIDTH = 10, 100, 120
+K = np.array([[740.0, 0, 59.5], [0, 740.0, 49.5], [0, 0, 1]])
+SETTINGS = RegisterSettings(method="free")
+
+
+def cameras() -> np.ndarray:
+    """Hand-held, once round the object, in no order."""
+    rng = np.random.default_rng(3)
+    c2w = []
+    for view in rng.permutation(VIEWS):
+        azimuth = 2 * np.pi * (view + rng.uniform(-0.2, 0.2)) / VIEWS
+        elevation = np.deg2rad(rng.uniform(10, 45))
+        flat = np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)])
+        position = 15 * (1 + 0.01 * rng.normal()) * np.array([*flat, np.sin(elevation)])
+        c2w.append(look_at(position, np.zeros(3), roll=float(rng.normal(0, 0.2))))
+    return np.stack(c2w)
+
+
+def views_of(name: str, shape: Shape) -> tuple[Capture, np.ndarray]:
+    """A capture with exact normals, and its integrated ray distances."""
+    solid = make_solid(shape, HALF_SIDE, 4000).fitted(0.8)
+    images = list(render(AnalyticSurface(solid), K, cameras(), HEIGHT, WIDTH))
+    capture = Capture(
+        name=name,
+        views=tuple(f"{view:02d}" for view in range(VIEWS)),
+        normals=np.stack([image.normals for image in images]),
+        masks=np.stack([image.mask for image in images]),
+        intrinsics=np.stack([K] * VIEWS),
+    )
+    return capture, integrated_distances(capture, IntegrateSettings(), 1)[0]
+
+
+@cache
+def duck() -> tuple[Capture, np.ndarray]:
+    """A smooth object without symmetry."""
+    return views_of("duck", SCENES["blob"]())
+
+
+@cache
+def searched() -> Search:
+    """What the search finds for it."""
+    return search(*duck(), SETTINGS, torch.device("cpu"))
+
+
+def rotation_errors(c2w: np.ndarray) -> np.ndarray:
+    """Degrees, after the rotation of the world that fits best."""
+    reference = cameras()
+    mean, _ = Rotation.align_vectors(
+        reference[:, :3, :3].transpose(0, 2, 1).reshape(-1, 3),
+        c2w[:, :3, :3].transpose(0, 2, 1).reshape(-1, 3),
+    )
+    return rotation_angle_deg(mean.as_matrix() @ c2w[:, :3, :3], reference[:, :3, :3])
+
+
+class TestFound:
+    def test_stage_finds_all_poses_and_says_how_sure_it_is(self, tmp_path):
+        capture, distances = duck()
+        save_capture(tmp_path / "capture", capture)
+        np.savez(tmp_path / "ray_distance.npz", ray_distance=distances, views=capture.views)
+        words = ["register", "--capture", str(tmp_path / "capture"), "--settings",
+                 json.dumps({"method": "free"}), "--ray-distances", str(tmp_path),
+                 "--output", str(tmp_path / "out")]  # fmt: skip
+        assert main(words) == 0
+        poses = read_poses(tmp_path / "out" / "initial_poses.json")
+        assert rotation_errors(poses.c2w).max() < 3
+        told = poses.information
+        assert (told["method"], set(told["explained"])) == ("free", set(capture.views))
+        assert told["confidence"] == pytest.approx(
+            np.mean(list(told["explained"].values())), abs=1e-3
+        )
+        assert told["confidence"] > 0.8
+        assert told["symmetry_loss"] > 0.1
+
+    def test_reference_poses_play_no_part(self):
+        capture, distances = duck()
+        without = METHODS["free"](Request(capture, SETTINGS, distances))
+        known = replace(capture, reference_c2w=cameras(), scale=100.0)
+        assert np.array_equal(METHODS["free"](Request(known, SETTINGS, distances)).c2w, without.c2w)
+
+    def test_needs_ray_distances(self):
+        with pytest.raises(InputError, match="duck: method 'free' needs --ray-distances"):
+            METHODS["free"](Request(duck()[0], SETTINGS))
+
+
+@pytest.fixture
+def verifier() -> Verifier:
+    return Verifier(duck()[0], searched().views, searched().graph, seed=0)
+
+
+@pytest.fixture
+def start() -> np.ndarray:
+    return searched().candidates[0].c2w
+
+
+class TestPutRight:
+    def test_a_view_at_the_back_returns_to_its_place(self, verifier, start):
+        flipped = start.copy()
+        flipped[4] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ flipped[4]
+        assert rotation_errors(flipped).max() > 60
+        found = verifier.best([("flipped", flipped)])
+        assert rotation_errors(found.c2w).max() < 6
+        assert found.margin is None
+
+    def test_the_better_candidate_is_taken_and_the_other_is_its_margin(self, verifier, start):
+        """Views 0 to 5 are turned by 90 degrees: too many to be put back one by one."""
+        turned = start.copy()
+        quarter = np.eye(4)
+        quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
+        turned[:5] = quarter @ turned[:5]
+        good, bad = verifier.tried("good", start), verifier.tried("bad", turned)
+        assert good.score > bad.score
+        places = elsewhere(good, bad)
+        gain = (good.explained - bad.explained).numpy()
+        assert places.any()
+        assert margin_over(good, bad) == pytest.approx(gain[places].mean())
+
+    def test_normals_that_make_no_sense_are_refused(self, start):
+        """Their x axis points the wrong way."""
+        capture, distances = duck()
+        mirrored = replace(capture, normals=capture.normals * np.float32([-1, 1, 1]))
+        views = make_views(mirrored, distances, 0, torch.device("cpu"))
+        verifier = Verifier(mirrored, views, searched().graph, seed=0)
+        with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
+            verifier.best([("mirrored", start)])
+
+
+def test_a_body_of_revolution_is_refused():
+    vase = union(disc(-0.8, 0.1, 0.55, 0.3), rod((0, 0, 0), (0, 0, 0.9), 0.3, 0.18), blend=0.1)
+    capture, distances = views_of("vase", vase)
+    with pytest.raises(ConvergenceError, match="vase: the views do not determine the poses"):
+        METHODS["free"](Request(capture, SETTINGS, distances))
