@@ -22,6 +22,8 @@ from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged
 
 LOGGER = logging.getLogger("refine")
+SUSPICIOUS = 2.0
+"""Times the usual residual: a view whose normals are as far off deserves a look."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,13 @@ def refine(
         rows.append({name: round(value, 6) for name, value in row.items()})
         log(report)
     check_converged(capture.name, measurements.names, report)
+    if report.worst_normal_residual_deg > SUSPICIOUS * report.normal_residual_deg:
+        LOGGER.warning(
+            "%s: view %s: its normals are %.1f degrees off, those of all views %.1f: "
+            "do its files belong to it?",
+            *(capture.name, measurements.names[report.worst_view]),
+            *(report.worst_normal_residual_deg, report.normal_residual_deg),
+        )
     return refiner, rows
 
 
