@@ -25,7 +25,7 @@ demo: .venv/installed
 	@echo "The report: $(CURDIR)/results/report/index.html"
 
 test: .venv/installed-dev
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadfile
 
 lint: .venv/installed-dev
 	$(RUN) ruff check

@@ -134,3 +134,15 @@ def test_mesh_and_render_import_nothing_heavy():
         [sys.executable, "-c", check], check=True, capture_output=True, text=True
     )
     assert finished.stdout == "\n"
+
+
+@pytest.mark.parametrize("observed", [None, np.array([True, False, True])])
+def test_ply_keeps_what_was_observed(tmp_path, observed):
+    vertices = np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0.5]])
+    write_ply(tmp_path / "m.ply", Mesh(vertices, np.int32([[0, 1, 2]]), observed))
+    back = read_ply(tmp_path / "m.ply")
+    assert np.array_equal(back.vertices, vertices)
+    assert np.array_equal(back.faces, [[0, 1, 2]])
+    assert (back.observed is None) if observed is None else np.array_equal(back.observed, observed)
+    loaded = trimesh.load(tmp_path / "m.ply", process=False)
+    assert np.array_equal(loaded.vertices, vertices)

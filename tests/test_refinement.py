@@ -34,6 +34,7 @@ from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged, finest_cells
 from pmni.refinement.stage import SUSPICIOUS
+from pmni.refinement.unseen import closed
 from pmni.registration.errors import add_view_errors
 
 CPU = torch.device("cpu")
@@ -241,6 +242,24 @@ def test_fixed_poses_do_not_move_and_excluded_views_do_not_count():
     for estimate in results:
         np.testing.assert_allclose(estimate.c2w().numpy(), kept, atol=1e-12)
     assert torch.equal(results[0].surface.values, results[1].surface.values)
+
+
+def test_what_no_camera_sees_is_closed_smoothly_and_marked():
+    """The cameras look down on the object."""
+    refiner, _ = refined(duck()[0], cameras(), learn_poses=False, pixels=700, iterations=[3, 1, 2])
+    before = refiner.estimate.surface
+    after = closed(refiner)
+    near = before.values.abs() < before.grid.spacing
+    assert torch.equal(after.values[near & after.seen], before.values[near & after.seen])
+    rough, smooth = (
+        surface.grid.laplacian(surface.values)[near & ~after.seen].abs().mean()
+        for surface in (before, after)
+    )
+    assert smooth < 0.5 * rough
+    height = after.grid.positions()[near, 2]
+    lowest, highest = height < height.quantile(0.02), height > height.quantile(0.98)
+    assert after.seen[near][highest].float().mean() > 0.9
+    assert after.seen[near][lowest].float().mean() < 0.7
 
 
 def test_the_grid_is_as_fine_as_the_pixels():

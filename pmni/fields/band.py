@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni.fields.block_grid import BLOCK, BlockGrid, trilinear
@@ -31,8 +31,21 @@ class BandSDF:
     A grid that has all its nodes is its own base: both hold the same values.
     """
 
-    def __init__(self, grid: BlockGrid, values: Float[Tensor, "N"], base: GridSDF) -> None:
-        self.grid, self.values, self.base = grid, values, base
+    def __init__(
+        self,
+        grid: BlockGrid,
+        values: Float[Tensor, "N"],
+        base: GridSDF,
+        seen: Bool[Tensor, "N"] | None = None,
+    ) -> None:
+        self.grid, self.values, self.base, self.seen = grid, values, base, seen
+
+    def is_seen(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+        """Whether the cells around points belong to what cameras have seen; all do if unknown."""
+        if self.seen is None:
+            return torch.ones(len(x), dtype=torch.bool, device=x.device)
+        rows, _, inside = self.grid.corners(x)
+        return inside & self.seen[rows].all(-1)
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Interpolated values."""

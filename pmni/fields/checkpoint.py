@@ -24,7 +24,7 @@ from pmni.io.hashing import verify_checksum, write_checksum
 _TINYCUDA_KEY, _GRID_KEY = "encoding.grid.params", "encoding.params"
 
 
-_BAND_KEYS = ("blocks", "values", "base")
+_BAND_KEYS = ("blocks", "values", "base", "seen")
 
 
 def save_surface(
@@ -56,7 +56,10 @@ def save_band(path: Path, surface: BandSDF) -> None:
 
 def _band_tensors(surface: BandSDF) -> dict[str, Tensor]:
     blocks = surface.grid.blocks.to(torch.int16)
-    return dict(zip(_BAND_KEYS, (blocks, surface.values, surface.base.values), strict=True))
+    seen = torch.ones_like(surface.values, dtype=torch.bool)
+    seen = seen if surface.seen is None else surface.seen
+    tensors = (blocks, surface.values, surface.base.values, seen)
+    return dict(zip(_BAND_KEYS, tensors, strict=True))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -99,8 +102,8 @@ def load_surface(
 
 def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> BandSDF:
     """The grid surface; its tensors are taken out."""
-    blocks, values, base = (tensors.pop(key).to(device) for key in _BAND_KEYS)
+    blocks, values, base, seen = (tensors.pop(key).to(device) for key in _BAND_KEYS)
     side = cells // BLOCK + 1
     active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
     active[blocks.long().unbind(-1)] = True
-    return BandSDF(BlockGrid(cells, active), values, GridSDF(base))
+    return BandSDF(BlockGrid(cells, active), values, GridSDF(base), seen)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pmni.errors import InputError
 from pmni.io.atomic import atomic_file
@@ -16,26 +16,33 @@ class Mesh:
 
     vertices: Float[np.ndarray, "N 3"]
     faces: Int[np.ndarray, "F 3"]
+    observed: Bool[np.ndarray, "N"] | None = None
+    """Whether cameras have seen each vertex; None: unknown."""
 
 
 _HEADER = (
     "ply\nformat binary_little_endian 1.0\ncomment pmni\n"
     "element vertex {vertices}\nproperty float x\nproperty float y\nproperty float z\n"
-    "element face {faces}\nproperty list uchar int vertex_indices\nend_header\n"
+    "{observed}element face {faces}\nproperty list uchar int vertex_indices\nend_header\n"
 )
-_VERTEX = np.dtype(("<f4", 3))
+_OBSERVED = "property uchar observed\n"
+_POSITION = [("position", "<f4", 3)]
 _FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
 
 
 def write_ply(path: Path, mesh: Mesh) -> None:
-    """Write a mesh as binary PLY (float32 positions), atomically."""
+    """Write a mesh as binary PLY (float32 positions, `observed` as 0 or 1), atomically."""
     faces = np.empty(len(mesh.faces), _FACE)
     faces["count"] = 3
     faces["corners"] = mesh.faces
-    header = _HEADER.format(vertices=len(mesh.vertices), faces=len(mesh.faces))
+    known = mesh.observed is not None
+    vertices = np.empty(len(mesh.vertices), _vertex(known))
+    vertices["position"] = mesh.vertices
+    if known:
+        vertices["observed"] = mesh.observed
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        file.write(header.encode("ascii"))
-        file.write(mesh.vertices.astype(_VERTEX.base).tobytes())
+        file.write(_header(len(vertices), len(faces), known))
+        file.write(vertices.tobytes())
         file.write(faces.tobytes())
 
 
@@ -48,12 +55,22 @@ def read_ply(path: Path) -> Mesh:
     end = content.find(b"end_header\n") + len(b"end_header\n")
     words = content[:end].split()
     counts = [int(words[i + 2]) for i, word in enumerate(words[:-2]) if word == b"element"]
-    expected = _HEADER.format(vertices=counts[0], faces=counts[1]) if len(counts) == 2 else None
-    if expected is None or content[:end] != expected.encode("ascii"):
+    known = b"observed" in words
+    if len(counts) != 2 or content[:end] != _header(counts[0], counts[1], known):
         raise InputError(f"{path}: not a mesh written by `pmni mesh`")
-    split = end + counts[0] * _VERTEX.itemsize
+    split = end + counts[0] * _vertex(known).itemsize
     if len(content) != split + counts[1] * _FACE.itemsize:
         raise InputError(f"{path}: truncated; run `pmni mesh` again")
-    vertices = np.frombuffer(content[end:split], "<f4").reshape(-1, 3)
+    vertices = np.frombuffer(content[end:split], _vertex(known))
     corners = np.frombuffer(content[split:], _FACE)["corners"]
-    return Mesh(vertices.astype(np.float32), corners.astype(np.int32))
+    observed = vertices["observed"] > 0 if known else None
+    return Mesh(vertices["position"].astype(np.float32), corners.astype(np.int32), observed)
+
+
+def _vertex(observed: bool) -> np.dtype:
+    return np.dtype([*_POSITION, ("observed", "u1")] if observed else _POSITION)
+
+
+def _header(vertices: int, faces: int, observed: bool) -> bytes:
+    words = {"vertices": vertices, "faces": faces, "observed": _OBSERVED if observed else ""}
+    return _HEADER.format(**words).encode("ascii")

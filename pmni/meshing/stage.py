@@ -4,6 +4,8 @@ import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+import torch
+
 from pmni.capture.capture import load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.meshing import MeshSettings
@@ -28,6 +30,7 @@ def run(args: Namespace) -> None:
     """Run the stage."""
     from pmni.fields.band import BandSDF
     from pmni.fields.checkpoint import load_surface
+    from pmni.fields.corrected import CorrectedSDF
 
     settings = settings_from_argument(MeshSettings, args.settings)
     mesher = load_mesher(settings.backend)
@@ -39,9 +42,13 @@ def run(args: Namespace) -> None:
         record("mesh", provenance, settings, inputs) as known,
     ):
         surface = load_surface(args.checkpoint, device)
-        resolution = surface.grid.cells if isinstance(surface, BandSDF) else settings.resolution
+        band = surface.surface if isinstance(surface, CorrectedSDF) else surface
+        grid = band if isinstance(band, BandSDF) else None
+        resolution = settings.resolution if grid is None else grid.grid.cells
         found = extract(surface, resolution, mesher, settings.keep == "all", device)
-        mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces)
+        vertices = torch.from_numpy(found.mesh.vertices).float().to(device)
+        observed = None if grid is None else grid.is_seen(vertices).cpu().numpy()
+        mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces, observed)
         write_ply(args.output, mesh)
         known |= {
             "backend": settings.backend,

@@ -20,6 +20,7 @@ from pmni.refinement.covariance import pose_covariances
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged
+from pmni.refinement.unseen import closed
 
 LOGGER = logging.getLogger("refine")
 SUSPICIOUS = 2.0
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         known |= {"device": device.type, "history": rows[-1]}
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-        save_band(args.output / "surface.safetensors", refiner.estimate.surface)
+        save_band(args.output / "surface.safetensors", closed(refiner))
         write_rows(args.output / "history.csv", rows)
         write_poses(args.output / "refined_poses.json", refined_poses(refiner))
 

@@ -1,0 +1,51 @@
+"""The part of the surface that no camera sees: found, smoothed, and marked."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from pmni.fields.band import BandSDF, as_distance
+from pmni.fields.block_grid import BlockGrid
+from pmni.refinement.refine import Refiner
+
+DRAWS = 3
+"""Draws of pixels that are to meet every cell of the surface that is seen."""
+AROUND = 2
+"""Cells around what a pixel meets that count as seen."""
+SMOOTHINGS = 60
+"""Steps of diffusion: the visual hull's edges give way to a smooth closure."""
+SWEEPS = 12
+
+
+@torch.no_grad()
+def closed(refiner: Refiner) -> BandSDF:
+    """The refined surface, smoothed where nothing was measured and with its nodes marked `seen`.
+
+    What is seen does not move: the rest is the smooth continuation that diffusion of f finds
+    between it and the visual hull.
+    """
+    sdf = refiner.estimate.surface
+    seen = seen_nodes(refiner)
+    values = sdf.values
+    for _ in range(SMOOTHINGS):
+        values = torch.where(seen, values, values - sdf.grid.laplacian(values) / 12)
+    smooth = as_distance(BandSDF(sdf.grid, values, sdf.base), SWEEPS)
+    return BandSDF(smooth.grid, smooth.values, smooth.base, seen)
+
+
+def seen_nodes(refiner: Refiner) -> Bool[Tensor, "N"]:
+    """The nodes around the points where pixels' rays meet the surface and their normals count."""
+    grid = refiner.estimate.surface.grid
+    seen = torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
+    for _ in range(DRAWS):
+        normals = refiner.linearise().normals
+        seen[normals.residuals.rows[normals.root_weight > 0].reshape(-1)] = True
+    for _ in range(AROUND):
+        seen = dilated(grid, seen)
+    return seen
+
+
+def dilated(grid: BlockGrid, chosen: Bool[Tensor, "N"]) -> Bool[Tensor, "N"]:
+    """The chosen nodes and all their 26 neighbours."""
+    around = grid.with_apron(chosen.float())[:, None]
+    return torch.nn.functional.max_pool3d(around, 3, stride=1).view(-1) > 0
