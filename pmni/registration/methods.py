@@ -89,7 +89,7 @@ def free_poses(request: Request) -> Registration:
     if request.ray_distances is None:
         raise InputError(f"{capture.name}: method 'free' needs --ray-distances")
     found = search(capture, request.ray_distances, settings, torch.device("cpu"))
-    verifier = Verifier(capture, found.views, found.graph, settings.seed)
+    verifier = Verifier(capture, found.views, found.graph, settings.seed, settings.ordered)
     best = verifier.best([(one.kind, one.c2w) for one in found.candidates])
     per_view = dict(zip(capture.views, best.explained.round(4).tolist(), strict=True))
     return Registration(

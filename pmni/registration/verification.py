@@ -98,9 +98,21 @@ class _Trial:
 
 
 class Verifier:
-    """Refines and judges candidates for one capture, at the resolution of the search."""
+    """Refines and judges candidates for one capture, at the resolution of the search.
 
-    def __init__(self, capture: Capture, views: Views, graph: PairGraph, seed: int) -> None:
+    With `ordered` views the order decides what the views alone leave open: an object of revolution
+    and a runner-up are then no reasons to refuse.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        views: Views,
+        graph: PairGraph,
+        seed: int,
+        ordered: bool = False,
+    ) -> None:
+        self.ordered = ordered
         self.graph, self.name, self.views = graph, capture.name, capture.views
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
@@ -120,7 +132,7 @@ class Verifier:
         Raises ConvergenceError when none does well enough, when a different one does as well, or
         when the object looks the same from all sides of an axis.
         """
-        if self.turning_loss < TURNING_LOSS:
+        if self.turning_loss < TURNING_LOSS and not self.ordered:
             self._refuse_revolution()
         trials = [self.tried(kind, c2w) for kind, c2w in candidates]
         leading = self._distinct(trials)[:2]
@@ -274,7 +286,7 @@ class Verifier:
 
     def _refuse(self, found: Verified) -> None:
         worst = int(found.explained.argmin())
-        if found.symmetry_loss < SYMMETRY_LOSS:
+        if found.symmetry_loss < SYMMETRY_LOSS and not self.ordered:
             self._refuse_revolution()
         if found.explained.mean() < LEAST_EXPLAINED:
             raise ConvergenceError(
@@ -286,7 +298,7 @@ class Verifier:
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
                 f"check its normals and mask, or {ADVICE}"
             )
-        if found.margin is not None and found.margin < LEAST_MARGIN:
+        if found.margin is not None and found.margin < LEAST_MARGIN and not self.ordered:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
                 f"explain them equally well; {ADVICE}"
