@@ -131,7 +131,8 @@ class Refiner:
         self.cells = settings.cells or finest_cells(measurements, c2w)
         self.coarsest = min(coarsest, self.cells)
         self.estimate = Estimate.start(on_grid(surface, self.coarsest, device, sweeps=12), c2w)
-        self.pixels = settings.pixels or (20_000 if device.type == "cuda" else 8_000)
+        most = 20_000 if device.type == "cuda" else 8_000
+        self.pixels = settings.pixels or min(most, len(measurements.pixels) // len(measurements))
         self.iteration = 0
 
     def run(self) -> Iterator[Report]:
