@@ -40,6 +40,16 @@ class Capture:
     ray_distances: Float[np.ndarray, "V H W"] | None = None
     """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
 
+    def without(self, excluded: tuple[str, ...]) -> list[int]:
+        """The indices of the views that are not excluded. Raises InputError for unknown views."""
+        for view in excluded:
+            if view not in self.views:
+                raise InputError(
+                    f"{self.name}: exclude_views names '{view}', which is not a view; "
+                    f"views are {', '.join(self.views)}"
+                )
+        return [index for index, view in enumerate(self.views) if view not in excluded]
+
     def to_dataset(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
         """Points of the normalised world in dataset units."""
         return self.scale * points + self.offset

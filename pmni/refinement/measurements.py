@@ -74,22 +74,14 @@ def load_measurements(
     capture: Capture,
     exclude: tuple[str, ...],
     device: torch.device,
-    stride: int = 1,
     heldout: float = 0.0,
 ) -> Measurements:
-    """The views of a capture that are not excluded, every `stride`-th row and column of pixels.
-
-    Without the pixels and contour points in the part `heldout` of the blocks of pixels.
+    """The views of a capture that are not excluded, without the pixels and contour points in the
+    part `heldout` of the blocks of pixels.
 
     Raises InputError for an unknown view, too few views, or one that shows hardly anything.
     """
-    for view in exclude:
-        if view not in capture.views:
-            raise InputError(
-                f"{capture.name}: exclude_views names '{view}', which is not a view; "
-                f"views are {', '.join(capture.views)}"
-            )
-    chosen = [index for index, view in enumerate(capture.views) if view not in exclude]
+    chosen = capture.without(exclude)
     if len(chosen) < 3:
         raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
     withheld = heldout_blocks(capture.masks, heldout)
@@ -101,8 +93,7 @@ def load_measurements(
     for index, distance in zip(chosen, distances, strict=True):
         mask = capture.masks[index]
         usable = mask & ~withheld[index]
-        row, column = np.nonzero(usable[::stride, ::stride])
-        row, column = row * stride, column * stride
+        row, column = np.nonzero(usable)
         if len(row) < FEWEST_PIXELS:
             raise InputError(
                 f"{capture.name}: view {capture.views[index]} shows only {len(row)} pixels of the "

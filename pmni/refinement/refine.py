@@ -49,9 +49,9 @@ SWEEPS = 6
 """Of redistancing after a step."""
 COARSEST = 64
 """Cells of the first grid."""
-PATIENCE = 3
-AT_REST_DEG = 1.0
-"""Largest turn of a camera in a step that ends the iterations on the coarsest grid."""
+AT_REST_DEG, PATIENCE = 1.0, 3
+"""Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
+times as many iterations as usual are waited for it."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
 """Beyond these the result is not one."""
 

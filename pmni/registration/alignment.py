@@ -216,27 +216,15 @@ def align(
 
     `sigma_depth` goes geometrically from its first to its second value, fractions of the radius.
     """
-    step = max(1, POINTS_AT_ONCE // points)
-    parts = [
-        _align(
-            views, source[k], target[k], R[k], t[k], sigma_normal, sigma_depth, iterations, points
-        )
-        for k in (slice(start, start + step) for start in range(0, len(R), step))
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-
-def _align(
-    views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
-    R: Float[Tensor, "K 3 3"],
-    t: Float[Tensor, "K 3"],
-    sigma_normal: float,
-    sigma_depth: tuple[float, float],
-    iterations: int,
-    points: int,
-) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
+    most = max(1, POINTS_AT_ONCE // points)
+    if len(R) > most:
+        parts = [
+            align(views, i, j, rotation, shift, sigma_normal, sigma_depth, iterations, points)
+            for i, j, rotation, shift in zip(
+                *(x.split(most) for x in (source, target, R, t)), strict=True
+            )
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     first, last = sigma_depth
     for iteration in range(iterations):
         share = iteration / max(iterations - 1, 1)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from pmni.registration.alignment import pair_equations, perturbed
 from pmni.registration.graph import PairGraph
+from pmni.registration.joint import SIGMA_NORMAL
+from pmni.registration.objective import ANGLE, TOLERANCE
 from pmni.registration.scoring import agreement
 from pmni.registration.views import Views
 
@@ -14,8 +16,8 @@ PAIRS = 60
 """Most pairs that are tried, those that agree best."""
 TURNS_DEG = (-40.0, -20.0, 20.0, 40.0)
 """By how much one view of a pair is turned about the weakest axis."""
-_SIGMA_NORMAL, _SIGMA_DEPTH = 0.15, 0.15
-_TOLERANCE, _ANGLE = 0.0625, float(np.deg2rad(18))
+SIGMA_DEPTH = 0.15
+"""Scale of the depths' differences in the pairs' equations, object radii."""
 
 
 def turning_loss(views: Views, graph: PairGraph) -> float:
@@ -29,13 +31,13 @@ def turning_loss(views: Views, graph: PairGraph) -> float:
     first, second = first.to(views.device), second.to(views.device)
     R = torch.as_tensor(graph.rotations[best, 0], dtype=torch.float32, device=views.device)
     t = torch.as_tensor(graph.translations[best, 0], dtype=torch.float32, device=views.device)
-    A, _, _ = pair_equations(views, first, second, R, t, _SIGMA_NORMAL, _SIGMA_DEPTH)
+    A, _, _ = pair_equations(views, first, second, R, t, SIGMA_NORMAL, SIGMA_DEPTH)
     weakest = weakest_screw(A.double()).float()
     centre = views.centres[second]
     kept = []
     for degrees in (0.0, *TURNS_DEG):
         turned = perturbed(R, t, weakest * float(np.deg2rad(degrees)), centre)
-        kept.append(agreement(views, first, second, *turned, _TOLERANCE, _ANGLE).normalised())
+        kept.append(agreement(views, first, second, *turned, TOLERANCE, ANGLE).normalised())
     here, *away = kept
     lost = here - torch.stack(away).mean(0)
     return float((lost / here.clamp(min=0.1)).median())

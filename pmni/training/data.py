@@ -47,13 +47,7 @@ def load_views(
 
     Raises InputError for an unknown or too long exclusion.
     """
-    for view in exclude:
-        if view not in capture.views:
-            raise InputError(
-                f"{capture.name}: exclude_views names '{view}', which is not a view; "
-                f"views are {', '.join(capture.views)}"
-            )
-    chosen = [index for index, view in enumerate(capture.views) if view not in exclude]
+    chosen = capture.without(exclude)
     if len(chosen) < 2:
         raise InputError(f"{capture.name}: fewer than two views are left to train on")
 
