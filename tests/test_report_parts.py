@@ -18,6 +18,7 @@ from pmni.reporting import cameras, charts, images, meshes, words
 from pmni.reporting.gallery import error_scale
 from pmni.reporting.sources import (
     Run,
+    Selection,
     StageState,
     Unavailable,
     load,
@@ -305,9 +306,12 @@ def test_the_result_is_what_the_training_selected(tmp_path: Path) -> None:
     run = refined_run(tmp_path)
     assert refined_run(tmp_path, trained=False).result == 0
     run.selection.parent.mkdir(parents=True)
-    told = '{"iteration": 0, "heldout_error_deg": {"0": 5.18, "20": 5.21}}'
+    told = (
+        '{"iteration": 0, "heldout_error_deg": {"0": 5.18, "20": 5.21}, '
+        '"heldout_gain_deg": -0.03, "heldout_gain_standard_error_deg": 0.01}'
+    )
     run.selection.write_text(told, encoding="utf-8")
-    assert read_selection(run).heldout_error_deg == {0: 5.18, 20: 5.21}
+    assert read_selection(run) == Selection(0, {0: 5.18, 20: 5.21}, -0.03, 0.01)
     assert (run.result, run.title_of(0)) == (0, "refined (result)")
     assert (run.title_of(10), run.title_of(20)) == ("iteration 10", "iteration 20")
     run.selection.write_text('{"iteration": 10}', encoding="utf-8")  # has not been rendered
@@ -317,23 +321,38 @@ def test_the_result_is_what_the_training_selected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refined", "trained", "result", "errors", "words_of_it"),
+    ("refined", "trained", "result", "errors", "gain", "words_of_it"),
     [
-        (True, True, 0, {0: 5.18, 20: 5.21}, "The network did not lower the error on held-out "
-         "normals (5.21 vs 5.18 degrees), so the refined surface is the result."),
-        (True, True, 20, {0: 5.18, 20: 5.0}, "The network lowered the error on held-out normals "
-         "(5.00 vs 5.18 degrees), so its surface at iteration 20 is the result."),
-        (True, True, 20, {}, "The result is the surface at iteration 20."),
-        (True, True, 0, {}, "The result is the refined surface."),
-        (True, False, 0, {}, "The refined surface is the result; this experiment trains no "
-         "network."),
-        (False, True, 20, {}, ""),
+        (True, True, 0, {0: 5.18, 20: 5.21}, (-0.03, 0.01), "Kept the refined surface: the network "
+         "did not lower the error on held-out normals (5.21 vs 5.18 degrees)."),
+        (True, True, 0, {0: 6.075, 20: 6.072}, (0.003, 0.01), "Kept the refined surface: the "
+         "network's gain of 0.003 ± 0.010 degrees on held-out normals (6.07 vs 6.08 degrees) is "
+         "not significant."),
+        (True, True, 0, {0: 6.075, 20: 6.072}, (0.003, 0.001), "Kept the refined surface: the "
+         "network's gain of 0.003 ± 0.001 degrees on held-out normals (6.07 vs 6.08 degrees) is "
+         "too small to matter."),
+        (True, True, 20, {0: 5.18, 20: 5.0}, (0.18, 0.02), "The network lowered the error on "
+         "held-out normals by 0.180 ± 0.020 degrees (5.00 vs 5.18 degrees), so its surface at "
+         "iteration 20 is the result."),
+        (True, True, 20, {0: 5.18, 20: 5.0}, (None, None), "The network lowered the error on "
+         "held-out normals by 0.180 degrees (5.00 vs 5.18 degrees), so its surface at iteration "
+         "20 is the result."),
+        (True, True, 20, {}, (None, None), "The result is the surface at iteration 20."),
+        (True, True, 0, {}, (None, None), "The result is the refined surface."),
+        (True, False, 0, {}, (None, None), "The refined surface is the result; this experiment "
+         "trains no network."),
+        (False, True, 20, {}, (None, None), ""),
     ],
 )  # fmt: skip
 def test_the_verdict_is_said_in_words(
-    refined: bool, trained: bool, result: int, errors: dict[int, float], words_of_it: str
+    refined: bool,
+    trained: bool,
+    result: int,
+    errors: dict[int, float],
+    gain: tuple[float | None, float | None],
+    words_of_it: str,
 ) -> None:
-    assert words.verdict(refined, trained, result, 20, errors) == words_of_it
+    assert words.verdict(refined, trained, result, 20, errors, *gain) == words_of_it
 
 
 def test_a_candidate_must_be_one_of_the_steps() -> None:

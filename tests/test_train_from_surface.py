@@ -28,8 +28,9 @@ from pmni.refinement.poses_only import pose_step
 from pmni.rendering.views import render_views
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.data import PatchSampler, load_views
-from pmni.training.heldout import choose, heldout_error, heldout_pixels
+from pmni.training.heldout import heldout_angles, heldout_errors, heldout_pixels
 from pmni.training.pose_steps import PoseSteps
+from pmni.training.selection import BlockErrors, gain, select
 from pmni.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -61,6 +62,10 @@ def views_of(capture, heldout):
 
 def poses_of(capture):
     return torch.tensor(capture.reference_c2w, dtype=torch.float32)
+
+
+def error_of(sdf, pixels, c2w):
+    return float(heldout_angles(sdf, pixels, c2w).double().mean())
 
 
 def turned(c2w, degrees):
@@ -125,13 +130,13 @@ def test_the_error_is_zero_for_the_truth_and_the_angle_for_turned_normals():
     pixels = heldout_pixels(views_of(capture, 0.3))
     assert len(pixels.view) > 100
     truth = sphere(0.5)
-    assert heldout_error(truth, pixels, poses_of(capture)) < 0.05
-    assert heldout_error(on_grid(truth, 64, CPU, 6), pixels, poses_of(capture)) < 0.5
+    assert error_of(truth, pixels, poses_of(capture)) < 0.05
+    assert error_of(on_grid(truth, 64, CPU, 6), pixels, poses_of(capture)) < 0.5
     turn = Rotation.from_rotvec([0.0, 0.0, np.deg2rad(5)]).as_matrix().astype(np.float32)
     wrong = replace(capture, normals=capture.normals @ turn.T)
     sine = np.linalg.norm(pixels.normal[:, :2].numpy(), axis=-1)
     expected = np.rad2deg(2 * np.arcsin(np.sin(np.deg2rad(2.5)) * sine)).mean()
-    found = heldout_error(truth, heldout_pixels(views_of(wrong, 0.3)), poses_of(capture))
+    found = error_of(truth, heldout_pixels(views_of(wrong, 0.3)), poses_of(capture))
     assert found == pytest.approx(expected, abs=0.02)
 
 
@@ -139,16 +144,75 @@ def test_rays_that_miss_count_as_a_right_angle(body):
     capture, _ = body
     pixels = heldout_pixels(views_of(capture, 0.3))
     nothing = sphere(0.01, (0.9, 0.9, 0.9))
-    assert heldout_error(nothing, pixels, poses_of(capture)) == pytest.approx(90)
+    assert error_of(nothing, pixels, poses_of(capture)) == pytest.approx(90)
+
+
+def test_errors_are_summed_block_by_block(body):
+    capture, surface = body
+    pixels = heldout_pixels(views_of(capture, 0.3))
+    angles = heldout_angles(surface, pixels, poses_of(capture)).double().numpy()
+    found = heldout_errors(surface, pixels, poses_of(capture))
+    assert found.counts.sum() == len(angles)
+    assert found.counts.max() <= BLOCK**2
+    assert found.mean == pytest.approx(angles.mean())
+    blocks = heldout_blocks(capture.masks, 0.3)[:, ::BLOCK, ::BLOCK]
+    assert 0.5 * blocks.sum() < len(found.counts) <= blocks.sum()
+    v, y, x = np.argwhere(blocks)[len(found.counts) // 2]
+    inside = (pixels.view == int(v)).numpy()
+    m = (
+        pixels.direction
+        / pixels.direction[:, 2:]
+        @ torch.linalg.inv(
+            torch.linalg.inv(torch.tensor(capture.intrinsics[v], dtype=torch.float32))
+        ).T
+    )
+    u, w, _ = m.round().long().numpy().T
+    inside &= (u // BLOCK == x) & (w // BLOCK == y)
+    assert inside.any()
+    (number,) = np.unique(pixels.block[torch.from_numpy(inside)])
+    assert found.sums[number] == pytest.approx(angles[inside].sum())
+
+
+COUNTS = np.array([4, 2, 2])
+BEFORE = BlockErrors(np.array([20.0, 10.0, 12.0]), COUNTS)
+
+
+def test_the_gain_and_its_standard_error_by_hand():
+    # Differences 4, 1, 0 of 8 pixels: 5 / 8. From 5 / 8 a pixel they are 1.5, -0.25, -1.25 off,
+    # whose squares sum to 3.875; sqrt(3 / 2 * 3.875) / 8.
+    found = gain(BEFORE, BlockErrors(np.array([16.0, 9.0, 12.0]), COUNTS))
+    assert found.value == pytest.approx(0.625)
+    assert found.standard_error == pytest.approx(0.3013638, abs=1e-6)
+    one = BlockErrors(np.array([20.0]), np.array([4]))
+    assert gain(one, BlockErrors(np.array([16.0]), np.array([4]))).standard_error is None
 
 
 @pytest.mark.parametrize(
-    ("errors", "chosen"),
-    [({0: 5.0, 40: 4.9}, 40), ({0: 4.9, 40: 5.0}, 0), ({0: 5.0, 40: 5.0}, 0),
-     ({0: 5.0, 20: 4.0, 40: 5.1}, 0), ({40: 5.0}, 40), ({}, 40)],
+    ("sums", "chosen"),
+    [((16, 9, 12), 40),  # 0.625, 2.07 standard errors
+     ((16, 10, 12), 0),  # 0.5, 1.33 standard errors
+     ((20, 10, 12), 0), ((24, 12, 14), 0), ((16, 8, 10), 40)],
 )  # fmt: skip
-def test_the_last_is_chosen_only_if_it_is_better_than_the_first(errors, chosen):
-    assert choose(errors, 40) == chosen
+def test_the_last_is_chosen_only_if_it_is_significantly_better_than_the_first(sums, chosen):
+    after = BlockErrors(np.array(sums, float), COUNTS)
+    better = BlockErrors(BEFORE.sums / 2, COUNTS)
+    selection = select({0: BEFORE, 20: better, 40: after}, 40)
+    assert selection["iteration"] == chosen
+    assert selection["heldout_error_deg"] == {0: 5.25, 20: 2.625, 40: sum(sums) / 8}
+    assert selection["heldout_gain_deg"] == pytest.approx(5.25 - sum(sums) / 8)
+    assert selection["heldout_blocks"] == 3
+
+
+@pytest.mark.parametrize(("after", "chosen"), [(5.995, 0), (5.99, 40)])
+def test_a_gain_that_no_mesh_shows_is_none(after, chosen):
+    before = BlockErrors(np.full(100, 6.0), np.ones(100, int))
+    errors = {0: before, 40: BlockErrors(np.full(100, after), np.ones(100, int))}
+    assert select(errors, 40)["iteration"] == chosen
+
+
+def test_nothing_to_compare_with_leaves_the_last():
+    assert select({}, 40) == {"iteration": 40, "heldout_error_deg": {}}
+    assert select({40: BEFORE}, 40) == {"iteration": 40, "heldout_error_deg": {40: 5.25}}
 
 
 # -------------------------------------------------------------------------------- correction
@@ -288,7 +352,10 @@ def test_the_stage_compares_what_it_was_given_with_what_it_made(stage):
     selection = json.loads((folder / "out/selection.json").read_text())
     errors = selection["heldout_error_deg"]
     assert list(errors) == ["0", "4", "12"]
-    assert selection["iteration"] == (12 if errors["12"] < errors["0"] else 0)
+    won, spread = selection["heldout_gain_deg"], selection["heldout_gain_standard_error_deg"]
+    assert won == pytest.approx(errors["0"] - errors["12"])
+    least = max(2 * spread, 1e-3 * errors["0"])
+    assert selection["iteration"] == (12 if won > least else 0)
     kept = load_surface(folder / "out/checkpoints/iter_00000012.safetensors", CPU)
     assert isinstance(kept, CorrectedSDF)
     poses = read_poses(folder / "out/poses/iter_00000012.json")

@@ -223,8 +223,15 @@ def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel
 
     def words() -> str:
         found = read_selection(run)
-        last, errors = run.candidates[-1], found.heldout_error_deg
-        return verdict(experiment.refined, True, found.iteration, last, errors)
+        return verdict(
+            experiment.refined,
+            True,
+            found.iteration,
+            run.candidates[-1],
+            found.heldout_error_deg,
+            found.gain_deg,
+            found.gain_standard_error_deg,
+        )
 
     return Panel(*context.attempt(words, run, states["train"]))
 

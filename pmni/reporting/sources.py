@@ -223,6 +223,10 @@ class Selection:
     """The iteration that is the result."""
     heldout_error_deg: dict[int, float] = field(default_factory=dict)
     """The error on held-out normals by iteration, where iterations were compared."""
+    gain_deg: float | None = None
+    """By how much the last iteration's is lower than the refined surface's..."""
+    gain_standard_error_deg: float | None = None
+    """... and the standard error of that."""
 
 
 def read_selection(run: Run) -> Selection:
@@ -236,7 +240,17 @@ def _selection(path: Path, candidates: tuple[int, ...]) -> Selection:
     if iteration not in candidates:
         raise ValueError(f"iteration {iteration} is none of {candidates}")
     errors = dict(content.get("heldout_error_deg") or {})
-    return Selection(iteration, {int(step): float(value) for step, value in errors.items()})
+
+    def number(key: str) -> float | None:
+        value = content.get(key)
+        return None if value is None else float(value)
+
+    return Selection(
+        iteration,
+        {int(step): float(value) for step, value in errors.items()},
+        number("heldout_gain_deg"),
+        number("heldout_gain_standard_error_deg"),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pmni.training.selection import SIGNIFICANT
+
 
 @dataclass(frozen=True)
 class Number:
@@ -102,8 +104,17 @@ def pose_kind(method: str) -> PoseKind:
     return PoseKind("pose-free", "free", meaning)
 
 
-def verdict(refined: bool, trained: bool, result: int, last: int, errors: dict[int, float]) -> str:
-    """Which surface is the result, and why: `errors` on held-out normals by iteration, degrees."""
+def verdict(
+    refined: bool,
+    trained: bool,
+    result: int,
+    last: int,
+    errors: dict[int, float],
+    gain: float | None = None,
+    standard_error: float | None = None,
+) -> str:
+    """Which surface is the result, and why: `errors` on held-out normals by iteration, and what the
+    network gained of the refined surface's, degrees."""
     if not trained:
         return "The refined surface is the result; this experiment trains no network."
     if not refined:
@@ -112,14 +123,25 @@ def verdict(refined: bool, trained: bool, result: int, last: int, errors: dict[i
         name = "the refined surface" if result == 0 else f"the surface at iteration {result}"
         return f"The result is {name}."
     before, after = errors[0], errors[last]
-    if result == 0:
+    versus = f"{after:.2f} vs {before:.2f} degrees"
+    if gain is None:
+        gain = before - after
+    amount = f"{gain:.3f}" if standard_error is None else f"{gain:.3f} \u00b1 {standard_error:.3f}"
+    if result != 0:
         return (
-            f"The network did not lower the error on held-out normals ({after:.2f} vs "
-            f"{before:.2f} degrees), so the refined surface is the result."
+            f"The network lowered the error on held-out normals by {amount} degrees ({versus}), so "
+            f"its surface at iteration {result} is the result."
         )
+    if gain <= 0:
+        return (
+            f"Kept the refined surface: the network did not lower the error on held-out normals "
+            f"({versus})."
+        )
+    proved = standard_error is not None and gain > SIGNIFICANT * standard_error
+    lacks = "too small to matter" if proved else "not significant"
     return (
-        f"The network lowered the error on held-out normals ({after:.2f} vs {before:.2f} degrees), "
-        f"so its surface at iteration {result} is the result."
+        f"Kept the refined surface: the network's gain of {amount} degrees on held-out normals "
+        f"({versus}) is {lacks}."
     )
 
 

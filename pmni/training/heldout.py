@@ -9,10 +9,12 @@ from scipy.ndimage import binary_erosion
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pmni.capture.heldout import BLOCK
 from pmni.fields.sdf import SDF
 from pmni.rendering.gradients import central_differences
 from pmni.rendering.sphere_tracing import box_interval, trace
 from pmni.training.data import Views
+from pmni.training.selection import BlockErrors
 
 RIM = 2
 """Pixels along the contours that do not count: whether their rays hit says more about masks."""
@@ -31,6 +33,8 @@ class HeldoutPixels:
     """Camera frame, unit."""
     size: Float[Tensor, "N"]
     """A pixel's width at unit distance."""
+    block: Int[Tensor, "N"]
+    """The number of each pixel's block, among those of all views that have pixels here."""
 
 
 def heldout_pixels(views: Views) -> HeldoutPixels:
@@ -41,18 +45,22 @@ def heldout_pixels(views: Views) -> HeldoutPixels:
         torch.as_tensor(inner, device=views.device) & views.heldout, as_tuple=True
     )
     pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1).to(views.normals.dtype)
+    block = (view * len(masks[0]) + row // BLOCK) * len(masks[0, 0]) + column // BLOCK
     m = (torch.linalg.inv(views.intrinsics)[view] @ pixel[..., None])[..., 0]
     return HeldoutPixels(
         view=view,
         direction=normalize(m, dim=-1),
         normal=normalize(views.normals[view, row, column], dim=-1),
         size=1 / views.intrinsics[view, 0, 0],
+        block=block.unique(return_inverse=True)[1],
     )
 
 
 @torch.no_grad()
-def heldout_error(sdf: SDF, pixels: HeldoutPixels, c2w: Float[Tensor, "V 4 4"]) -> float:
-    """Mean angle in degrees between the surface's normals and those of the pixels.
+def heldout_angles(
+    sdf: SDF, pixels: HeldoutPixels, c2w: Float[Tensor, "V 4 4"]
+) -> Float[Tensor, "N"]:
+    """Angles in degrees between the surface's normals and those of the pixels.
 
     The surface's are differences over a pixel's width, which is what a pixel shows, however rough
     f is below that. A ray that misses counts as 90 degrees.
@@ -73,12 +81,11 @@ def heldout_error(sdf: SDF, pixels: HeldoutPixels, c2w: Float[Tensor, "V 4 4"]) 
             (0.5 * torch.linalg.vector_norm(normal - wanted, dim=-1)).clamp(max=1)
         )
         angles.append(torch.where(hits.mask, torch.rad2deg(angle), 90.0))
-    return float(torch.cat(angles).double().mean())
+    return torch.cat(angles)
 
 
-def choose(errors: dict[int, float], last: int) -> int:
-    """The iteration that is the result: the surface that was given, 0, or the last.
-
-    The last one unless there is a 0 whose held-out error is not larger.
-    """
-    return 0 if 0 in errors and errors[0] <= errors[last] else last
+def heldout_errors(sdf: SDF, pixels: HeldoutPixels, c2w: Float[Tensor, "V 4 4"]) -> BlockErrors:
+    """The angles of `heldout_angles`, summed over each block."""
+    angles = heldout_angles(sdf, pixels, c2w).double().cpu().numpy()
+    block = pixels.block.cpu().numpy()
+    return BlockErrors(np.bincount(block, angles), np.bincount(block))

@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,10 @@ from pmni.refinement.correction import corrected
 from pmni.refinement.measurements import load_measurements
 from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.data import load_views
-from pmni.training.heldout import choose, heldout_error, heldout_pixels
+from pmni.training.heldout import heldout_errors, heldout_pixels
 from pmni.training.history import Progress
 from pmni.training.pose_steps import PoseSteps
+from pmni.training.selection import BlockErrors, select
 from pmni.training.signals import StopRequest
 from pmni.training.trainer import StepReport, Trainer
 
@@ -85,9 +87,8 @@ def run(args: argparse.Namespace) -> None:
         known["train_seconds"], errors = optimise(trainer, surface, work)
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    chosen = choose(errors, settings.steps)
-    log_selection(errors, chosen)
-    selection = {"iteration": chosen, "heldout_error_deg": errors}
+    selection = select(errors, settings.steps)
+    log_selection(selection)
     write_text(work / "selection.json", json.dumps(selection) + "\n")
     with atomic_folder(args.output) as folder:
         results = ("checkpoints", "poses", "tensorboard")
@@ -134,16 +135,22 @@ def make_trainer(
     return Trainer(views, start, settings, surface, pose_steps)
 
 
-def log_selection(errors: dict[int, float], chosen: int) -> None:
+def log_selection(selection: dict[str, Any]) -> None:
     """A line for people."""
+    errors, chosen = selection["heldout_error_deg"], selection["iteration"]
     if errors:
         each = ", ".join(f"{error:.3f} at {step}" for step, error in errors.items())
         LOGGER.info("held-out normals, degrees: %s; the result is iteration %d", each, chosen)
+    if "heldout_gain_deg" in selection:
+        spread = selection["heldout_gain_standard_error_deg"]
+        known = "unknown" if spread is None else f"{spread:.4f}"
+        gain = selection["heldout_gain_deg"]
+        LOGGER.info("gain of the network: %.4f degrees, standard error %s", gain, known)
 
 
 def optimise(
     trainer: Trainer, surface: BandSDF | None, work: Path
-) -> tuple[float, dict[int, float]]:
+) -> tuple[float, dict[int, BlockErrors]]:
     """Run the remaining steps, keeping everything in `work`.
 
     Returns the seconds of all steps, and the errors of held-out normals by iteration: of the
@@ -155,18 +162,19 @@ def optimise(
     state_file = work / "state.pt"
     rows: list[Row] = []
     seconds = 0.0
-    errors: dict[int, float] = {}
+    errors: dict[int, BlockErrors] = {}
     pixels = heldout_pixels(trainer.views)
 
     def judge(step: int, sdf: SDF) -> None:
         if len(pixels.view):
-            errors[step] = heldout_error(sdf, pixels, trainer.poses().detach())
+            errors[step] = heldout_errors(sdf, pixels, trainer.poses().detach())
 
     start = time.perf_counter()
     if state_file.is_file():
         state = load_state(state_file, trainer.device)
         trainer.restore(state["trainer"])
-        rows, seconds, errors = state["rows"], state["seconds"], state["errors"]
+        rows, seconds = state["rows"], state["seconds"]
+        errors = {step: BlockErrors(*map(np.array, pair)) for step, pair in state["errors"].items()}
         LOGGER.info("going on from step %d of %d", trainer.step_number, settings.steps)
     else:
         error = trainer.warm_start()
@@ -180,7 +188,8 @@ def optimise(
         return seconds + time.perf_counter() - start
 
     def save() -> None:
-        state = {"trainer": trainer.state(), "rows": rows, "errors": errors}
+        listed = {step: (e.sums.tolist(), e.counts.tolist()) for step, e in errors.items()}
+        state = {"trainer": trainer.state(), "rows": rows, "errors": listed}
         save_state(state_file, state | {"seconds": elapsed()})
 
     with (
