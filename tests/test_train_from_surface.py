@@ -159,13 +159,8 @@ def test_errors_are_summed_block_by_block(body):
     assert 0.5 * blocks.sum() < len(found.counts) <= blocks.sum()
     v, y, x = np.argwhere(blocks)[len(found.counts) // 2]
     inside = (pixels.view == int(v)).numpy()
-    m = (
-        pixels.direction
-        / pixels.direction[:, 2:]
-        @ torch.linalg.inv(
-            torch.linalg.inv(torch.tensor(capture.intrinsics[v], dtype=torch.float32))
-        ).T
-    )
+    K = torch.tensor(capture.intrinsics[v], dtype=torch.float32)
+    m = pixels.direction / pixels.direction[:, 2:] @ K.T
     u, w, _ = m.round().long().numpy().T
     inside &= (u // BLOCK == x) & (w // BLOCK == y)
     assert inside.any()

@@ -1,9 +1,9 @@
 """Which surface is the result: the one that training was given, or the one that it made of it.
 
-A gain on held-out normals counts when it exceeds its own uncertainty. Errors of measured normals are
-alike over several pixels, so the blocks of pixels, not the pixels, are the independent units: the
-gain is a ratio estimate from a sample of clusters, with its usual standard error (Cochran, Sampling
-Techniques, 1977, sections 6.3 and 9A.2).
+A gain on held-out normals counts when it exceeds its own uncertainty. Errors of measured normals
+are alike over several pixels, so the blocks of pixels, not the pixels, are the independent units:
+the gain is a ratio estimate from a sample of clusters, with the usual standard error of one
+(Cochran, Sampling Techniques, 1977, section 6.4).
 """
 
 from dataclasses import dataclass
