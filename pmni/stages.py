@@ -25,7 +25,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("fetch", "pmni.capture.fetch", 1, "download and unpack a data set"),
         Stage("synthesize", "pmni.capture.synthesize", 1, "render a capture with ground truth"),
-        Stage("prepare", "pmni.capture.prepare", 1, "read, check and normalise a capture"),
+        Stage("prepare", "pmni.capture.prepare", 2, "read, check and normalise a capture"),
         Stage("integrate", "pmni.integration.stage", 1, "integrate normals to ray distances"),
         Stage("register", "pmni.registration.stage", 1, "find initial camera poses"),
         Stage("refine", "pmni.refinement.stage", 1, "refine the poses with a grid surface"),

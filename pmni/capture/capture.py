@@ -18,9 +18,10 @@ class Capture:
     """Normals, masks and intrinsics of V views of one object, with whatever truth is known.
 
     Normals are unit vectors in the camera frame (OpenCV axes), zero outside the mask. Views of
-    different sizes are padded at the right and bottom; the mask is False there. Poses live in the
-    normalised world: X_dataset = scale * X_normalised + offset. Without reference poses, `scale`
-    is 1 and the normalised world is whatever registration makes of it.
+    different sizes are padded at the right and bottom; the mask is False there, but an object that
+    touches the border of its view's own image may go on. Poses live in the normalised world:
+    X_dataset = scale * X_normalised + offset. Without reference poses, `scale` is 1 and the
+    normalised world is whatever registration makes of it.
     """
 
     name: str
@@ -39,6 +40,14 @@ class Capture:
     true_faces: Int[np.ndarray, "F 3"] | None = None
     ray_distances: Float[np.ndarray, "V H W"] | None = None
     """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
+    sizes: Int[np.ndarray, "V 2"] | None = None
+    """(height, width) of each view's own image, where views are padded; None if none is."""
+
+    def own_sizes(self) -> Int[np.ndarray, "V 2"]:
+        """(height, width) of each view's own image: beyond it nothing is known."""
+        if self.sizes is not None:
+            return self.sizes
+        return np.tile(self.masks.shape[1:], (len(self.masks), 1))
 
     def without(self, excluded: tuple[str, ...]) -> list[int]:
         """The indices of the views that are not excluded. Raises InputError for unknown views."""
@@ -61,7 +70,7 @@ class Capture:
 
 # Per-pixel arrays are stored for the pixels inside the masks only.
 _PIXEL_KEYS = ("normals", "true_normals", "ray_distances")
-_PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "true_vertices", "true_faces")
+_PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "true_vertices", "true_faces", "sizes")
 
 
 def save_capture(folder: Path, capture: Capture) -> None:

@@ -22,6 +22,11 @@ def resized(capture: Capture, factor: float) -> Capture:
     height, width = capture.masks.shape[1:]
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     masks = np.stack([_resample(mask.astype(np.float32), size) >= 0.5 for mask in capture.masks])
+    sizes = None
+    if capture.sizes is not None:
+        sizes = (capture.sizes * (np.array(size) / (height, width)) + 1e-6).astype(int)
+        for mask, own in zip(masks, sizes, strict=True):
+            mask[own[0] :] = mask[:, own[1] :] = False  # pixels that lie partly beyond the border
     for view, mask in zip(capture.views, masks, strict=True):
         if not mask.any():
             raise InputError(
@@ -43,6 +48,7 @@ def resized(capture: Capture, factor: float) -> Capture:
         intrinsics=to_new @ capture.intrinsics,
         true_normals=None if true is None else _resized_normals(true, masks),
         ray_distances=None if distances is None else _resized_distances(distances, masks),
+        sizes=sizes,
     )
 
 

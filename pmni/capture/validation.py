@@ -211,7 +211,11 @@ def contour_correlation(capture: Capture) -> Float[np.ndarray, "2 2"]:
     identity for right axes, with -1 for a flipped axis and ones off the diagonal for swapped ones.
     """
     products, out_power, normal_power = np.zeros((2, 2)), np.zeros(2), np.zeros(2)
-    for normals, mask in zip(capture.normals, capture.masks, strict=True):
+    for index, (height, width) in enumerate(capture.own_sizes()):
+        mask, normals = (
+            capture.masks[index, :height, :width],
+            capture.normals[index, :height, :width],
+        )
         edge = mask & ~binary_erosion(mask, border_value=1)
         uphill = np.stack(np.gradient(gaussian_filter(mask.astype(np.float32), 1.5))[::-1], -1)
         out = -uphill[edge].astype(np.float64)

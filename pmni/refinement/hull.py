@@ -24,7 +24,12 @@ def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = N
     the masks: wrong poses carve it away where all views must agree."""
     most = max(1, round(MOST_IGNORED * len(measurements)))
     values = visual_hulls(
-        measurements.mask_distances, measurements.intrinsics, c2w.float(), nodes, most
+        measurements.mask_distances,
+        measurements.intrinsics,
+        c2w.float(),
+        nodes,
+        most,
+        measurements.sizes,
     )
     for candidate in values:
         if covered(GridSDF(candidate), measurements, c2w) >= COVERED:

@@ -36,6 +36,8 @@ class Measurements:
     first_contour: Int[Tensor, "V+1"]
     mask_distances: Float[Tensor, "V H W"]
     """Signed distance of all pixels from the contour, pixels; positive outside."""
+    sizes: Int[Tensor, "V 2"]
+    """(height, width) of each view's own image."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +52,10 @@ class Measurements:
         return _draw(self.first_pixel, count, generator)
 
     def draw_contour(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
-        """`count` random contour points of each view, as indices into the list."""
+        """`count` random contour points of each view, as indices into the list.
+
+        Those of a view without a contour are another's.
+        """
         return _draw(self.first_contour, count, generator)
 
     def directions(
@@ -67,7 +72,8 @@ class Measurements:
 def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
     lengths = first.diff()[:, None]
     uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
-    return first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
+    index = first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
+    return index.clamp(0, int(first[-1]) - 1)
 
 
 def load_measurements(
@@ -85,12 +91,13 @@ def load_measurements(
     if len(chosen) < 3:
         raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
     withheld = heldout_blocks(capture.masks, heldout)
-    distances = mask_distances(capture.masks[chosen])
+    sizes = capture.own_sizes()[chosen]
+    distances = mask_distances(capture.masks[chosen], sizes)
     pixels: list[np.ndarray] = []
     normals: list[np.ndarray] = []
     depths: list[np.ndarray] = []
     contours: list[np.ndarray] = []
-    for index, distance in zip(chosen, distances, strict=True):
+    for index, distance, (height, width) in zip(chosen, distances, sizes, strict=True):
         mask = capture.masks[index]
         usable = mask & ~withheld[index]
         row, column = np.nonzero(usable)
@@ -102,9 +109,11 @@ def load_measurements(
         pixels.append(np.stack([column, row], -1))
         normals.append(capture.normals[index, row, column])
         depths.append(-distance[row, column])
-        points = contour_points(mask)
+        points = contour_points(mask[:height, :width])
         u, v = points.astype(int).T
         contours.append(points[~withheld[index, v, u]])
+    if not any(map(len, contours)):
+        raise InputError(f"{capture.name}: the object fills all images; its outline must be seen")
     first_pixel = np.cumsum([0, *map(len, pixels)])
     first_contour = np.cumsum([0, *map(len, contours)])
     found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
@@ -118,11 +127,15 @@ def load_measurements(
         contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
         first_contour=torch.as_tensor(first_contour, device=device),
         mask_distances=torch.as_tensor(distances, device=device),
+        sizes=torch.as_tensor(sizes, device=device),
     )
 
 
 def contour_points(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "M 2"]:
-    """(u, v) of the midpoints of all neighbouring pixels of which one is in the mask."""
+    """(u, v) of the midpoints of all neighbouring pixels of which one is in the mask.
+
+    Where the image's border cuts off the object there is no contour.
+    """
     v, u = np.nonzero(mask[:, 1:] != mask[:, :-1])
     along_rows = np.stack([u + 0.5, v], -1)
     v, u = np.nonzero(mask[1:] != mask[:-1])

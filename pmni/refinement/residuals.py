@@ -182,13 +182,14 @@ def contour_residuals(
     by_common = x.new_zeros(views * count, 1, COMMON_UNKNOWNS)
     by_common[:, 0, LOG_FOCAL] = -(across * focal_motion(x, origin, R, local)).sum(-1)
     offsets = estimate.offsets[:, None].expand(-1, count).reshape(-1)
+    seen = (measurements.first_contour.diff() > 0).repeat_interleave(count)
     return Residuals(
         value=(offsets - value)[:, None],
         rows=rows,
         weights=weights[:, None],
         by_view=by_view,
         by_common=by_common,
-        valid=(inside & (near < far)).float(),
+        valid=(seen & inside & (near < far)).float(),
     )
 
 

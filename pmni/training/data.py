@@ -28,7 +28,9 @@ class Views:
     """Integrated ray distances, unknown scale a view; 0 where there are none."""
     intrinsics: Float[Tensor, "V 3 3"]
     heldout: Bool[Tensor, "V H W"]
-    """Pixels that are not trained on."""
+    """Pixels that are not trained on: those held out, and those beyond a view's own image."""
+    sizes: Int[Tensor, "V 2"]
+    """(height, width) of each view's own image."""
 
     @property
     def device(self) -> torch.device:
@@ -54,13 +56,18 @@ def load_views(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array[chosen], dtype=torch.float32, device=device)
 
+    sizes = capture.own_sizes()
+    withheld = heldout_blocks(capture.masks, heldout)
+    for image, (height, width) in zip(withheld, sizes, strict=True):
+        image[height:] = image[:, width:] = True
     return Views(
         names=tuple(capture.views[index] for index in chosen),
         normals=tensor(capture.normals),
         masks=tensor(capture.masks),
         distances=tensor(np.nan_to_num(distances, nan=0.0)),  # NaN means: not on the object
         intrinsics=tensor(capture.intrinsics),
-        heldout=torch.as_tensor(heldout_blocks(capture.masks, heldout)[chosen], device=device),
+        heldout=torch.as_tensor(withheld[chosen], device=device),
+        sizes=torch.as_tensor(sizes[chosen], device=device),
     )
 
 

@@ -96,13 +96,15 @@ class Trainer:
         self.network.active = self._levels(0)
         if chosen.source == "sphere" or self.anchor is not None:
             return None
-        distances = mask_distances(self.views.masks.cpu().numpy() > 0)
+        sizes = self.views.sizes
+        distances = mask_distances(self.views.masks.cpu().numpy() > 0, sizes.cpu().numpy())
         hull = visual_hulls(
             torch.from_numpy(distances).to(self.device),
             self.views.intrinsics,
             self.poses.initial,
             chosen.resolution,
             chosen.ignore,
+            sizes,
         )[-1]
         generator = self._generator(-1)
         return fit_network(self.network, hull, chosen.steps, chosen.points, 5e-3, generator)

@@ -119,6 +119,7 @@ def assemble(raw: RawCapture, name: str) -> Capture:
         true_vertices=raw.true_vertices,
         true_faces=raw.true_faces,
         ray_distances=_ray_distances(raw, masks),
+        sizes=np.array(shapes) if len(set(shapes)) > 1 else None,
     )
     validation.check_facing(capture, where)
     validation.check_contours(capture, str(raw.normals.files[0].parent))
