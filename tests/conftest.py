@@ -1,5 +1,16 @@
-"""Shapes and types of public functions are checked at run time in all tests."""
+"""Shapes and types of public functions are checked at run time in all tests, but for kernels, which
+Triton reads as source. Where there is no GPU, kernels run in Triton's interpreter."""
 
+import os
+import pkgutil
+
+import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("pmni", "beartype.beartype")
+import pmni
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+rooms = [module.name for module in pkgutil.iter_modules(pmni.__path__) if module.name != "kernels"]
+install_import_hook([f"pmni.{name}" for name in rooms], "beartype.beartype")

@@ -77,7 +77,7 @@ def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
     grid = _around(sdf, cells, HALF_WIDTH + SPARE, device)
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
     base = GridSDF(sdf(grid_nodes(coarse, device).view(-1, 3)).view(coarse, coarse, coarse))
-    return as_distance(BandSDF(grid, sdf(grid.positions()), base), sweeps)
+    return as_distance(BandSDF(grid, grid.sampled(sdf), base), sweeps)
 
 
 def as_distance(sdf: BandSDF, sweeps: int) -> BandSDF:
@@ -104,9 +104,12 @@ def following(sdf: BandSDF) -> BandSDF:
     if not bool((needed.active & ~grid.active).any()):
         return sdf
     grid = _around(sdf, grid.cells, HALF_WIDTH + SPARE, grid.device)
-    rows = sdf.grid.rows(grid.nodes())
-    values = torch.where(rows < 0, sdf(grid.positions()), sdf.values[rows.clamp(min=0)])
-    return BandSDF(grid, values, sdf.base)
+    first = sdf.grid.rows(grid.blocks * BLOCK)
+    kept = first >= 0
+    values = sdf.values.new_empty(len(grid.blocks), BLOCK**3)
+    values[kept] = sdf.values.view(-1, BLOCK**3)[first[kept] // BLOCK**3]
+    values[~kept] = grid.sampled(sdf, grid.blocks[~kept]).view(-1, BLOCK**3)
+    return BandSDF(grid, values.view(-1), sdf.base)
 
 
 def _around(sdf: SDF, cells: int, width: float, device: torch.device) -> BlockGrid:

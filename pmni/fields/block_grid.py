@@ -1,15 +1,18 @@
 """A sparse regular grid: nodes in blocks of 4 x 4 x 4, of which only some are switched on."""
 
+from collections.abc import Callable
 from functools import cached_property
 from itertools import product
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.nn.functional import pad
 
 BLOCK = 4
 """Nodes along a side of a block."""
+AT_A_TIME = 2**12
+"""Blocks that are worked on together where memory counts."""
 
 _CUBE = list(product(range(2), repeat=3))
 _NODES = list(product(range(BLOCK), repeat=3))
@@ -30,10 +33,11 @@ class BlockGrid:
         self.spacing = 2 / cells
         self.active = active
         self.blocks = torch.nonzero(active).contiguous()
-        numbers = torch.full(active.shape, -1, device=active.device)
-        numbers[active] = torch.arange(len(self.blocks), device=active.device)
+        numbers = torch.full(active.shape, -1, dtype=torch.int32, device=active.device)
+        count = len(self.blocks)
+        numbers[active] = torch.arange(count, dtype=torch.int32, device=active.device)
         # A border of blocks that are off saves a test at every look-up.
-        self._table = pad(numbers, (1,) * 6, value=-1).view(-1)
+        self.block_numbers = pad(numbers, (1,) * 6, value=-1).view(-1)
         self._side = len(active) + 2
 
     @staticmethod
@@ -51,14 +55,22 @@ class BlockGrid:
         """The number of nodes."""
         return len(self.blocks) * BLOCK**3
 
-    def nodes(self) -> Int[Tensor, "N 3"]:
-        """The indices (i, j, k) of the nodes."""
+    def nodes(self, blocks: Int[Tensor, "B 3"] | None = None) -> Int[Tensor, "N 3"]:
+        """The indices (i, j, k) of the nodes; of some blocks, or of all."""
         inner = torch.tensor(_NODES, device=self.device)
-        return (self.blocks[:, None] * BLOCK + inner).view(-1, 3)
+        chosen = self.blocks if blocks is None else blocks
+        return (chosen[:, None] * BLOCK + inner).view(-1, 3)
 
-    def positions(self) -> Float[Tensor, "N 3"]:
-        """Where the nodes lie."""
-        return self.nodes() * self.spacing - 1
+    def positions(self, blocks: Int[Tensor, "B 3"] | None = None) -> Float[Tensor, "N 3"]:
+        """Where the nodes lie; of some blocks, or of all."""
+        return self.nodes(blocks) * self.spacing - 1
+
+    def sampled(
+        self, function: Callable[[Tensor], Tensor], blocks: Int[Tensor, "B 3"] | None = None
+    ) -> Float[Tensor, "N"]:
+        """A function of points at the nodes of some blocks, or of all."""
+        chosen = self.blocks if blocks is None else blocks
+        return torch.cat([function(self.positions(part)) for part in chosen.split(AT_A_TIME)])
 
     def rows(self, nodes: Int[Tensor, "*n 3"]) -> Int[Tensor, "*n"]:
         """The rows of nodes; -1 for those that are off."""
@@ -67,7 +79,7 @@ class BlockGrid:
         return self._row(_ravel(block, self._side), _ravel(inner, BLOCK))
 
     def _row(self, block: Int[Tensor, "*n"], inner: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-        number = self._table[block]
+        number = self.block_numbers[block].long()
         return torch.where(number < 0, number, number * BLOCK**3 + inner)
 
     def corners(
@@ -85,18 +97,22 @@ class BlockGrid:
         return torch.where(inside[:, None], rows, 0), place - lowest, inside
 
     @cached_property
-    def apron(self) -> Int[Tensor, "B 216"]:
+    def apron(self) -> Int32[Tensor, "B 216"]:
         """Rows of each block's nodes and those around it (6^3); nodes that are off are replaced by
         the block's nearest."""
         around = torch.tensor(_APRON, device=self.device)
-        nodes = self.blocks[:, None] * BLOCK + around
-        nearest = self.blocks[:, None] * BLOCK + around.clamp(0, BLOCK - 1)
-        rows = self.rows(nodes)
-        return torch.where(rows < 0, self.rows(nearest), rows)
+        inner = around.clamp(0, BLOCK - 1)
+        parts = []
+        for blocks in self.blocks.split(AT_A_TIME):
+            rows = self.rows(blocks[:, None] * BLOCK + around)
+            nearest = self.rows(blocks[:, None] * BLOCK + inner)
+            parts.append(torch.where(rows < 0, nearest, rows).int())
+        return torch.cat(parts)
 
     def with_apron(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B 6 6 6"]:
         """The values of each block and around it."""
-        return values[self.apron].view(-1, *(BLOCK + 2,) * 3)
+        around = values.index_select(0, self.apron.view(-1))
+        return around.view(-1, *(BLOCK + 2,) * 3)
 
     def gradient(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
         """Differences over two cells; over one where a neighbour is off."""

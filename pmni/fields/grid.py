@@ -1,5 +1,7 @@
 """The dense-grid SDF: values at the nodes of a regular grid, trilinear in between."""
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,9 +22,13 @@ class GridSDF:
         self, x: Float[Tensor, "N 3"]
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Values, and central differences of the nodes interpolated at x (continuous)."""
+        return self(x), self._sample(self.node_gradients, x)
+
+    @cached_property
+    def node_gradients(self) -> Float[Tensor, "3 n n n"]:
+        """Central differences at the nodes."""
         spacing = 2 / (len(self.values) - 1)
-        nodes = torch.stack(torch.gradient(self.values, spacing=spacing))
-        return self(x), self._sample(nodes, x)
+        return torch.stack(torch.gradient(self.values, spacing=spacing))
 
     @staticmethod
     def _sample(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni.cuda_graphs import repeat
 from pmni.fields.block_grid import BlockGrid
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.refinement.residuals import Residuals
@@ -145,19 +146,23 @@ class NormalEquations:
     def solve(self, iterations: int) -> Increment:
         """So many iterations of preconditioned conjugate gradients from zero."""
         r = self.right_side()
-        z = self.precondition(r)
-        p = z
-        rz = dot(r, z)
+        p = Increment(*(part.clone() for part in parts(self.precondition(r))))
+        rz = dot(r, p)
         x = Increment(*(torch.zeros_like(part) for part in parts(r)))
-        for _ in range(iterations):
+
+        def iterate() -> None:
             Ap = self.apply(p)
             alpha = rz / dot(p, Ap).clamp(min=1e-30)
-            x = combine(x, p, alpha)
-            r = combine(r, Ap, -alpha)
+            add(x, p, alpha)
+            add(r, Ap, -alpha)
             z = self.precondition(r)
             rz_new = dot(r, z)
-            p = combine(z, p, rz_new / rz.clamp(min=1e-30))
-            rz = rz_new
+            beta = rz_new / rz.clamp(min=1e-30)
+            for part, new in zip(parts(p), parts(z), strict=True):
+                part.mul_(beta).add_(new)
+            rz.copy_(rz_new)
+
+        repeat(iterate, iterations, self.grid.device)
         return x
 
 
@@ -179,6 +184,7 @@ def dot(a: Increment, b: Increment) -> Float[Tensor, ""]:
     return torch.stack([(x * y).sum() for x, y in pairs]).sum()
 
 
-def combine(a: Increment, b: Increment, factor: Float[Tensor, ""]) -> Increment:
-    """a + factor b."""
-    return Increment(*(x + factor * y for x, y in zip(parts(a), parts(b), strict=True)))
+def add(a: Increment, b: Increment, factor: Float[Tensor, ""]) -> None:
+    """a <- a + factor b."""
+    for part, change in zip(parts(a), parts(b), strict=True):
+        part.addcmul_(change, factor)

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni import kernels
+from pmni.fields.band import BandSDF
 from pmni.fields.sdf import SDF
 
 HALVINGS = 5
@@ -24,6 +26,10 @@ def least_value(
     f changes no faster than the distance along the ray: where it is v, and the least so far is m,
     nothing lower lies within v - m. Steps are at least `step` long.
     """
+    if isinstance(sdf, BandSDF) and kernels.chosen(near.device):
+        from pmni.kernels.rays import least_values
+
+        return least_values(sdf, origins, directions, near, far, step, HALVINGS)
     best = torch.full_like(near, torch.inf)
     at = near.clone()
     ray = torch.arange(len(near), device=near.device)

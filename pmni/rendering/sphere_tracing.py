@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni import kernels
 from pmni.errors import DivergenceError
+from pmni.fields.band import BandSDF
 from pmni.fields.sdf import SDF
 
 STEP_FACTOR = 0.9
@@ -43,6 +45,13 @@ def trace(
     inside at `near` hits there; one with near >= far misses, and so does one that has found nothing
     after `most_steps`. Raises DivergenceError when f is not finite.
     """
+    if isinstance(sdf, BandSDF) and kernels.chosen(near.device):
+        from pmni.kernels.rays import first_crossings
+
+        found = first_crossings(
+            sdf, origins, directions, near, far, least_step, most_steps, STEP_FACTOR, REFINEMENTS
+        )
+        return Hits(~found.isnan(), found)
     # Distances are counted from the entry point: float32 is coarse at the camera's distance.
     entry = origins + near[:, None] * directions
     span = far - near

@@ -1,0 +1,75 @@
+"""What kernels share: the value of a `BandSDF` at points."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from pmni.fields.band import DENSE_CELLS, BandSDF
+from pmni.fields.block_grid import BLOCK
+
+
+def arguments(sdf: BandSDF) -> dict[str, Any]:
+    """The arguments by which kernels take a surface."""
+    return {
+        "values": sdf.values.contiguous(),
+        "table": sdf.grid.block_numbers,
+        "base": sdf.base.values.contiguous(),
+        "cells": sdf.grid.cells,
+        "side": sdf.grid.cells // BLOCK + 3,
+        "base_cells": len(sdf.base.values) - 1,
+        "DENSE": sdf.grid.cells <= DENSE_CELLS,
+    }
+
+
+def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """The context in which a kernel runs where a tensor lives (on the CPU: Triton's interpreter)."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+@triton.jit
+def band_value(
+    x, y, z, wanted, values, table, base, cells, side, base_cells, DENSE: tl.constexpr
+):
+    """f at points (B,) of which `wanted` are read: as BandSDF.__call__."""
+    SIZE: tl.constexpr = 4
+    fine = tl.zeros_like(x)
+    on = wanted
+    if not DENSE:
+        # The cell around the point, in the band's grid.
+        u, v, w = (x + 1) * (cells / 2), (y + 1) * (cells / 2), (z + 1) * (cells / 2)
+        i = tl.minimum(tl.maximum(tl.floor(u), -SIZE), cells + SIZE)
+        j = tl.minimum(tl.maximum(tl.floor(v), -SIZE), cells + SIZE)
+        k = tl.minimum(tl.maximum(tl.floor(w), -SIZE), cells + SIZE)
+        u, v, w = u - i, v - j, w - k
+        # From here on counted from one block before the first, so that no index is negative.
+        i, j, k = i.to(tl.int32) + SIZE, j.to(tl.int32) + SIZE, k.to(tl.int32) + SIZE
+        for corner in tl.static_range(8):
+            a, b, c = i + (corner // 4), j + (corner // 2) % 2, k + corner % 2
+            block = (tl.minimum(a // SIZE, side - 1) * side + tl.minimum(b // SIZE, side - 1)) * side
+            number = tl.load(table + block + tl.minimum(c // SIZE, side - 1), mask=wanted, other=-1)
+            on = on & (number >= 0)
+            row = number * SIZE * SIZE * SIZE + (a % SIZE * SIZE + b % SIZE) * SIZE + c % SIZE
+            value = tl.load(values + row, mask=number >= 0, other=0.0)
+            weight = (u if corner // 4 else 1 - u) * (v if (corner // 2) % 2 else 1 - v)
+            fine += weight * (w if corner % 2 else 1 - w) * value
+    outside = wanted if DENSE else wanted & (on == 0)
+    # Beyond the band: the cell in the dense grid; constant beyond the box.
+    top = base_cells.to(tl.float32)
+    u = tl.minimum(tl.maximum((x + 1) * (base_cells / 2), 0), top)
+    v = tl.minimum(tl.maximum((y + 1) * (base_cells / 2), 0), top)
+    w = tl.minimum(tl.maximum((z + 1) * (base_cells / 2), 0), top)
+    i = tl.minimum(u.to(tl.int32), base_cells - 1)
+    j = tl.minimum(v.to(tl.int32), base_cells - 1)
+    k = tl.minimum(w.to(tl.int32), base_cells - 1)
+    u, v, w = u - i, v - j, w - k
+    coarse = tl.zeros_like(x)
+    line = base_cells + 1
+    for corner in tl.static_range(8):
+        a, b, c = i + (corner // 4), j + (corner // 2) % 2, k + corner % 2
+        value = tl.load(base + (a * line + b) * line + c, mask=outside, other=0.0)
+        weight = (u if corner // 4 else 1 - u) * (v if (corner // 2) % 2 else 1 - v)
+        coarse += weight * (w if corner % 2 else 1 - w) * value
+    return tl.where(outside, coarse, fine)
