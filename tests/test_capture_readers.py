@@ -245,6 +245,9 @@ def test_views_of_different_sizes_are_padded(tmp_path):
     write_normal_map(folder / "ps" / "shot1.exr", scene.normals[1, rows, columns] * [1, -1, -1])
     capture, _ = read_capture("own", folder, "cup", "ps")
     assert_same_normals(capture, scene)
+    sizes = np.tile(scene.masks.shape[1:], (5, 1))
+    sizes[1] = rows.stop, columns.stop
+    assert np.array_equal(capture.sizes, sizes)
 
 
 def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(tmp_path, caplog):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.registration.views import Views
+from pmni.registration.views import UNSEEN, Views
 
 POINTS_AT_ONCE = 1 << 17
 """Points of all relative poses that are compared together: bounds the memory."""
@@ -132,7 +132,7 @@ def _directed(
     good = near * visible * (-0.5 * turn).exp()
     conflict = near * visible * (1 - (-0.125 * turn).exp())
     forgiven, span = _SILHOUETTE
-    outside = ((signed + beyond - forgiven) / span).clamp(0, 1) * ~inside
+    outside = ((signed + beyond - forgiven) / span).clamp(0, 1) * ~inside * (signed != UNSEEN)
     in_front = (-0.5 * relative - 0.75).clamp(0, 1) * inside
     back = near * ~visible
     behind = inside & visible & (relative > 2)

@@ -20,14 +20,19 @@ _CLEARANCE = 1.3  # object radii from the baseline: nearer, the epipole may be i
 def hull_rays(views: Views) -> Float[np.ndarray, "V N 3"]:
     """The convex hull of each silhouette: viewing rays (x, y, 1), the last one repeated.
 
-    Its corners are where the signed distance crosses zero between pixels.
+    Its corners are where the signed distance crosses zero between pixels. A silhouette that the
+    image's border cuts off has no known hull: its one ray points backwards, and is never valid.
     """
     hulls = []
-    for distance, K in zip(
+    for distance, K, cut_off in zip(
         views.signed_distance.double().cpu().numpy(),
         views.intrinsics.double().cpu().numpy(),
+        views.unseen.flatten(1).any(1).tolist(),
         strict=True,
     ):
+        if cut_off:
+            hulls.append(np.array([[0.0, 0.0, -1.0]]))
+            continue
         pixels = _contour(distance)
         corners = pixels[ConvexHull(pixels).vertices]
         rays = np.linalg.solve(K, np.column_stack([corners, np.ones(len(corners))]).T).T

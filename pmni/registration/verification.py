@@ -322,7 +322,15 @@ def shrunk(capture: Capture, views: Views) -> Capture:
     masks = (views.signed_distance < 0).cpu().numpy()
     normals = views.normals.cpu().numpy() * masks[..., None]
     intrinsics = views.intrinsics.double().cpu().numpy()
-    return Capture(capture.name, capture.views, normals, masks, intrinsics)
+    sizes = []
+    for index, seen in enumerate(~views.unseen.cpu().numpy()):
+        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+        corner = (-rows[0], -columns[0])  # moves the image's own corner to the first pixel
+        masks[index] = np.roll(masks[index], corner, (0, 1))
+        normals[index] = np.roll(normals[index], corner, (0, 1))
+        intrinsics[index, :2, 2] -= (columns[0], rows[0])
+        sizes.append((len(rows), len(columns)))
+    return Capture(capture.name, capture.views, normals, masks, intrinsics, sizes=np.array(sizes))
 
 
 def centred(

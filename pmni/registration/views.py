@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 from torch import Tensor
 
 from pmni.capture.capture import Capture
@@ -19,6 +19,10 @@ POINTS = 500
 
 WORKING_RADIUS = 50.0
 """Pixels: images are shrunk by the whole number that brings the object's radius closest to this."""
+
+UNSEEN = 1000.0
+"""Working pixels: the signed distance beyond the border of an image that cuts off the object. It is
+neither inside, nor near enough outside to pull at anything."""
 
 _MARGIN = 4  # working pixels around a view's mask
 _SMOOTHING = 0.7  # working pixels: sigma of the normals' filter
@@ -43,7 +47,8 @@ class Views:
     depth: Float[Tensor, "V h w"]
     """z-depth; outside the mask that of the nearest pixel inside."""
     signed_distance: Float[Tensor, "V h w"]
-    """Working pixels from the mask's contour, positive outside."""
+    """Working pixels from the mask's contour, positive outside; UNSEEN where the object may go on
+    beyond the image."""
     intrinsics: Float[Tensor, "V 3 3"]
     """Of the cut-out at the working resolution."""
     points: Float[Tensor, "V P 3"]
@@ -67,6 +72,11 @@ class Views:
         """Normal, depth and signed distance of every pixel of every view, one row a pixel."""
         images = [self.normals, self.depth[..., None], self.signed_distance[..., None]]
         return torch.cat(images, -1).reshape(-1, 5).contiguous()
+
+    @cached_property
+    def unseen(self) -> Bool[Tensor, "V h w"]:
+        """Where `signed_distance` is UNSEEN."""
+        return self.signed_distance == UNSEEN
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,14 @@ def make_views(
     focal = np.sqrt(capture.intrinsics[:, 0, 0] * capture.intrinsics[:, 1, 1])
     distance = OBJECT_RADIUS / float(np.quantile(np.array(radii) / focal, 0.9))
     windows = _windows(capture.masks, factor)
+    frames = [np.ones(size, bool) for size in capture.own_sizes()]
     working = []
     for index, view in enumerate(capture.views):
         made = _working_view(
             _cut_out(capture.normals[index], windows[index], 0.0),
             _cut_out(capture.masks[index], windows[index], False),
             _cut_out(ray_distances[index], windows[index], np.nan),
+            _cut_out(frames[index], windows[index], False),
             _shifted(capture.intrinsics[index], windows[index]),
             factor,
             distance,
@@ -198,14 +210,23 @@ def _working_view(
     normals: Float[np.ndarray, "H W 3"],
     mask: Bool[np.ndarray, "H W"],
     ray_distances: Float[np.ndarray, "H W"],
+    frame: Bool[np.ndarray, "H W"],
     K: Float[np.ndarray, "3 3"],
     factor: int,
     distance: float,
     rng: np.random.Generator,
 ) -> _WorkingView | None:
-    """A view at 1 / factor of its resolution; None if it has too few pixels for that."""
-    outwards = distance_transform_edt(~mask) - distance_transform_edt(mask)
-    signed = _blocks(outwards - 0.5 * np.sign(outwards), factor).mean(2) / factor
+    """A view at 1 / factor of its resolution; None if it has too few pixels for that.
+
+    `frame` is where the cut-out is in the image.
+    """
+    cut_off = bool((mask & ~binary_erosion(frame)).any())
+    shown = np.ix_(frame.any(1), frame.any(0)) if cut_off else np.s_[:, :]
+    signed = np.full(mask.shape, UNSEEN)
+    signed[shown] = _signed_distance(mask[shown])
+    signed = _blocks(signed, factor).mean(2) / factor
+    if cut_off:
+        signed[~_blocks(frame, factor).all(2)] = UNSEEN
     inside = _blocks(mask, factor).mean(2) >= 0.5
     distances = _median(_blocks(np.where(mask, ray_distances, np.nan), factor))
     known = inside & np.isfinite(distances)
@@ -242,6 +263,13 @@ def _working_view(
         point_normals=smooth[usable][chosen],
         centre=np.array([x.mean(), y.mean(), np.quantile(z, _CENTRE_DEPTH)]),
     )
+
+
+def _signed_distance(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    if mask.all():
+        return np.full(mask.shape, -float(max(mask.shape)))
+    outwards = distance_transform_edt(~mask) - distance_transform_edt(mask)
+    return outwards - 0.5 * np.sign(outwards)
 
 
 def _median(blocks: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w"]:
