@@ -92,6 +92,9 @@ elif stage == "collect":
     write(output, " ".join(options["metrics"]))
 elif stage == "report":
     write(output / "index.html")
+elif stage == "study":
+    write(output / "table.md")
+    write(output / "table.csv")
 else:
     for folder in options.get("ray-distances", []):
         assert (pathlib.Path(folder) / "ray_distance.npz").is_file()

@@ -233,6 +233,29 @@ def check_what_is_collected_after_failures(calls: list[fake_pmni.Call]) -> None:
 
 
 @pytest.mark.workflow
+def test_a_study_tells_what_there_is_after_a_failure(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    levels = {"4": {}, "8": {"normal_noise": 8.0}}
+    noise = {"title": "error", "levels": levels}
+    study = {"output": "docs/study", "objects": {"egg": {}}, "factors": {"noise": noise}}
+    overlay = {"experiments": ["fast", "fixed"], "study": study}
+    project.write("study.yaml", overlay)
+    project.pmni.fail("--output results/fast/egg-noise-8/register")
+    run = project.snakemake("--cores", "8", "--configfile", "study.yaml")
+    assert run.returncode != 0
+    assert "what failed: docs/study/table.md" in run.stdout
+    assert (project.folder / "docs/study/table.md").is_file()
+    (collect,) = (call.options for call in project.pmni.calls() if call.stage == "collect")
+    found = [
+        ("fast/egg-base", 0),
+        *((f"fixed/egg-{n}", s) for n in ("base", "noise-8") for s in (100, 200)),
+    ]
+    assert sorted(collect["metrics"]) == [
+        f"results/{pair}/metrics/iter_{step:08d}.json" for pair, step in found
+    ]
+
+
+@pytest.mark.workflow
 def test_every_stage_gets_what_its_experiment_has_made(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     project.write("config/config.yaml", project.configuration() | {"only": ["ball"]})

@@ -84,15 +84,17 @@ def reported_files() -> list[str]:
     """What the report is made from: all results, or with `available_only` those that are there.
 
     A file counts only if all that it was made from is there too: after a failure, what a former
-    run made from the failed stage's results is out of date.
+    run made from the failed stage's results is out of date. Nothing is made from renders, and a
+    study has none.
     """
     files: dict[str, None] = {}
     for experiment_name in EXPERIMENTS:
         for object_name in OBJECTS:
             for file in result_files(experiment_name, object_name):
-                if CONFIG.available_only and not Path(file).exists():
+                if not CONFIG.available_only or Path(file).exists():
+                    files[file] = None
+                elif Path(file).parent.name != "renders":
                     break
-                files[file] = None
     return list(files)
 
 
