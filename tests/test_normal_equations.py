@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import BlockGrid, trilinear, trilinear_gradient
+from pmni.fields.grid import GridSDF
 from pmni.refinement.estimate import COMMON_UNKNOWNS, OFFSET, VIEW_UNKNOWNS, Increment
 from pmni.refinement.normal_equations import (
+    BENDING,
+    BENT,
     MEMBRANE,
     NormalEquations,
     Prior,
@@ -31,6 +35,19 @@ def grid() -> BlockGrid:
     active = torch.zeros(5, 5, 5, dtype=torch.bool)
     active[:2, 1:3, 2:4] = True
     return BlockGrid(16, active)
+
+
+def with_values(grid: BlockGrid, values: Tensor) -> BandSDF:
+    """The base is of no importance here."""
+    return BandSDF(grid, values, GridSDF(torch.zeros(3, 3, 3)))
+
+
+@cache
+def surface() -> BandSDF:
+    """A rough one, of which some nodes are too far away to be smoothed."""
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(len(grid()), generator=generator) * BENT * grid().spacing
+    return with_values(grid(), values)
 
 
 def residuals(count: int, components: int, generator: torch.Generator) -> Residuals:
@@ -60,10 +77,11 @@ class Problem:
     prior: Prior
     free_view: Tensor
     free_common: Tensor
+    surface: BandSDF
 
-    def equations(self) -> NormalEquations:
-        return NormalEquations(
-            grid(), self.terms, VIEWS, self.prior, self.free_view, self.free_common, DAMPING
+    def equations(self, kind: type[NormalEquations] = NormalEquations) -> NormalEquations:
+        return kind(
+            self.surface, self.terms, VIEWS, self.prior, self.free_view, self.free_common, DAMPING
         )
 
 
@@ -82,9 +100,8 @@ def problem() -> Problem:
         common_weight=torch.tensor([3.0, 0.0]),
         common_value=torch.tensor([0.5, 0.0]),
     )
-    return Problem(
-        tuple(terms), prior, torch.ones(VIEW_UNKNOWNS).bool(), torch.ones(COMMON_UNKNOWNS).bool()
-    )
+    free = torch.ones(VIEW_UNKNOWNS).bool(), torch.ones(COMMON_UNKNOWNS).bool()
+    return Problem(tuple(terms), prior, *free, surface())
 
 
 def held(*, poses: bool = False, common: bool = False) -> Problem:
@@ -141,6 +158,7 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
     damping[views] = DAMPING * squares.view(-1)
     blocks.append(torch.diag(damping.sqrt()))
     # the membrane: differences of neighbours, and a little of the values themselves
+    laplacian = torch.zeros(nodes, unknowns, dtype=torch.float64)
     for axis in torch.eye(3).long():
         neighbour = grid().rows(grid().nodes() + axis)
         there = torch.nonzero(neighbour >= 0)[:, 0]
@@ -148,12 +166,20 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
         A[torch.arange(len(there)), there] = 1
         A[torch.arange(len(there)), neighbour[there]] = -1
         blocks.append(A * (MEMBRANE * density) ** 0.5)
+        laplacian[there] += A
+        laplacian[neighbour[there]] -= A
     values = torch.zeros(unknowns, dtype=torch.float64)
     values[:nodes] = (MEMBRANE * density * 1e-3) ** 0.5
     blocks.append(torch.diag(values))
+    # the bending of the surface with its increment, near the surface
+    f, h = given.surface.values.double(), given.surface.grid.spacing
+    strength = (BENDING / 3 / h**2 * (f.abs() <= BENT * h)).sqrt()
+    blocks.append(laplacian * strength[:, None])
+    bent = strength * (laplacian[:, :nodes] @ f)
     A = torch.cat(blocks) * free
     b = torch.zeros(len(A), dtype=torch.float64)
     b[: sum(map(len, sides))] = torch.cat(sides)
+    b[-nodes:] = -bent
     return A, b
 
 
@@ -249,8 +275,44 @@ def test_at_the_solution_there_is_nothing_to_do():
     )
     prior = replace(given.prior, view_value=0 * given.prior.view_value,
                     common_value=torch.zeros(2))  # fmt: skip
-    step = replace(given, terms=terms, prior=prior).equations().solve(20)
-    assert (flat(step) == 0).all()
+    flat_surface = with_values(grid(), torch.full((len(grid()),), 0.1 * grid().spacing))
+    at_rest = replace(given, terms=terms, prior=prior, surface=flat_surface)
+    assert flat(at_rest.equations().solve(20)).abs().max() < 1e-6
+
+
+def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
+    """A plane with a bump at a node: rays see a plane, many or few of them."""
+    wide = BlockGrid.dense(16, CPU)
+    height = wide.positions()[:, 2] + 0.03
+    middle = wide.rows(torch.tensor([[8, 8, 8]]))
+    bump = torch.zeros(len(wide))
+    bump[middle] = 0.02
+    given = problem()
+    fixed = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+
+    def left(count: int, measured: Tensor) -> float:
+        """The bump after a step, relative; all rays measure the slopes of a function."""
+        x = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.7
+        x[:, 2] = -0.03 + 0.1 * x[:, 2]
+        rows, place, _ = wide.corners(x)
+        weights = trilinear_gradient(place, wide.spacing)
+        r = Residuals(
+            value=(weights @ (measured - height - bump)[rows][..., None])[..., 0],
+            rows=rows,
+            weights=weights,
+            by_view=torch.zeros(count, 3, VIEW_UNKNOWNS),
+            by_common=torch.zeros(count, 3, COMMON_UNKNOWNS),
+            valid=torch.ones(count),
+        )
+        terms = (WeightedResiduals(r, torch.ones(count)),)
+        bumpy = with_values(wide, height + bump)
+        step = NormalEquations(bumpy, terms, VIEWS, given.prior, *fixed, DAMPING).solve(100)
+        return float((bump + step.surface)[middle] / 0.02)
+
+    # a bump that many rays measure stays, one that few measure sinks
+    assert left(30_000, height + bump) > 0.95
+    assert left(30, height + bump) < 0.7
+    assert left(30_000, height) < 0.1
 
 
 # ---------------------------------------------------------------------------- preconditioning
@@ -286,8 +348,7 @@ def test_preconditioner_is_symmetric_and_positive():
 def test_preconditioner_needs_a_quarter_of_the_iterations():
     given = problem()
     A, _, solution = dense()
-    plain = Plain(grid(), given.terms, VIEWS, given.prior, given.free_view, given.free_common,
-                  DAMPING)  # fmt: skip
+    plain = given.equations(Plain)
     after_40 = energy(A, flat(given.equations().solve(40)) - solution)
     assert after_40 < energy(A, flat(plain.solve(160)) - solution)
 
@@ -314,7 +375,8 @@ def test_coarser_grids_need_fewer_iterations():
     def left(kind: type[NormalEquations], iterations: int) -> float:
         """The root mean square of what remains of the residuals, relative."""
         terms = (WeightedResiduals(r, torch.ones(6000)),)
-        step = kind(wide, terms, VIEWS, given.prior, *fixed, DAMPING).solve(iterations)
+        smooth = with_values(wide, torch.zeros(len(wide)))
+        step = kind(smooth, terms, VIEWS, given.prior, *fixed, DAMPING).solve(iterations)
         rest = r.value - (weights @ step.surface[rows][..., None])[..., 0]
         return float(rest.norm() / r.value.norm())
 

@@ -7,12 +7,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni.cuda_graphs import repeat
+from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import BlockGrid
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.refinement.residuals import Residuals
 
 MEMBRANE = 0.02
 """Weight of the increment's squared slope beside the data's: vanishes at the solution."""
+BENDING = 0.05
+"""Weight of the surface's squared Laplacian beside the squared slope that a ray measures, in
+squared cells: with n rays a node, sqrt(BENDING / n) cells are smoothed."""
+BENT = 1.2
+"""Cells from the surface within which it counts: farther off, the distance has creases."""
 LEVELS = 6
 """Grids that precondition the surface, each of half the cells of the one before."""
 FEWEST_CELLS = 8
@@ -38,14 +44,14 @@ class Prior:
 
 
 class NormalEquations:
-    """(J^T W J + prior + membrane) increment = -J^T W r, never formed but for the views' blocks.
+    """(J^T W J + priors + membrane) increment = -J^T W r, never formed but for the views' blocks.
 
     Unknowns that are not free keep an increment of zero.
     """
 
     def __init__(
         self,
-        grid: BlockGrid,
+        surface: BandSDF,
         terms: tuple[WeightedResiduals, ...],
         views: int,
         prior: Prior,
@@ -53,7 +59,7 @@ class NormalEquations:
         free_common: Bool[Tensor, "2"],
         damping: float,
     ) -> None:
-        self.grid, self.views, self.prior = grid, views, prior
+        self.grid, self.views, self.prior = surface.grid, views, prior
         self.free_view, self.free_common = free_view.float(), free_common.float()
         self.rows, self.weights, self.by_view, self.by_common, self.values = [], [], [], [], []
         for term in terms:
@@ -70,6 +76,9 @@ class NormalEquations:
         self.view_diagonal = prior.view_weight * self.free_view + damping * diagonal
         self.common_diagonal = prior.common_weight * self.free_common
         self.density = self._density(terms[0])
+        near = surface.values.abs() <= BENT * self.grid.spacing
+        self.bending = BENDING / 3 / self.grid.spacing**2 * near
+        self.bent = self.grid.laplacian(surface.values)
         self._view_inverse = self._inverse(
             self.view_blocks + torch.diag_embed(self.view_diagonal), self.free_view
         )
@@ -95,13 +104,14 @@ class NormalEquations:
         return total / hit.sum().clamp(min=1)
 
     def right_side(self) -> Increment:
-        """-J^T W r and the prior's part."""
+        """-J^T W r and the priors' parts."""
         gradient = self._transposed([-value for value in self.values])
         views = gradient.views - self.prior.view_weight * self.prior.view_value * self.free_view
         common = (
             gradient.common - self.prior.common_weight * self.prior.common_value * self.free_common
         )
-        return Increment(gradient.surface, views, common)
+        surface = gradient.surface - self.grid.laplacian(self.bending * self.bent)
+        return Increment(surface, views, common)
 
     def apply(self, x: Increment) -> Increment:
         """The matrix times x."""
@@ -115,8 +125,9 @@ class NormalEquations:
             changes.append(change)
         product = self._transposed(changes)
         membrane = MEMBRANE * self.density * (self.grid.laplacian(x.surface) + 1e-3 * x.surface)
+        bending = self.grid.laplacian(self.bending * self.grid.laplacian(x.surface))
         return Increment(
-            product.surface + membrane,
+            product.surface + membrane + bending,
             product.views + self.view_diagonal * x.views,
             product.common + self.common_diagonal * x.common,
         )

@@ -31,7 +31,7 @@ def pose_step(
     refiner.estimate = Estimate.start(surface, c2w)
     now = refiner.linearise()
     equations = NormalEquations(
-        surface.grid,
+        surface,
         (now.normals, now.contours),
         len(measurements),
         refiner.prior(now),

@@ -161,7 +161,7 @@ class Refiner:
             self.estimate = replace(self.estimate, surface=surface)
         now = self.linearise()
         equations = NormalEquations(
-            self.estimate.surface.grid,
+            self.estimate.surface,
             (now.normals, now.contours),
             len(self.measurements),
             self.prior(now),

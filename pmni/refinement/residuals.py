@@ -105,10 +105,11 @@ def normal_residuals(
 
     The gradient is not normalised, so that r holds the eikonal equation too, and it is linear in u.
     `spread` moves the point off the surface, by at most a cell. Derivatives:
-    d r / d u     = -grad u + H d u / (n_f . d),
+    d r / d u     = -grad u,
     d r / d omega = -[R n'] + H P [x],   d r / d tau = -H P,
     where H = d n_f / dx and P = I - d n_f^T / (n_f . d) slides a displaced point along the ray back
-    onto the surface; a displaced surface is met -d u / (n_f . d) away.
+    onto the surface. That a displaced surface is met elsewhere is left out of d r / d u: the H of
+    the estimate and r share their errors, and their product would inflate the surface.
     """
     sdf = estimate.surface
     views, count = index.shape
@@ -146,7 +147,7 @@ def normal_residuals(
     return Residuals(
         value=Rn - gradient,
         rows=rows,
-        weights=gradient_weights - slide[:, :, None] * trilinear(place)[:, None, :],
+        weights=gradient_weights,
         by_view=by_view,
         by_common=by_common,
         valid=(hits.mask & (facing < -0.02) & inside).float(),
