@@ -18,6 +18,7 @@ from pmni.registration.averaging import average_rotations, average_translations
 from pmni.registration.equal_steps import by_order, by_slots
 from pmni.registration.graph import PairGraph, pair_graph, reliable, spanning_trees
 from pmni.registration.joint import refine_jointly
+from pmni.registration.lookalikes import disentangled
 from pmni.registration.objective import COARSE, FINE, Objective, compare, evaluate
 from pmni.registration.pairs import Hypotheses, no_progress, pair_hypotheses
 from pmni.registration.pose_set import PoseSet, Sight, distinct, make_sight
@@ -193,6 +194,7 @@ def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solutio
     sets = _best(sight, sets, COARSE, ALIGNED)
     sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
     sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
+    sets = [disentangled(sight, graph, poses) for poses in sets]
     return [_finished(sight, poses, kind) for poses in sets]
 
 

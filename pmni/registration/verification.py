@@ -26,6 +26,7 @@ from pmni.refinement.hull import hull
 from pmni.refinement.measurements import Measurements, load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.registration.graph import PairGraph
+from pmni.registration.lookalikes import turns
 from pmni.registration.pose_set import differences_deg
 from pmni.registration.revolution import turning_loss
 from pmni.registration.views import Views
@@ -44,6 +45,11 @@ CLUELESS_DEG = 40.0
 """An error of a normal from which on it is as good as any; so is a ray that misses."""
 OUTLIER = 0.6
 """Of the median over the views: a view that is explained less than so much is misplaced."""
+DOUBTFUL = 0.025
+"""Turned onto another side of the object, a view is explained worse by so much or less: it may
+belong there. If there is none, the one that loses least, up to twice as much, is tried."""
+ROUNDS = 4
+"""Of moving views, at most."""
 DISTINCT_DEG = 12.0
 """Two candidates are different when a view's poses differ by as much."""
 LEAST_EXPLAINED = 0.45
@@ -155,10 +161,14 @@ class Verifier:
 
     def _settled(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
         trial = self._refined(kind, c2w, plan)
-        moved = self.replaced(trial)
-        if moved is not None:
+        for _ in range(ROUNDS):
+            moved = self.replaced(trial)
+            if moved is None:
+                break
             again = self._refined(kind, moved, plan)
-            trial = again if again.score > trial.score else trial
+            if again.score <= trial.score:
+                break
+            trial = again
         return trial
 
     def _refined(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
@@ -197,10 +207,11 @@ class Verifier:
 
     def replaced(self, trial: _Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """The poses with misplaced views where the pairs suggest that they are explained best;
-        None if no view is misplaced."""
+        without any, with those that are explained nearly as well on another side of the object that
+        looks like theirs. None if there are neither."""
         misplaced = trial.explained < OUTLIER * trial.explained.median()
         if not misplaced.any():
-            return None
+            return self._turned(trial)
         c2w = trial.c2w.copy()
         for view in torch.nonzero(misplaced)[:, 0].tolist():
             suggested = self._suggested(trial.c2w, view, misplaced.cpu().numpy())
@@ -209,6 +220,26 @@ class Verifier:
             if len(explained) and explained.max() > trial.explained[view]:
                 c2w[view] = suggested[int(explained.argmax())]
         return c2w
+
+    def _turned(self, trial: _Trial) -> Float[np.ndarray, "V 4 4"] | None:
+        """With the views turned that are hardly explained worse so; None if there are none."""
+        w2c = invert_rigid(trial.c2w)
+        found = turns(self.graph, w2c[:, :3, :3])
+        motions = np.tile(np.eye(4), (2 * len(found), 1, 1))
+        if not found:
+            return None
+        motions[:, :3, :3] = np.concatenate([found, np.swapaxes(found, 1, 2)])
+        best, loss = trial.c2w.copy(), np.empty(len(w2c))
+        for view, (pose, own) in enumerate(zip(w2c, trial.explained.tolist(), strict=True)):
+            poses = invert_rigid(pose @ motions)
+            on = torch.as_tensor(poses, device=trial.explained.device)
+            explained = self.explained(trial.refiner.estimate.surface, on, view)
+            best[view] = poses[int(explained.argmax())]
+            loss[view] = own - float(explained.max())
+        chosen = loss < max(DOUBTFUL, float(loss.min()) + 1e-9)
+        if loss.min() > 2 * DOUBTFUL or 2 * chosen.sum() > len(chosen):
+            return None
+        return np.where(chosen[:, None, None], best, trial.c2w)
 
     def _suggested(
         self, c2w: Float[np.ndarray, "V 4 4"], view: int, misplaced: np.ndarray
