@@ -24,8 +24,11 @@ from pmni.integration.stage import integrated_distances
 from pmni.io.poses import read_poses
 from pmni.lie import rotation_angle_deg
 from pmni.registration.free import Search, search
+from pmni.registration.graph import PairGraph, pair_graph, reliable
+from pmni.registration.lookalikes import Motion, disentangled, moved, turns
 from pmni.registration.methods import METHODS, Request
-from pmni.registration.verification import Verifier, elsewhere, margin_over
+from pmni.registration.pose_set import PoseSet, make_sight
+from pmni.registration.verification import FIRST, Verifier, elsewhere, margin_over
 from pmni.registration.views import make_views
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120
@@ -122,6 +125,14 @@ def start() -> np.ndarray:
     return searched().candidates[0].c2w
 
 
+def quarter_turned(c2w: np.ndarray, views: int) -> np.ndarray:
+    """With the first views turned by 90 degrees about the object."""
+    turned, quarter = c2w.copy(), np.eye(4)
+    quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
+    turned[:views] = quarter @ turned[:views]
+    return turned
+
+
 class TestPutRight:
     def test_a_view_at_the_back_returns_to_its_place(self, verifier, start):
         flipped = start.copy()
@@ -131,13 +142,13 @@ class TestPutRight:
         assert rotation_errors(found.c2w).max() < 6
         assert found.margin is None
 
-    def test_the_better_candidate_is_taken_and_the_other_is_its_margin(self, verifier, start):
-        """Views 0 to 5 are turned by 90 degrees: too many to be put back one by one."""
-        turned = start.copy()
-        quarter = np.eye(4)
-        quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
-        turned[:5] = quarter @ turned[:5]
-        good, bad = verifier.tried("good", start), verifier.tried("bad", turned)
+    def test_a_group_of_views_returns_to_its_side(self, verifier, start):
+        found = verifier.tried("turned", quarter_turned(start, 5))
+        assert rotation_errors(found.c2w).max() < 6
+
+    def test_the_margin_is_over_the_views_at_other_places(self, verifier, start):
+        good = verifier._refined("good", start, FIRST)
+        bad = verifier._refined("bad", quarter_turned(start, 5), FIRST)
         assert good.score > bad.score
         places = elsewhere(good, bad)
         gain = (good.explained - bad.explained).numpy()
@@ -152,6 +163,60 @@ class TestPutRight:
         verifier = Verifier(mirrored, views, searched().graph, seed=0)
         with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
             verifier.best([("mirrored", start)])
+
+
+class TestLookalikes:
+    """Of pose sets in which some views were laid onto a wrong side."""
+
+    def poses(self, c2w: np.ndarray) -> PoseSet:
+        w2c = np.linalg.inv(c2w)
+        return PoseSet(w2c[:, :3, :3], w2c[:, :3, 3], np.ones(VIEWS))
+
+    def test_the_pairs_tell_the_turn(self):
+        """All pairs are consistent; some have a second hypothesis, from one side to the other."""
+        half = Rotation.from_rotvec([0, 0, np.pi]).as_matrix()
+        R = Rotation.random(10, random_state=1).as_matrix()
+        pairs = np.array([(i, j) for i in range(10) for j in range(i + 1, 10)])[::-1]
+        right = np.stack([R[j] @ R[i].T for i, j in pairs])
+        other = np.stack([R[j] @ half @ R[i].T for i, j in pairs[:20]])
+        near = Rotation.from_rotvec(np.random.default_rng(0).normal(0, 0.03, (20, 3))).as_matrix()
+
+        def graph(count: int) -> PairGraph:
+            alternatives = (near @ other)[:count]
+            return pair_graph(
+                10, np.concatenate([pairs, pairs[:count]]), np.concatenate([right, alternatives]),
+                np.zeros((45 + count, 3)), np.full(45 + count, 0.5), np.full(45 + count, 0.5),
+            )  # fmt: skip
+
+        assert turns(graph(0), R) == []
+        assert turns(graph(5), R) == [], "too few"
+        (turn,) = turns(graph(20), R)
+        assert np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) > 175
+        np.testing.assert_allclose(np.abs(turn[2, 2]), 1, atol=0.01)
+
+    def test_moving_is_seeing_the_object_moved(self, start):
+        poses, chosen = self.poses(start), np.arange(VIEWS) == 3
+        turn = Rotation.from_rotvec([0.3, -0.2, 1.0]).as_matrix()
+        motion = Motion(turn, np.array([0.1, 0.2, -0.3]))
+        after = moved(poses, chosen, motion)
+        X = np.array([0.2, 0.5, -0.1])
+        there = turn @ X + motion.translation
+        expected = poses.rotations[3] @ there + poses.translations[3]
+        np.testing.assert_allclose(after.rotations[3] @ X + after.translations[3], expected)
+        np.testing.assert_array_equal(after.rotations[~chosen], poses.rotations[~chosen])
+
+    def test_the_views_on_the_wrong_side_are_found_and_moved(self, start):
+        sight = make_sight(searched().views)
+        graph = reliable(searched().graph)
+        found = disentangled(sight, graph, self.poses(quarter_turned(start, 4)))
+        assert rotation_errors(np.linalg.inv(matrices(found[0]))).max() < 8
+        assert all(len(other.rotations) == VIEWS for other in found)
+
+
+def matrices(poses: PoseSet) -> np.ndarray:
+    w2c = np.tile(np.eye(4), (len(poses.rotations), 1, 1))
+    w2c[:, :3, :3], w2c[:, :3, 3] = poses.rotations, poses.translations
+    return w2c
 
 
 def test_a_body_of_revolution_is_refused():

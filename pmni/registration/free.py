@@ -194,7 +194,7 @@ def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solutio
     sets = _best(sight, sets, COARSE, ALIGNED)
     sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
     sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
-    sets = [disentangled(sight, graph, poses) for poses in sets]
+    sets = [other for poses in sets for other in disentangled(sight, graph, poses)]
     return [_finished(sight, poses, kind) for poses in sets]
 
 

@@ -58,7 +58,7 @@ def evaluate(sight: Sight, poses: PoseSet, tolerance: float = FINE) -> Objective
     cosines = poses.axes_cosines()
     first, second = np.nonzero(np.triu(mutual(partners(cosines))))
     R, t = poses.relative(first, second)
-    parts = _parts(sight.scaled(poses.scales), first, second, R, t, tolerance)
+    parts = pair_parts(sight.scaled(poses.scales), first, second, R, t, tolerance)
     sums = np.zeros((len(parts), count, count))
     sums[:, first, second] = parts
     sums += sums.swapaxes(-1, -2)
@@ -74,7 +74,7 @@ def evaluate(sight: Sight, poses: PoseSet, tolerance: float = FINE) -> Objective
     )
 
 
-def _parts(
+def pair_parts(
     sight: Sight,
     first: Int[np.ndarray, "K"],
     second: Int[np.ndarray, "K"],
@@ -82,7 +82,9 @@ def _parts(
     t: Float[np.ndarray, "K 3"],
     tolerance: float,
 ) -> Float[np.ndarray, "7 K"]:
-    """What `_scores` takes, of each pair; `sight` is scaled."""
+    """What the objective is made of, for each pair: good, conflict and visible shares if the views
+    are near; missed silhouettes, and whether they could meet; violation, and whether the views are
+    far. `sight` is scaled."""
     found = compare(sight.views, first, second, R, t)
     met = tangency(sight.hulls, sight.centres, sight.views.radius, first, second, R, t)
     missed = np.minimum(np.abs(met.residuals) / tolerance, 1).mean(1)
@@ -127,7 +129,7 @@ def view_scores(
     place, other = np.nonzero(used)
     relative = poses.rotations[other] @ R[place].swapaxes(-1, -2)
     shift = poses.translations[other] - (relative @ t[place, :, None])[..., 0]
-    parts = _parts(now, np.full(len(other), view), other, relative, shift, tolerance)
+    parts = pair_parts(now, np.full(len(other), view), other, relative, shift, tolerance)
     sums = np.zeros((len(parts), *used.shape))
     sums[:, place, other] = parts
     return _scores(sums.sum(-1))[0]

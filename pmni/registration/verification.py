@@ -169,6 +169,8 @@ class Verifier:
             if again.score <= trial.score:
                 break
             trial = again
+            if trial.score < LEAST_EXPLAINED:
+                break
         return trial
 
     def _refined(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
