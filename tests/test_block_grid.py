@@ -224,3 +224,15 @@ def test_levels_down_to_eight_cells():
         sizes.append(grid.cells)
         assert (grid.prolong(torch.ones(len(grid.coarser))) == 1).all()
     assert sizes == [64, 32, 16, 8]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_nodes_that_a_coarser_grid_has_too(stride):
+    grid = shell()
+    rows, on = grid.on_coarser(stride)
+    side = grid.cells // stride + 1
+    nodes = torch.stack(torch.meshgrid(*[torch.arange(side) * stride] * 3, indexing="ij"), dim=-1)
+    expected = grid.rows(nodes)
+    assert torch.equal(on, expected >= 0)
+    assert torch.equal(rows, expected[expected >= 0])
+    assert 0 < on.sum() < on.numel()

@@ -11,11 +11,9 @@ import pmni.kernels.rays
 from pmni import kernels
 from pmni.errors import DivergenceError, InputError
 from pmni.fields.band import BandSDF, on_grid
-from pmni.rendering.sphere_tracing import box_interval, trace
-
 from pmni.kernels.rays import first_crossings, least_values
 from pmni.refinement.rays import HALVINGS, least_value
-from pmni.rendering.sphere_tracing import REFINEMENTS, STEP_FACTOR
+from pmni.rendering.sphere_tracing import REFINEMENTS, STEP_FACTOR, box_interval, trace
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COUNT = 100_000 if DEVICE.type == "cuda" else 64

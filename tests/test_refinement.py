@@ -266,8 +266,9 @@ def test_the_grid_is_as_fine_as_the_pixels():
     measurements = load_measurements(duck()[0], (), CPU)
     c2w = torch.from_numpy(cameras())
     assert finest_cells(measurements, c2w) == 128
-    sharper = replace(measurements, intrinsics=measurements.intrinsics * 6)
-    assert finest_cells(sharper, c2w) == 256
+    for sharper, cells in ((2, 256), (6, 512), (24, 512)):
+        zoomed = replace(measurements, intrinsics=measurements.intrinsics * sharper)
+        assert finest_cells(zoomed, c2w) == cells
 
 
 # ----------------------------------------------------------------- what is wrong with the inputs

@@ -27,9 +27,10 @@ class RefineSettings(Settings):
     """Whether a common factor of all focal lengths is found too."""
 
     cells: Literal[32, 64, 128, 256, 512] | None = None
-    """Cells of the finest grid along a side of [-1, 1]^3; None chooses about two pixels a cell."""
+    """Cells of the finest grid along a side of [-1, 1]^3; None chooses as many as the pixels are
+    worth, 512 at most."""
 
-    iterations: tuple[int, int, int] = (6, 8, 8)
+    iterations: tuple[int, int, int] = (6, 8, 12)
     """Outer iterations at most: on the coarse grids together, on the one before the finest, and on
     the finest."""
 

@@ -5,6 +5,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from pmni.fields.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.fields.grid import GridSDF, grid_nodes
@@ -74,9 +75,14 @@ class BandSDF:
 
 def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
     """`sdf` on the grid of so many cells around its surface."""
-    grid = _around(sdf, cells, HALF_WIDTH + SPARE, device)
+    if cells <= DENSE_CELLS:
+        grid = BlockGrid.dense(cells, device)
+    else:
+        everywhere = torch.ones((cells // BLOCK + 1,) * 3, dtype=torch.bool, device=device)
+        grid = BlockGrid(cells, _near(sdf, cells, HALF_WIDTH + SPARE, everywhere))
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
-    base = GridSDF(sdf(grid_nodes(coarse, device).view(-1, 3)).view(coarse, coarse, coarse))
+    nodes = grid_nodes(coarse, device).view(-1, 3)
+    base = GridSDF(_in_parts(sdf, nodes).view(coarse, coarse, coarse))
     return as_distance(BandSDF(grid, grid.sampled(sdf), base), sweeps)
 
 
@@ -85,11 +91,9 @@ def as_distance(sdf: BandSDF, sweeps: int) -> BandSDF:
     grid, base = sdf.grid, sdf.base.values
     near = sdf.values.abs() <= FROZEN * grid.spacing
     values = redistance(grid, sdf.values, near, sweeps)
-    axis = torch.arange(len(base), device=grid.device) * (grid.cells // (len(base) - 1))
-    rows = grid.rows(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1))
-    known = rows >= 0
-    base = torch.where(known, values[rows.clamp(min=0)], base)
-    if not known.all():
+    rows, known = grid.on_coarser(grid.cells // (len(base) - 1))
+    base = base.masked_scatter(known, values[rows])
+    if len(rows) < base.numel():
         base = redistance_dense(base, known, sweeps)
     limit = CLIP * 2 / (len(base) - 1)
     return BandSDF(grid, values.clamp(-limit, limit), GridSDF(base.clamp(-limit, limit)))
@@ -100,10 +104,13 @@ def following(sdf: BandSDF) -> BandSDF:
 
     Where its surface is, is asked of the base too: that has to be up to date (`as_distance`)."""
     grid = sdf.grid
-    needed = _around(sdf, grid.cells, HALF_WIDTH, grid.device)
-    if not bool((needed.active & ~grid.active).any()):
+    if grid.cells <= DENSE_CELLS:
         return sdf
-    grid = _around(sdf, grid.cells, HALF_WIDTH + SPARE, grid.device)
+    reachable = max_pool3d(grid.active[None].float(), 3, stride=1, padding=1)[0] > 0
+    needed = _near(sdf, grid.cells, HALF_WIDTH, reachable & ~grid.active)
+    if not needed.any():
+        return sdf
+    grid = BlockGrid(grid.cells, _near(sdf, grid.cells, HALF_WIDTH + SPARE, reachable))
     first = sdf.grid.rows(grid.blocks * BLOCK)
     kept = first >= 0
     values = sdf.values.new_empty(len(grid.blocks), BLOCK**3)
@@ -112,12 +119,16 @@ def following(sdf: BandSDF) -> BandSDF:
     return BandSDF(grid, values.view(-1), sdf.base)
 
 
-def _around(sdf: SDF, cells: int, width: float, device: torch.device) -> BlockGrid:
-    """The grid with the blocks that reach within `width` cells of the surface."""
-    if cells <= DENSE_CELLS:
-        return BlockGrid.dense(cells, device)
-    side = cells // BLOCK + 1
-    axis = (torch.arange(side, device=device) * BLOCK + (BLOCK - 1) / 2) * (2 / cells) - 1
-    centres = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    reach = (width + BLOCK / 2) * (2 / cells)
-    return BlockGrid(cells, (sdf(centres.view(-1, 3)).abs() < reach).view(side, side, side))
+def _near(
+    sdf: SDF, cells: int, width: float, among: Bool[Tensor, "m m m"]
+) -> Bool[Tensor, "m m m"]:
+    """Which of some blocks reach within `width` cells of the surface."""
+    spacing = 2 / cells
+    centres = (torch.nonzero(among) * BLOCK + (BLOCK - 1) / 2) * spacing - 1
+    near = _in_parts(sdf, centres).abs() < (width + BLOCK / 2) * spacing
+    return torch.zeros_like(among).masked_scatter(among, near)
+
+
+def _in_parts(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    """f at many points, with little memory."""
+    return torch.cat([sdf(part) for part in x.split(2**18)])

@@ -82,6 +82,20 @@ class BlockGrid:
         number = self.block_numbers[block].long()
         return torch.where(number < 0, number, number * BLOCK**3 + inner)
 
+    def on_coarser(self, stride: int) -> tuple[Int[Tensor, "M"], Bool[Tensor, "n n n"]]:
+        """The nodes of the dense grid with cells `stride` times as large (a divisor of BLOCK) that
+        are nodes of this one, and on: their rows here in the order of that grid, and where."""
+        inner = torch.tensor(list(product(range(0, BLOCK, stride), repeat=3)), device=self.device)
+        side = self.cells // stride + 1
+        nodes = (self.blocks[:, None] * BLOCK + inner).view(-1, 3) // stride
+        rows = torch.arange(len(self.blocks), device=self.device)[:, None] * BLOCK**3
+        rows = (rows + _ravel(inner, BLOCK)).view(-1)
+        within = (nodes < side).all(-1)
+        place, order = _ravel(nodes[within], side).sort()
+        on = torch.zeros(side**3, dtype=torch.bool, device=self.device)
+        on[place] = True
+        return rows[within][order], on.view(side, side, side)
+
     def corners(
         self, x: Float[Tensor, "N 3"]
     ) -> tuple[Int[Tensor, "N 8"], Float[Tensor, "N 3"], Bool[Tensor, "N"]]:

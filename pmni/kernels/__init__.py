@@ -1,4 +1,4 @@
-"""Triton kernels. Each has a plain PyTorch twin, which runs on the CPU and defines what is right."""
+"""Triton kernels. Each has a plain PyTorch twin, which runs on the CPU and says what is right."""
 
 import os
 

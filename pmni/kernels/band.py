@@ -25,14 +25,12 @@ def arguments(sdf: BandSDF) -> dict[str, Any]:
 
 
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """The context in which a kernel runs where a tensor lives (on the CPU: Triton's interpreter)."""
+    """The context in which a kernel runs where a tensor lives; on the CPU, in the interpreter."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 @triton.jit
-def band_value(
-    x, y, z, wanted, values, table, base, cells, side, base_cells, DENSE: tl.constexpr
-):
+def band_value(x, y, z, wanted, values, table, base, cells, side, base_cells, DENSE: tl.constexpr):
     """f at points (B,) of which `wanted` are read: as BandSDF.__call__."""
     SIZE: tl.constexpr = 4
     fine = tl.zeros_like(x)
@@ -48,8 +46,9 @@ def band_value(
         i, j, k = i.to(tl.int32) + SIZE, j.to(tl.int32) + SIZE, k.to(tl.int32) + SIZE
         for corner in tl.static_range(8):
             a, b, c = i + (corner // 4), j + (corner // 2) % 2, k + corner % 2
-            block = (tl.minimum(a // SIZE, side - 1) * side + tl.minimum(b // SIZE, side - 1)) * side
-            number = tl.load(table + block + tl.minimum(c // SIZE, side - 1), mask=wanted, other=-1)
+            A, B = tl.minimum(a // SIZE, side - 1), tl.minimum(b // SIZE, side - 1)
+            block = (A * side + B) * side + tl.minimum(c // SIZE, side - 1)
+            number = tl.load(table + block, mask=wanted, other=-1)
             on = on & (number >= 0)
             row = number * SIZE * SIZE * SIZE + (a % SIZE * SIZE + b % SIZE) * SIZE + c % SIZE
             value = tl.load(values + row, mask=number >= 0, other=0.0)

@@ -28,6 +28,10 @@ class Increment:
     views: Float[Tensor, "V 16"]
     common: Float[Tensor, "2"]
 
+    def scaled(self, factor: float) -> "Increment":
+        """A part of it."""
+        return Increment(self.surface * factor, self.views * factor, self.common * factor)
+
 
 @dataclass(frozen=True)
 class Estimate:

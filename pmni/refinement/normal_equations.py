@@ -14,7 +14,7 @@ from pmni.refinement.residuals import Residuals
 
 MEMBRANE = 0.02
 """Weight of the increment's squared slope beside the data's: vanishes at the solution."""
-BENDING = 0.05
+BENDING = 0.015
 """Weight of the surface's squared Laplacian beside the squared slope that a ray measures, in
 squared cells: with n rays a node, sqrt(BENDING / n) cells are smoothed."""
 BENT = 1.2

@@ -52,6 +52,9 @@ COARSEST = 64
 AT_REST_DEG, PATIENCE = 1.0, 3
 """Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
 times as many iterations as usual are waited for it."""
+FULL_STEPS = 4
+"""On the finest grid. The steps after them shrink as 1/2, 1/3, ...: so the result is the mean of
+the solutions for all draws of pixels since (Robbins and Monro, 1951)."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
 """Beyond these the result is not one."""
 
@@ -90,9 +93,9 @@ class Report:
 
 
 def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
-    """128 cells if they are at most CELL_PIXELS wide, else 256."""
+    """The fewest of 128, 256 and 512 that are at most CELL_PIXELS wide, or 512."""
     pixel = float(pixel_sizes(measurements, c2w[:, :3, 3]).median())
-    return 128 if CELL_PIXELS * pixel >= 2 / 128 else 256
+    return next((cells for cells in (128, 256) if 2 / cells <= CELL_PIXELS * pixel), 512)
 
 
 def pixel_sizes(measurements: Measurements, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
@@ -142,7 +145,8 @@ class Refiner:
         while cells <= self.cells:
             usual = self.settings.iterations[self._phase(cells)]
             for done in range(1, PATIENCE * usual + 1):
-                report = self.step(cells)
+                averaged = max(1, done - FULL_STEPS) if self._phase(cells) == 2 else 1
+                report = self.step(cells, 1 / averaged)
                 yield report
                 at_rest = report.largest_rotation_change_deg < AT_REST_DEG
                 if done >= usual and (cells > self.coarsest or at_rest):
@@ -153,8 +157,8 @@ class Refiner:
         """0 on the coarsest grid, 2 on the finest, 1 between."""
         return 0 if cells == self.coarsest else 2 if cells == self.cells else 1
 
-    def step(self, cells: int) -> Report:
-        """One outer iteration on the grid of so many cells."""
+    def step(self, cells: int, gain: float = 1.0) -> Report:
+        """One outer iteration on the grid of so many cells, of which the part `gain` is done."""
         device = self.measurements.device
         if cells != self.estimate.surface.grid.cells:
             surface = on_grid(self.estimate.surface, cells, device, sweeps=4)
@@ -170,7 +174,7 @@ class Refiner:
             DAMPING,
         )
         step = equations.solve(self.settings.conjugate_gradients)
-        self.estimate = self.estimate.moved(step, SWEEPS)
+        self.estimate = self.estimate.moved(step.scaled(gain), SWEEPS)
         self.iteration += 1
         return self._report(now, step)
 

@@ -35,6 +35,8 @@ CURVATURE_STEP = 0.01
 """Least distance over which normals are differentiated, normalised units."""
 LARGEST_CURVATURE = 50.0
 """To which the derivatives of the normal are limited, 1 / normalised units."""
+OUTLYING = 0.4
+"""Length of a residual at which the ray may see another part of the object than the estimate's."""
 MOST_STEPS = 80
 """Of sphere tracing: rays that need more only graze the surface."""
 OBJECT_SIZE = 0.8
@@ -105,11 +107,12 @@ def normal_residuals(
 
     The gradient is not normalised, so that r holds the eikonal equation too, and it is linear in u.
     `spread` moves the point off the surface, by at most a cell. Derivatives:
-    d r / d u     = -grad u,
+    d r / d u     = -grad u + trust H d u / (n_f . d),
     d r / d omega = -[R n'] + H P [x],   d r / d tau = -H P,
     where H = d n_f / dx and P = I - d n_f^T / (n_f . d) slides a displaced point along the ray back
-    onto the surface. That a displaced surface is met elsewhere is left out of d r / d u: the H of
-    the estimate and r share their errors, and their product would inflate the surface.
+    onto the surface; a displaced surface is met -d u / (n_f . d) away. `trust` falls from 1 to 0
+    where residuals are large: there the ray sees another part of the object than the estimate's,
+    whose H says nothing about it.
     """
     sdf = estimate.surface
     views, count = index.shape
@@ -134,6 +137,10 @@ def normal_residuals(
     gradient_weights = trilinear_gradient(place, sdf.grid.spacing)
     gradient = (gradient_weights @ sdf.values[rows][..., None])[..., 0]
 
+    value = Rn - gradient
+    trust = torch.exp(-value.square().sum(-1) / OUTLYING**2)
+    met = (trust[:, None] * slide)[:, :, None] * trilinear(place)[:, None, :]
+
     by_view = x.new_zeros(views * count, 3, VIEW_UNKNOWNS)
     by_view[..., ROTATION] = -cross_matrix(Rn) + HP @ cross_matrix(x)
     by_view[..., TRANSLATION] = -HP
@@ -145,9 +152,9 @@ def normal_residuals(
     by_common[..., FLATTENING] = (R @ correction.flattened[..., None])[..., 0].view(-1, 3)
     by_common[..., LOG_FOCAL] = -(HP @ focal_motion(x, origin, R, local)[..., None])[..., 0]
     return Residuals(
-        value=Rn - gradient,
+        value=value,
         rows=rows,
-        weights=gradient_weights,
+        weights=gradient_weights - met,
         by_view=by_view,
         by_common=by_common,
         valid=(hits.mask & (facing < -0.02) & inside).float(),
