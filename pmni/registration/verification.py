@@ -44,7 +44,8 @@ PROBES = 400
 CLUELESS_DEG = 40.0
 """An error of a normal from which on it is as good as any; so is a ray that misses."""
 OUTLIER = 0.6
-"""Of the median over the views: a view that is explained less than so much is misplaced."""
+"""Of the median over the views: a view that is explained less than so much is misplaced, and if it
+remains so the poses are refused."""
 DOUBTFUL = 0.025
 """Turned onto another side of the object, a view is explained worse by so much or less: it may
 belong there. If there is none, the one that loses least, up to twice as much, is tried."""
@@ -54,8 +55,9 @@ DISTINCT_DEG = 12.0
 """Two candidates are different when a view's poses differ by as much."""
 LEAST_EXPLAINED = 0.45
 """Of the views together; half of it of each view."""
-LEAST_MARGIN = 0.02
-"""By which the best must be better explained than a different candidate."""
+LEAST_MARGIN, FEW_VIEWS = 0.02, 10
+"""By which the best must be better explained than a different candidate. Fewer views share less of
+the surface, and each is explained more easily: the margin is then larger in proportion."""
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""
 TURNING_LOSS = 0.35
@@ -326,12 +328,14 @@ class Verifier:
                 f"{self.name}: no poses were found from which one surface explains the normals "
                 f"({found.explained.mean():.2f} of 1); {ADVICE}"
             )
-        if found.explained[worst] < LEAST_EXPLAINED / 2:
+        least = max(LEAST_EXPLAINED / 2, OUTLIER * float(np.median(found.explained)))
+        if found.explained[worst] < least:
             raise ConvergenceError(
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
                 f"check its normals and mask, or {ADVICE}"
             )
-        if found.margin is not None and found.margin < LEAST_MARGIN and not self.ordered:
+        margin = LEAST_MARGIN * max(1.0, FEW_VIEWS / len(found.explained))
+        if found.margin is not None and found.margin < margin and not self.ordered:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
                 f"explain them equally well; {ADVICE}"
