@@ -19,7 +19,10 @@ from pmni.io.atomic import write_text
 from pmni.io.hashing import sha256
 from pmni.stages import STAGES
 
-PACKAGES = ("pmni", "torch", "numpy", "scipy", "pypose", "trimesh", "tinycudann", "nerfacc")
+PACKAGES = (
+    *("pmni", "torch", "triton", "numpy", "scipy", "pypose", "trimesh"),
+    *("tinycudann", "nerfacc"),
+)
 
 
 def fingerprint(stage: str, settings: Settings, inputs: Mapping[str, Path]) -> str:

@@ -234,10 +234,11 @@ def test_sparse_and_dense_redistancing_agree():
 
 def test_upwind_slope_by_hand():
     """f = 2 x outside: the difference towards the surface counts; at a ridge the steeper one."""
-    line = torch.tensor([0.0, 2.0, 4.0, 3.5])[:, None, None].expand(4, 3, 3)[None]
-    outside = upwind_slope(line, 1.0, torch.ones(2, dtype=torch.bool))
+    before, behind = torch.zeros(2, 2, 3).unbind()  # of the middle two of 0, 2, 4, 3.5 along x
+    before[:, 0], behind[:, 0] = torch.tensor([2.0, 2.0]), torch.tensor([2.0, -0.5])
+    outside = upwind_slope(before, behind, torch.ones(2, dtype=torch.bool))
     assert outside.tolist() == [2.0, 2.0]
-    inside = upwind_slope(-line, 1.0, torch.zeros(2, dtype=torch.bool))
+    inside = upwind_slope(-before, -behind, torch.zeros(2, dtype=torch.bool))
     assert inside.tolist() == [2.0, 2.0]
 
 

@@ -35,8 +35,8 @@ class RefineSettings(Settings):
     the finest."""
 
     pixels: int | None = Field(None, ge=100)
-    """Pixels drawn from each view in an outer iteration; None takes as many as the views have on
-    average, at most 20,000 on a GPU and 8,000 else."""
+    """Pixels drawn from each view in an outer iteration on the finest grid; None takes as many as
+    the views have on average, at most 20,000 on a GPU and 8,000 else."""
 
     conjugate_gradients: int = Field(50, ge=5)
     """Iterations of the linear solver."""

@@ -1,7 +1,7 @@
 """A sparse regular grid: nodes in blocks of 4 x 4 x 4, of which only some are switched on."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 
 import torch
@@ -128,25 +128,38 @@ class BlockGrid:
         around = values.index_select(0, self.apron.view(-1))
         return around.view(-1, *(BLOCK + 2,) * 3)
 
+    def differences(
+        self, values: Float[Tensor, "N"]
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+        """From the neighbour before and to the one behind, along each axis; 0 where it is off."""
+        steps = [(axis, step) for step in (-1, 1) for axis in range(3)]
+        stencils = [step * (_stencil(axis, step) - _stencil(0, 0)) for axis, step in steps]
+        found = self._around(values, torch.stack(stencils, dim=-1).flatten(1)).view(-1, 2, 3)
+        return found[:, 0], found[:, 1]
+
     def gradient(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
         """Differences over two cells; over one where a neighbour is off."""
-        around = self.with_apron(values)
+        before, behind = self.differences(values)
+        return (before + behind) / self._spans
+
+    @cached_property
+    def _spans(self) -> Float[Tensor, "N 3"]:
+        """Over what lengths `gradient` takes differences."""
         apart = self.apron.view(-1, *(BLOCK + 2,) * 3)
-        slopes = []
+        cells = []
         for axis in (1, 2, 3):
             low, here, high = (_shifted(apart, axis, step) for step in (-1, 0, 1))
-            cells = (low != here).to(values.dtype) + (high != here)
-            rise = _shifted(around, axis, 1) - _shifted(around, axis, -1)
-            slopes.append(rise / (cells.clamp(min=1) * self.spacing))
-        return torch.stack(slopes, dim=-1).view(-1, 3)
+            cells.append((low != here).float() + (high != here))
+        return torch.stack(cells, dim=-1).view(-1, 3).clamp(min=1) * self.spacing
 
     def laplacian(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """The graph Laplacian: sum over the neighbours that are on of value - neighbour's."""
-        around = self.with_apron(values)
-        result = 6 * _shifted(around, 1, 0)
-        for axis in (1, 2, 3):
-            result = result - _shifted(around, axis, -1) - _shifted(around, axis, 1)
-        return result.reshape(-1)
+        neighbours = sum(_stencil(axis, step) for axis in range(3) for step in (-1, 1))
+        return self._around(values, 6 * _stencil(0, 0) - neighbours).view(-1)
+
+    def _around(self, values: Tensor, stencil: Float[Tensor, "216 k"]) -> Float[Tensor, "B k"]:
+        """Weighted sums of the values of each block and around it."""
+        return self.with_apron(values).view(-1, (BLOCK + 2) ** 3) @ stencil.to(values)
 
     @cached_property
     def coarser(self) -> "BlockGrid":
@@ -217,6 +230,13 @@ def _combine(pair: Int[Tensor, "N 3 2"], side: int) -> Int[Tensor, "N 8"]:
     x, y, z = pair.unbind(1)
     xy = (x[:, :, None] * side + y[:, None, :]) * side
     return (xy[..., None] + z[:, None, None, :]).view(-1, 8)
+
+
+@cache
+def _stencil(axis: int, step: int) -> Float[Tensor, "216 64"]:
+    """1 where a node of a block, moved by a step along an axis, is one of those with its apron."""
+    moved = torch.tensor(_NODES) + step * torch.eye(3, dtype=torch.long)[axis]
+    return (torch.tensor(_APRON)[:, None] == moved).all(-1).float()
 
 
 def _shifted(around: Tensor, axis: int, step: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Making a function a distance again, without moving its surface: |grad f| = 1 (Sussman, 1994)."""
 
+from itertools import product
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,7 +19,7 @@ def redistance(
     """A function on a sparse grid after so many sweeps; `fixed` nodes keep their values."""
     sign = _smooth_sign(values, grid.spacing)
     for _ in range(sweeps):
-        slope = upwind_slope(grid.with_apron(values), grid.spacing, sign > 0)
+        slope = upwind_slope(*grid.differences(values), sign > 0) / grid.spacing
         moved = values - STEP * grid.spacing * sign * (slope - 1)
         values = torch.where(fixed, values, moved)
     return values
@@ -30,37 +32,25 @@ def redistance_dense(
     spacing = 2 / (len(values) - 1)
     sign = _smooth_sign(values, spacing)
     for _ in range(sweeps):
-        around = pad(values[None, None], (1,) * 6, mode="replicate")[0]
-        slope = upwind_slope(around, spacing, (sign > 0).view(-1)).view_as(values)
+        around = pad(values[None, None], (1,) * 6, mode="replicate")[0, 0]
+        steps = [around.diff(dim=axis) for axis in range(3)]
+        for axis, other in product(range(3), repeat=2):
+            if axis != other:
+                steps[axis] = steps[axis].narrow(other, 1, len(values))
+        before = torch.stack([steps[axis].narrow(axis, 0, len(values)) for axis in range(3)], -1)
+        behind = torch.stack([steps[axis].narrow(axis, 1, len(values)) for axis in range(3)], -1)
+        slope = upwind_slope(before, behind, sign > 0) / spacing
         values = torch.where(fixed, values, values - STEP * spacing * sign * (slope - 1))
     return values
 
 
 def upwind_slope(
-    around: Float[Tensor, "B i j k"], spacing: float, outside: Bool[Tensor, "*n"]
+    before: Float[Tensor, "*n 3"], behind: Float[Tensor, "*n 3"], outside: Bool[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """Godunov's |grad f| at the inner nodes of arrays that have a border of one node."""
-    size = [length - 2 for length in around.shape[1:]]
-    outside = outside.view(-1, *size)
-
-    def shifted(axis: int, step: int) -> Tensor:
-        result = around
-        for dimension in (1, 2, 3):
-            start = 1 + (step if dimension == axis else 0)
-            result = result.narrow(dimension, start, size[dimension - 1])
-        return result
-
-    centre = shifted(1, 0)
-    square = torch.zeros_like(centre)
-    for axis in (1, 2, 3):
-        back = (centre - shifted(axis, -1)) / spacing
-        ahead = (shifted(axis, 1) - centre) / spacing
-        square = square + torch.where(
-            outside,
-            torch.maximum(back.clamp(min=0) ** 2, ahead.clamp(max=0) ** 2),
-            torch.maximum(back.clamp(max=0) ** 2, ahead.clamp(min=0) ** 2),
-        )
-    return square.sqrt().reshape(-1)
+    """Godunov's |grad f|, times the spacing, of the differences from and to the neighbours."""
+    sign = torch.where(outside, 1.0, -1.0)[..., None]
+    rising, falling = (sign * before).clamp_(min=0), (sign * behind).clamp_(max=0)
+    return torch.maximum(rising.square_(), falling.square_()).sum(-1).sqrt_()
 
 
 def _smooth_sign(values: Tensor, spacing: float) -> Tensor:

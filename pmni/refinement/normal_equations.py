@@ -124,8 +124,9 @@ class NormalEquations:
             change += (by_common @ x.common).view_as(change)
             changes.append(change)
         product = self._transposed(changes)
-        membrane = MEMBRANE * self.density * (self.grid.laplacian(x.surface) + 1e-3 * x.surface)
-        bending = self.grid.laplacian(self.bending * self.grid.laplacian(x.surface))
+        bent = self.grid.laplacian(x.surface)
+        membrane = MEMBRANE * self.density * (bent + 1e-3 * x.surface)
+        bending = self.grid.laplacian(self.bending * bent)
         return Increment(
             product.surface + membrane + bending,
             product.views + self.view_diagonal * x.views,

@@ -45,6 +45,8 @@ DAMPING = 1e-3
 """Of the poses, relative (Levenberg, Marquardt)."""
 LEAST_OFFSET = 0.05
 """Expected size of the contour offsets of right masks, pixels."""
+FEWEST_PIXELS = 2_000
+"""Drawn of each view even on coarse grids, if there are so many."""
 SWEEPS = 6
 """Of redistancing after a step."""
 COARSEST = 64
@@ -134,6 +136,7 @@ class Refiner:
         self.cells = settings.cells or finest_cells(measurements, c2w)
         self.coarsest = min(coarsest, self.cells)
         self.estimate = Estimate.start(on_grid(surface, self.coarsest, device, sweeps=12), c2w)
+        # On the finest grid; coarser ones need fewer.
         most = 20_000 if device.type == "cuda" else 8_000
         self.pixels = settings.pixels or min(most, len(measurements.pixels) // len(measurements))
         self.iteration = 0
@@ -180,8 +183,10 @@ class Refiner:
 
     def linearise(self) -> Linearisation:
         """Residuals and weights at the current estimate, of newly drawn pixels."""
-        pixels = self.measurements.draw_pixels(self.pixels, self.generator)
-        count = max(50, round(CONTOUR_POINTS * self.pixels))
+        drawn = self.pixels * self.estimate.surface.grid.cells // self.cells
+        drawn = min(self.pixels, max(drawn, FEWEST_PIXELS))
+        pixels = self.measurements.draw_pixels(drawn, self.generator)
+        count = max(50, round(CONTOUR_POINTS * drawn))
         points = self.measurements.draw_contour(count, self.generator)
         uniform = torch.rand(pixels.numel(), generator=self.generator, device=pixels.device)
         spread = (2 * uniform - 1) * self.estimate.surface.grid.spacing

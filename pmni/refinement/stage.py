@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pmni import provenance
+from pmni import kernels, provenance
 from pmni.capture.capture import Capture, load_capture
 from pmni.config.base import settings_from_argument
 from pmni.config.refinement import RefineSettings
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     ):
         refiner, rows = refine(capture, initial, settings, device)
         known |= {"device": device.type, "history": rows[-1]}
+        known["backend"] = "triton" if kernels.chosen(device) else "torch"
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
         save_band(args.output / "surface.safetensors", closed(refiner))
