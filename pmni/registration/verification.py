@@ -43,7 +43,7 @@ PROBES = 400
 """Pixels of each view that are compared with the surface."""
 CLUELESS_DEG = 40.0
 """An error of a normal from which on it is as good as any; so is a ray that misses."""
-OUTLIER = 0.6
+OUTLIER = 0.7
 """Of the median over the views: a view that is explained less than so much is misplaced, and if it
 remains so the poses are refused."""
 DOUBTFUL = 0.025
@@ -57,7 +57,8 @@ LEAST_EXPLAINED = 0.45
 """Of the views together; half of it of each view."""
 LEAST_MARGIN, FEW_VIEWS = 0.02, 10
 """By which the best must be better explained than a different candidate. Fewer views share less of
-the surface, and each is explained more easily: the margin is then larger in proportion."""
+the surface, and are explained more easily: the margin then grows as the pairs of views become
+fewer."""
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""
 TURNING_LOSS = 0.35
@@ -334,7 +335,7 @@ class Verifier:
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
                 f"check its normals and mask, or {ADVICE}"
             )
-        margin = LEAST_MARGIN * max(1.0, FEW_VIEWS / len(found.explained))
+        margin = LEAST_MARGIN * max(1.0, FEW_VIEWS / len(found.explained)) ** 2
         if found.margin is not None and found.margin < margin and not self.ordered:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
