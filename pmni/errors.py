@@ -22,3 +22,7 @@ class DivergenceError(PmniError):
 
 class ConvergenceError(PmniError):
     """A solver that ended where its data do not fit; says what does not."""
+
+
+class LostSurfaceError(ConvergenceError):
+    """No ray of any view meets the surface any more."""

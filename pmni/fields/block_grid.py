@@ -132,9 +132,7 @@ class BlockGrid:
         self, values: Float[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """From the neighbour before and to the one behind, along each axis; 0 where it is off."""
-        steps = [(axis, step) for step in (-1, 1) for axis in range(3)]
-        stencils = [step * (_stencil(axis, step) - _stencil(0, 0)) for axis, step in steps]
-        found = self._around(values, torch.stack(stencils, dim=-1).flatten(1)).view(-1, 2, 3)
+        found = self._around(values, _differences(self.device)).view(-1, 2, 3)
         return found[:, 0], found[:, 1]
 
     def gradient(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
@@ -154,8 +152,7 @@ class BlockGrid:
 
     def laplacian(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """The graph Laplacian: sum over the neighbours that are on of value - neighbour's."""
-        neighbours = sum(_stencil(axis, step) for axis in range(3) for step in (-1, 1))
-        return self._around(values, 6 * _stencil(0, 0) - neighbours).view(-1)
+        return self._around(values, _laplacian(self.device)).view(-1)
 
     def _around(self, values: Tensor, stencil: Float[Tensor, "216 k"]) -> Float[Tensor, "B k"]:
         """Weighted sums of the values of each block and around it."""
@@ -233,6 +230,19 @@ def _combine(pair: Int[Tensor, "N 3 2"], side: int) -> Int[Tensor, "N 8"]:
 
 
 @cache
+def _laplacian(device: torch.device) -> Float[Tensor, "216 64"]:
+    neighbours = sum(_stencil(axis, step) for axis in range(3) for step in (-1, 1))
+    return (6 * _stencil(0, 0) - neighbours).to(device)
+
+
+@cache
+def _differences(device: torch.device) -> Float[Tensor, "216 384"]:
+    """For each node of a block: from the neighbours before it, then to those behind it."""
+    steps = [(axis, step) for step in (-1, 1) for axis in range(3)]
+    stencils = [step * (_stencil(axis, step) - _stencil(0, 0)) for axis, step in steps]
+    return torch.stack(stencils, dim=-1).flatten(1).to(device)
+
+
 def _stencil(axis: int, step: int) -> Float[Tensor, "216 64"]:
     """1 where a node of a block, moved by a step along an axis, is one of those with its apron."""
     moved = torch.tensor(_NODES) + step * torch.eye(3, dtype=torch.long)[axis]

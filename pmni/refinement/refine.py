@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
-from pmni.errors import ConvergenceError
+from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.fields.band import on_grid
 from pmni.fields.grid import GridSDF
 from pmni.refinement.estimate import (
@@ -192,9 +192,13 @@ class Refiner:
         spread = (2 * uniform - 1) * self.estimate.surface.grid.spacing
         normals = normal_residuals(self.measurements, self.estimate, pixels, spread)
         contours = contour_residuals(self.measurements, self.estimate, points)
+        hits = float(normals.valid.mean())
+        if hits == 0:
+            raise LostSurfaceError(
+                "no pixel of any mask sees the surface: the initial poses are too wrong"
+            )
         sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
         scales = measure(normals, contours, sizes)
-        hits = float(normals.valid.mean())
         depth = self.measurements.depth_in_mask[pixels].view(-1)
         normals = replace(normals, valid=normals.valid * (depth > doubtful_rim(scales)))
         return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales, hits)

@@ -148,14 +148,14 @@ def _one_thread() -> Iterator[None]:
 
 def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[Solution]:
     """What each rung of the ladder finds."""
+    common = common_axis(graph)
+    likely = settings.turntable is not False and (settings.turntable or common.share > AXIS_SHARE)
     if settings.ordered:
         nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
         found = solve(sight, reliable(nearby), settings.seed, "ordered")
     else:
-        found = solve(sight, reliable(graph), settings.seed, "free")
+        found = solve(sight, reliable(graph), settings.seed, "free", lookalikes=not likely)
     if settings.turntable is not False:
-        common = common_axis(graph)
-        likely = settings.turntable or common.share > AXIS_SHARE
         if likely and not settings.ordered:
             found += _about_axis(sight, graph, common.axis, settings.seed)
         if likely or settings.ordered:
@@ -183,8 +183,12 @@ def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
     return np.minimum(apart, graph.views - apart) <= ORDER_REACH
 
 
-def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solution]:
-    """Pose sets from a graph's spanning trees: averaged, the best refined."""
+def solve(
+    sight: Sight, graph: PairGraph, seed: int, kind: Kind, lookalikes: bool = False
+) -> list[Solution]:
+    """Pose sets from a graph's spanning trees: averaged, the best refined; with views moved onto
+    sides of the object that look alike, if asked for: about an axis, equal steps tell those apart.
+    """
     rotations = average_rotations(graph, spanning_trees(graph, TREES, seed))
     rotations = rotations[distinct(rotations, DISTINCT)]
     scale = TRANSLATION_SCALE * sight.views.radius
@@ -194,7 +198,8 @@ def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solutio
     sets = _best(sight, sets, COARSE, ALIGNED)
     sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
     sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
-    sets = [other for poses in sets for other in disentangled(sight, graph, poses)]
+    if lookalikes:
+        sets = [other for poses in sets for other in disentangled(sight, graph, poses)]
     return [_finished(sight, poses, kind) for poses in sets]
 
 

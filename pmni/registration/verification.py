@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from pmni.cameras import invert_rigid
 from pmni.capture.capture import Capture
 from pmni.config.refinement import RefineSettings
-from pmni.errors import ConvergenceError
+from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.fields.grid import grid_nodes
 from pmni.fields.sdf import SDF
 from pmni.refinement.hull import hull
@@ -143,7 +143,13 @@ class Verifier:
         """
         if self.turning_loss < TURNING_LOSS and not self.ordered:
             self._refuse_revolution()
-        trials = [self.tried(kind, c2w) for kind, c2w in candidates]
+        attempts = [self.tried(kind, c2w) for kind, c2w in candidates]
+        trials = [trial for trial in attempts if trial is not None]
+        if not trials:
+            raise ConvergenceError(
+                f"{self.name}: no poses were found under which the views show one surface; exclude "
+                "views that show little, or give the poses"
+            )
         leading = self._distinct(trials)[:2]
         finished = [self.finished(trial) for trial in leading]
         finished = self._distinct(finished)
@@ -154,9 +160,12 @@ class Verifier:
         self._refuse(found)
         return found
 
-    def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> _Trial:
-        """Refined on the coarsest grid, misplaced views moved."""
-        return self._settled(kind, c2w, FIRST)
+    def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> _Trial | None:
+        """Refined on the coarsest grid, misplaced views moved; None if no surface is left."""
+        try:
+            return self._settled(kind, c2w, FIRST)
+        except LostSurfaceError:
+            return None
 
     def finished(self, trial: _Trial) -> _Trial:
         """Refined on both grids, misplaced views moved."""
@@ -168,7 +177,10 @@ class Verifier:
             moved = self.replaced(trial)
             if moved is None:
                 break
-            again = self._refined(kind, moved, plan)
+            try:
+                again = self._refined(kind, moved, plan)
+            except LostSurfaceError:
+                break
             if again.score <= trial.score:
                 break
             trial = again
