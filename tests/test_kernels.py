@@ -26,7 +26,7 @@ def twins_are_torch(monkeypatch):
         monkeypatch.setattr(pmni.kernels.rays, "RAYS", COUNT)
 
 
-@pytest.fixture(scope="module", params=[32, 72])
+@pytest.fixture(scope="module", params=[32, 128])
 def band(request) -> BandSDF:
     """A dense grid, and one with blocks that are off."""
     return on_grid(torus(0.55, 0.25), request.param, DEVICE, sweeps=4)
@@ -69,9 +69,12 @@ def test_rays_come_nearest_where_the_twin_says(band):
     twin_at, twin_least = least_value(band, origins, directions, near, far, step)
     values = band(origins + at[:, None] * directions)
     torch.testing.assert_close(values[crossing], least[crossing], atol=2e-4, rtol=0)
-    # By rounding a march may step over a minimum, or take the other of two that are equally low.
+    # By rounding a march may step over a minimum, or take the other of two that are equally low:
+    # far from the surface all values are.
     assert ((least - twin_least).abs() < 2e-4)[crossing].float().mean() >= 0.998
-    assert ((at - twin_at).abs() < 1e-4)[crossing].float().mean() > 0.9
+    near_it = crossing & (twin_least < 2 * band.grid.spacing)
+    assert near_it.float().mean() > 0.3
+    assert ((at - twin_at).abs() < 1e-4)[near_it].float().mean() > 0.95
 
 
 def test_a_ray_that_starts_inside_hits_there(band):

@@ -167,6 +167,16 @@ class Refiner:
             surface = on_grid(self.estimate.surface, cells, device, sweeps=4)
             self.estimate = replace(self.estimate, surface=surface)
         now = self.linearise()
+        step = self._solution(now)
+        scales, hit_fraction = now.scales, now.hit_fraction
+        del now  # derivatives take more memory than the surface
+        self.estimate = self.estimate.moved(step.scaled(gain), SWEEPS)
+        self.iteration += 1
+        return self._report(scales, hit_fraction, step)
+
+    def _solution(self, now: Linearisation) -> Increment:
+        """The whole Gauss-Newton step."""
+        device = self.measurements.device
         equations = NormalEquations(
             self.estimate.surface,
             (now.normals, now.contours),
@@ -176,10 +186,7 @@ class Refiner:
             torch.tensor([self.settings.flattening, self.settings.learn_focal], device=device),
             DAMPING,
         )
-        step = equations.solve(self.settings.conjugate_gradients)
-        self.estimate = self.estimate.moved(step.scaled(gain), SWEEPS)
-        self.iteration += 1
-        return self._report(now, step)
+        return equations.solve(self.settings.conjugate_gradients)
 
     def linearise(self) -> Linearisation:
         """Residuals and weights at the current estimate, of newly drawn pixels."""
@@ -233,17 +240,17 @@ class Refiner:
         zero = torch.zeros(COMMON_UNKNOWNS, device=weight.device)
         return Prior(weight, value, zero, zero)
 
-    def _report(self, now: Linearisation, step: Increment) -> Report:
+    def _report(self, scales: Scales, hit_fraction: float, step: Increment) -> Report:
         turns = torch.rad2deg(torch.linalg.vector_norm(step.views[:, ROTATION], dim=-1))
         shifts = torch.linalg.vector_norm(step.views[:, TRANSLATION], dim=-1)
         return Report(
             iteration=self.iteration,
             cells=self.estimate.surface.grid.cells,
-            normal_residual_deg=math.degrees(now.scales.normal),
-            contour_residual_px=now.scales.contour,
-            worst_view=int(now.scales.normal_by_view.argmax()),
-            worst_normal_residual_deg=math.degrees(float(now.scales.normal_by_view.max())),
-            hit_fraction=now.hit_fraction,
+            normal_residual_deg=math.degrees(scales.normal),
+            contour_residual_px=scales.contour,
+            worst_view=int(scales.normal_by_view.argmax()),
+            worst_normal_residual_deg=math.degrees(float(scales.normal_by_view.max())),
+            hit_fraction=hit_fraction,
             rotation_change_deg=float(turns.mean()),
             largest_rotation_change_deg=float(turns.max()),
             translation_change=float(shifts.mean()),
