@@ -10,6 +10,8 @@ import triton.language as tl
 from pmni.fields.band import DENSE_CELLS, BandSDF
 from pmni.fields.block_grid import BLOCK
 
+assert BLOCK == 4
+
 
 def arguments(sdf: BandSDF) -> dict[str, Any]:
     """The arguments by which kernels take a surface."""
@@ -32,7 +34,7 @@ def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
 @triton.jit
 def band_value(x, y, z, wanted, values, table, base, cells, side, base_cells, DENSE: tl.constexpr):
     """f at points (B,) of which `wanted` are read: as BandSDF.__call__."""
-    SIZE: tl.constexpr = 4
+    SIZE: tl.constexpr = 4  # BLOCK
     fine = tl.zeros_like(x)
     on = wanted
     if not DENSE:

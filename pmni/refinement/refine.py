@@ -36,7 +36,7 @@ FINEST_CONTOUR = 0.2
 EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 5.0, 5.0
 """Contour residuals up to so many pixels say that the masks are right; beyond, so many times the
 excess is the width of the rim where normals are not trusted, at most so many pixels."""
-CELL_PIXELS = 0.6
+CELL_PIXELS = 0.7
 """Width of the finest grid's cells that is fine enough, in pixels at the object."""
 INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
 """How many independent measurements a view's normals, and its contour, amount to: neighbours share
