@@ -30,7 +30,7 @@ class RefineSettings(Settings):
     """Cells of the finest grid along a side of [-1, 1]^3; None chooses as many as the pixels are
     worth, 512 at most."""
 
-    iterations: tuple[int, int, int] = (6, 8, 12)
+    iterations: tuple[int, int, int] = (6, 8, 10)
     """Outer iterations at most: on the coarse grids together, on the one before the finest, and on
     the finest."""
 
