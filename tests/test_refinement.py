@@ -25,14 +25,21 @@ from pmni.capture.spheretrace import AnalyticSurface
 from pmni.capture.views import render
 from pmni.cli import main
 from pmni.config.refinement import RefineSettings
-from pmni.errors import ConvergenceError
+from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.fields.band import BandSDF
 from pmni.fields.checkpoint import load_surface
+from pmni.fields.grid import GridSDF
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
-from pmni.refinement.refine import Refiner, Report, check_converged, finest_cells
+from pmni.refinement.refine import (
+    FULL_STEPS,
+    Refiner,
+    Report,
+    check_converged,
+    finest_cells,
+)
 from pmni.refinement.stage import SUSPICIOUS
 from pmni.refinement.unseen import closed
 from pmni.registration.errors import add_view_errors
@@ -242,6 +249,29 @@ def test_fixed_poses_do_not_move_and_excluded_views_do_not_count():
     for estimate in results:
         np.testing.assert_allclose(estimate.c2w().numpy(), kept, atol=1e-12)
     assert torch.equal(results[0].surface.values, results[1].surface.values)
+
+
+def test_the_last_steps_are_averaged(monkeypatch):
+    """1, 1/2, 1/3, ... of them, which makes the running mean of what the steps lead to."""
+    gains: dict[int, list[float]] = {}
+
+    def step(self: Refiner, cells: int, gain: float = 1.0) -> Report:
+        gains.setdefault(cells, []).append(gain)
+        return GOOD
+
+    monkeypatch.setattr(Refiner, "step", step)
+    refined(duck()[0], cameras(), iterations=[2, 1, FULL_STEPS + 3])
+    assert gains == {32: [1.0] * 2, 64: [1.0] * FULL_STEPS + [1.0, 1 / 2, 1 / 3]}
+
+
+def test_a_surface_that_no_ray_meets_is_lost():
+    measurements = load_measurements(duck()[0], (), CPU)
+    nothing = GridSDF(torch.full((33, 33, 33), 0.5))
+    refiner = Refiner(
+        measurements, nothing, torch.from_numpy(cameras()), RefineSettings(pixels=200), 32
+    )
+    with pytest.raises(LostSurfaceError, match="no pixel of any mask sees the surface"):
+        refiner.step(32)
 
 
 def test_what_no_camera_sees_is_closed_smoothly_and_marked():

@@ -19,7 +19,7 @@ from pmni.capture.views import render
 from pmni.cli import main
 from pmni.config.integration import IntegrateSettings
 from pmni.config.registration import RegisterSettings
-from pmni.errors import ConvergenceError, InputError
+from pmni.errors import ConvergenceError, InputError, LostSurfaceError
 from pmni.integration.stage import integrated_distances
 from pmni.io.poses import read_poses
 from pmni.lie import rotation_angle_deg
@@ -141,6 +141,19 @@ class TestPutRight:
         found = verifier.best([("flipped", flipped)])
         assert rotation_errors(found.c2w).max() < 6
         assert found.margin is None
+
+    def test_a_candidate_that_leaves_no_surface_is_passed_over(self, verifier, start, monkeypatch):
+        refined = Verifier._refined
+
+        def lost(self, kind, c2w, plan):
+            if kind == "hopeless":
+                raise LostSurfaceError("nothing left")
+            return refined(self, kind, c2w, plan)
+
+        monkeypatch.setattr(Verifier, "_refined", lost)
+        assert verifier.best([("hopeless", start), ("good", start)]).kind == "good"
+        with pytest.raises(ConvergenceError, match="no poses were found under which"):
+            verifier.best([("hopeless", start)])
 
     def test_a_group_of_views_returns_to_its_side(self, verifier, start):
         found = verifier.tried("turned", quarter_turned(start, 5))

@@ -28,7 +28,7 @@ def first_crossings(
     """Distances as `rendering.sphere_tracing.trace` finds them; NaN for misses."""
     found = torch.empty_like(near)
     bad = torch.zeros(1, dtype=torch.int32, device=near.device)
-    rays = (origins.contiguous(), directions.contiguous(), near.contiguous(), far.contiguous())
+    rays = [part.contiguous() for part in (origins, directions, near, far)]
     with device_of(near):
         _first_crossings[(triton.cdiv(len(near), RAYS),)](
             *rays,
@@ -59,7 +59,7 @@ def least_values(
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """Distances and values as `refinement.rays.least_value` finds them."""
     at, least = torch.empty_like(near), torch.empty_like(near)
-    rays = (origins.contiguous(), directions.contiguous(), near.contiguous(), far.contiguous())
+    rays = [part.contiguous() for part in (origins, directions, near, far)]
     with device_of(near):
         _least_values[(triton.cdiv(len(near), RAYS),)](
             *rays,

@@ -55,8 +55,8 @@ AT_REST_DEG, PATIENCE = 1.0, 3
 """Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
 times as many iterations as usual are waited for it."""
 FULL_STEPS = 4
-"""On the finest grid. The steps after them shrink as 1/2, 1/3, ...: so the result is the mean of
-the solutions for all draws of pixels since (Robbins and Monro, 1951)."""
+"""On the finest grid. Of those after them only the part 1, 1/2, 1/3, ... is done: so the result is
+the mean of their solutions, for all draws of pixels since (Robbins and Monro, 1951)."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
 """Beyond these the result is not one."""
 

@@ -148,19 +148,19 @@ def _one_thread() -> Iterator[None]:
 
 def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[Solution]:
     """What each rung of the ladder finds."""
+    possible = settings.turntable is not False
     common = common_axis(graph)
-    likely = settings.turntable is not False and (settings.turntable or common.share > AXIS_SHARE)
+    likely = possible and (settings.turntable or common.share > AXIS_SHARE)
     if settings.ordered:
         nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
         found = solve(sight, reliable(nearby), settings.seed, "ordered")
     else:
         found = solve(sight, reliable(graph), settings.seed, "free", lookalikes=not likely)
-    if settings.turntable is not False:
-        if likely and not settings.ordered:
+        if likely:
             found += _about_axis(sight, graph, common.axis, settings.seed)
-        if likely or settings.ordered:
-            for poses in by_order(sight):
-                found.append(_finished(sight, refine_jointly(sight, poses), "ordered steps"))
+    if likely or (possible and settings.ordered):
+        for poses in by_order(sight):
+            found.append(_finished(sight, refine_jointly(sight, poses), "ordered steps"))
     if settings.turntable:
         found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
     return found
