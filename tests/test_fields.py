@@ -77,7 +77,7 @@ def test_levels_that_are_off_do_not_matter():
 def test_missing_tinycudann_is_a_clear_error():
     if torch.cuda.is_available():
         pytest.skip("tinycudann may be there")
-    with pytest.raises(MissingBackendError, match=r"tinycudann.*train\.field\.backend: torch"):
+    with pytest.raises(MissingBackendError, match=r"tinycudann.*train\.field\.backend: auto"):
         NeuralSDF(SMALL.model_copy(update={"backend": "tinycudann"}), seed=0)
 
 

@@ -13,8 +13,9 @@ class FieldSettings(Settings):
     encoding: Literal["hash_grid", "none"] = "hash_grid"
     """What the network sees beside the coordinates; `none` is the network of NeuS."""
 
-    backend: Literal["torch", "tinycudann"] = "torch"
-    """Who computes the hash grid; the parameters are the same."""
+    backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
+    """Who computes the hash grid; the parameters are the same. `auto` takes Triton's kernels on a
+    GPU, unless `PMNI_KERNELS` says torch, and PyTorch on a CPU."""
 
     levels: int = Field(8, ge=1, le=24)
     """Resolutions of the hash grid."""

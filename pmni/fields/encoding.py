@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pmni.config.training import FieldSettings
 from pmni.errors import MissingBackendError
-from pmni.fields.hash_grid import HashGrid
+from pmni.fields.hash_grid import HashGrid, runs_kernels
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ class TinyCudaGrid(nn.Module):
         except (ImportError, OSError) as error:
             raise MissingBackendError(
                 "hash grid backend 'tinycudann' cannot be used here "
-                f"({error}); install tiny-cuda-nn, or set train.field.backend: torch"
+                f"({error}); install tiny-cuda-nn, or set train.field.backend: auto"
             ) from None
         self.grid = tinycudann.Encoding(
             n_input_dims=3,
@@ -85,4 +85,14 @@ def make_encoding(settings: FieldSettings, seed: int) -> HashGrid | TinyCudaGrid
         settings.base_resolution,
         settings.growth,
         torch.Generator().manual_seed(seed),
+        settings.backend,
     )
+
+
+def backend_on(settings: FieldSettings, device: torch.device) -> str:
+    """Who computes the encoding on a device: what `auto` means there."""
+    if settings.encoding == "none":
+        return "torch"
+    if settings.backend == "tinycudann":
+        return settings.backend
+    return "triton" if runs_kernels(settings.backend, device) else "torch"

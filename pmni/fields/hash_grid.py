@@ -1,14 +1,20 @@
-"""Multi-resolution hash encoding (Müller et al., SIGGRAPH 2022), plain PyTorch, any device.
+"""Multi-resolution hash encoding (Müller et al., SIGGRAPH 2022), plain PyTorch, any device; on
+a GPU by kernels, if they are chosen.
 
 The parameter layout and the arithmetic are tiny-cuda-nn's, so parameters move between backends.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
+
+from pmni import kernels
+from pmni.errors import MissingBackendError
 
 # Spatial hash of Teschner et al. 2003, as in the paper's eq. 4.
 PRIMES = (1, 2654435761, 805459861)
@@ -43,13 +49,38 @@ def grid_levels(levels: int, log2_entries: int, base: int, growth: float) -> lis
     return result
 
 
+def layout_of(levels: Sequence[Level]) -> Int32[Tensor, "L 5"]:
+    """What kernels know of the levels: the bits of the scale (float32), the resolution, entries,
+    offset, and 1 if they are hashed."""
+    scales = torch.tensor([level.scale for level in levels]).view(torch.int32)
+    rest = [(level.resolution, level.entries, level.offset, not level.dense) for level in levels]
+    return torch.cat([scales[:, None], torch.tensor(rest, dtype=torch.int32)], dim=1)
+
+
+def runs_kernels(backend: Literal["auto", "torch", "triton"], device: torch.device) -> bool:
+    """Whether kernels compute the grid on a device.
+
+    Raises MissingBackendError when they should and cannot.
+    """
+    chosen = backend != "torch" and kernels.chosen(device)
+    if backend == "triton" and not chosen:
+        raise MissingBackendError(
+            f"hash grid backend 'triton' needs a CUDA device (this is {device.type}) and "
+            f"{kernels.VARIABLE} not to be torch; set train.field.backend: auto"
+        )
+    return chosen
+
+
 class HashGrid(nn.Module):
     """Features of points, trilinearly interpolated from a hashed grid at each level.
 
     Args:
         levels, features, log2_entries, base, growth: the shape of the grid; `growth` is the ratio
             of the resolutions of neighbouring levels.
+        backend: who computes it; `auto` takes kernels on a GPU.
     """
+
+    layout: Tensor
 
     def __init__(
         self,
@@ -59,6 +90,7 @@ class HashGrid(nn.Module):
         base: int,
         growth: float,
         generator: torch.Generator,
+        backend: Literal["auto", "torch", "triton"] = "auto",
     ) -> None:
         super().__init__()
         self.levels = grid_levels(levels, log2_entries, base, growth)
@@ -67,9 +99,15 @@ class HashGrid(nn.Module):
         values = torch.empty(entries, features).uniform_(-1e-4, 1e-4, generator=generator)
         self.params = nn.Parameter(values.reshape(-1))
         self.width = levels * features
+        self.backend = backend
+        self.register_buffer("layout", layout_of(self.levels), persistent=False)
 
     def forward(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N D"]:
         """Features (N, levels * features) of points in [0, 1]^3; zero from level `active` on."""
+        if runs_kernels(self.backend, x.device):
+            from pmni.kernels.hash_grid import hash_grid_features
+
+            return hash_grid_features(x, self.params, self.layout, self.features, active)
         table = self.params.view(-1, self.features)
         columns = [interpolate(table, level, x) for level in self.levels[:active]]
         idle = (len(self.levels) - active) * self.features

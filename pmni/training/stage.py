@@ -20,6 +20,7 @@ from pmni.devices import claimed_device
 from pmni.errors import InputError
 from pmni.fields.band import BandSDF
 from pmni.fields.checkpoint import load_surface, save_surface
+from pmni.fields.encoding import backend_on
 from pmni.fields.sdf import SDF
 from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
             capture = corrected(capture, initial, surface, device)
         trainer = make_trainer(capture, distances, initial, surface, settings, device)
         known["device"] = device.type
-        known["backend"] = settings.field.backend
+        known["backend"] = backend_on(settings.field, device)
         known["train_seconds"], errors = optimise(trainer, surface, work)
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20

@@ -1,0 +1,215 @@
+"""The kernels of the hash grid: one level of a block of points a program, and one pass over the
+corners of its cells.
+
+Levels come one after another, so that one level's table stays in the cache. Arguments of all:
+points xs (N, 3), `layout` (L, 5) of the levels, their entries; features and gradients of features
+are (N, levels * FEATURES).
+"""
+
+import triton
+import triton.language as tl
+
+from pmni.fields.hash_grid import PRIMES
+
+# As signed numbers, whose products have the same low bits.
+PRIME_Y, PRIME_Z = tl.constexpr(PRIMES[1] - 2**32), tl.constexpr(PRIMES[2])
+
+
+@triton.jit
+def _level(layout, level):
+    """Scale, resolution, entries, the first one, and whether they are hashed."""
+    row = layout + level * 5
+    scale = tl.load(row).to(tl.float32, bitcast=True)
+    first = tl.load(row + 3).to(tl.int64)
+    return scale, tl.load(row + 1), tl.load(row + 2), first, tl.load(row + 4) != 0
+
+
+@triton.jit
+def _cell(xs, points, real, scale):
+    """The first nodes of the cells in which points lie, and where in them."""
+    x = tl.load(xs + points * 3, mask=real, other=0.0) * scale + 0.5
+    y = tl.load(xs + points * 3 + 1, mask=real, other=0.0) * scale + 0.5
+    z = tl.load(xs + points * 3 + 2, mask=real, other=0.0) * scale + 0.5
+    i, j, k = tl.floor(x), tl.floor(y), tl.floor(z)
+    return i.to(tl.int32), j.to(tl.int32), k.to(tl.int32), x - i, y - j, z - k
+
+
+@triton.jit
+def _entry(i, j, k, resolution, entries, hashed):
+    """Entries of nodes, counted from their level's first."""
+    dense = i + resolution * (j + resolution * k)
+    index = tl.where(hashed, i ^ (j * PRIME_Y) ^ (k * PRIME_Z), dense) % entries
+    return tl.where(index < 0, index + entries, index)
+
+
+@triton.jit
+def _columns(points, count, level, levels, FEATURES: tl.constexpr, PADDED: tl.constexpr):
+    """Where a level's features of points are, (POINTS, PADDED); their numbers; which there are."""
+    column = tl.arange(0, PADDED)[None, :]
+    wanted = (points < count)[:, None]
+    if PADDED != FEATURES:
+        wanted = wanted & (column < FEATURES)
+    return (points * levels + level)[:, None] * FEATURES + column, column, wanted
+
+
+@triton.jit
+def values(
+    xs,
+    layout,
+    table,
+    out,
+    count,
+    levels,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """out: the features."""
+    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    level = tl.program_id(1)
+    scale, resolution, entries, first, hashed = _level(layout, level)
+    place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
+    i, j, k, u, v, w = _cell(xs, points, points < count, scale)
+    table += first * FEATURES
+    found = tl.zeros((POINTS, PADDED), tl.float32)
+    for corner in tl.static_range(8):
+        a, b, c = corner % 2, corner // 2 % 2, corner // 4
+        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
+        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
+        weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+        found += weight[:, None] * value
+    tl.store(out + place, found, mask=wanted)
+
+
+@triton.jit
+def _add(total, value, unit, wanted):
+    """Add to entries, in units if in fixed point."""
+    if total.dtype.element_ty == tl.int64:
+        tl.atomic_add(total, (value * unit).to(tl.int64), mask=wanted, sem="relaxed")
+    else:
+        tl.atomic_add(total, value, mask=wanted, sem="relaxed")
+
+
+@triton.jit
+def add_to_entries(
+    xs,
+    layout,
+    gradients,
+    total,
+    units,
+    count,
+    levels,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """total: add the derivative by the table of <features, gradients>."""
+    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    level = tl.program_id(1)
+    scale, resolution, entries, first, hashed = _level(layout, level)
+    place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
+    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
+    i, j, k, u, v, w = _cell(xs, points, points < count, scale)
+    total += first * FEATURES
+    unit = tl.load(units)
+    for corner in tl.static_range(8):
+        a, b, c = corner % 2, corner // 2 % 2, corner // 4
+        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
+        weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+        to = total + entry[:, None] * FEATURES + column
+        _add(to, weight[:, None] * gradient, unit, wanted)
+
+
+@triton.jit
+def x_slopes(
+    xs,
+    layout,
+    table,
+    gradients,
+    out,
+    count,
+    levels,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """out (active levels, 3, N): the derivative by x of <features, gradients>."""
+    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    real = points < count
+    level = tl.program_id(1)
+    scale, resolution, entries, first, hashed = _level(layout, level)
+    place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
+    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
+    i, j, k, u, v, w = _cell(xs, points, real, scale)
+    table += first * FEATURES
+    by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
+    for corner in tl.static_range(8):
+        a, b, c = corner % 2, corner // 2 % 2, corner // 4
+        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
+        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
+        product = tl.sum(value * gradient, axis=1)
+        p, q, r = u if a else 1 - u, v if b else 1 - v, w if c else 1 - w
+        by_u += q * r * (product if a else -product)
+        by_v += p * r * (product if b else -product)
+        by_w += p * q * (product if c else -product)
+    out += level.to(tl.int64) * 3 * count + points
+    tl.store(out, scale * by_u, mask=real)
+    tl.store(out + count, scale * by_v, mask=real)
+    tl.store(out + 2 * count, scale * by_w, mask=real)
+
+
+@triton.jit
+def add_second_derivatives(
+    xs,
+    layout,
+    table,
+    gradients,
+    directions,
+    along,
+    out,
+    total,
+    units,
+    count,
+    levels,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """Derivatives of <directions (N, 3), x_slopes>: by the gradients (along, the features'
+    derivatives in the directions), by x (out (active levels, 3, N)), by the table (added to total).
+    """
+    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    real = points < count
+    level = tl.program_id(1)
+    scale, resolution, entries, first, hashed = _level(layout, level)
+    place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
+    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
+    du = tl.load(directions + points * 3, mask=real, other=0.0) * scale
+    dv = tl.load(directions + points * 3 + 1, mask=real, other=0.0) * scale
+    dw = tl.load(directions + points * 3 + 2, mask=real, other=0.0) * scale
+    i, j, k, u, v, w = _cell(xs, points, real, scale)
+    table += first * FEATURES
+    total += first * FEATURES
+    unit = tl.load(units)
+    by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
+    found = tl.zeros((POINTS, PADDED), tl.float32)
+    for corner in tl.static_range(8):
+        a, b, c = corner % 2, corner // 2 % 2, corner // 4
+        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
+        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
+        product = tl.sum(value * gradient, axis=1)
+        p, q, r = u if a else 1 - u, v if b else 1 - v, w if c else 1 - w
+        # The direction, with the signs of the corner's weights.
+        x, y, z = du if a else -du, dv if b else -dv, dw if c else -dw
+        weight = (x * q + p * y) * r + p * q * z
+        found += weight[:, None] * value
+        to = total + entry[:, None] * FEATURES + column
+        _add(to, weight[:, None] * gradient, unit, wanted)
+        by_u += (y * r + q * z) * (product if a else -product)
+        by_v += (x * r + p * z) * (product if b else -product)
+        by_w += (x * q + p * y) * (product if c else -product)
+    tl.store(along + place, found, mask=wanted)
+    out += level.to(tl.int64) * 3 * count + points
+    tl.store(out, scale * by_u, mask=real)
+    tl.store(out + count, scale * by_v, mask=real)
+    tl.store(out + 2 * count, scale * by_w, mask=real)
