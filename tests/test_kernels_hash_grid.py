@@ -139,14 +139,26 @@ def test_no_points():
     assert not found["by table"].any()
 
 
-def test_gradient_of_the_table_is_not_computed_for_the_gradient_by_x(monkeypatch):
-    def fail(*_):
-        raise AssertionError("added up a gradient of the table")
+def test_only_the_derivatives_asked_for_are_computed(monkeypatch):
+    launched = []
+    launch = pmni.kernels.hash_grid._launch
 
-    monkeypatch.setattr(pmni.kernels.hash_grid, "_added_up", fail)
+    def record(kernel, *rest):
+        launched.append(kernel.__name__ if hasattr(kernel, "__name__") else kernel.fn.__name__)
+        launch(kernel, *rest)
+
+    monkeypatch.setattr(pmni.kernels.hash_grid, "_launch", record)
     grid = make()
     x = uniform(8).requires_grad_()
-    grad(by_kernels(grid)(x).sum(), x, create_graph=True)
+    features = by_kernels(grid)(x)
+    (slopes,) = grad(features.sum(), x, create_graph=True)
+    assert launched == ["values", "x_slopes"]
+    grad(slopes.sum() + features.sum(), grid.params)
+    assert sorted(launched[2:]) == ["add_second_derivatives", "add_to_entries"]
+    by_kernels(grid)(uniform(8)).sum().backward()
+    assert launched[4:] == ["values", "add_to_entries"]
+    with torch.no_grad():
+        assert not by_kernels(grid)(x).requires_grad
 
 
 def test_points_and_gradients_in_any_layout():

@@ -1,7 +1,7 @@
 """The hash grid's twin: features and their first and second derivatives, by Triton kernels.
 
-The derivatives by x and by the table are nodes of their own in autograd's graph, so that the
-gradient of f with respect to x costs no gradient of the table.
+The derivatives by x and by the table are nodes of their own in autograd's graph, so that
+neither is computed where only the other is asked for.
 
 Gradients of the table are sums over the points. They are added up in single precision in whatever
 order, or, under `torch.use_deterministic_algorithms`, in fixed point, where order does not matter.
@@ -45,19 +45,20 @@ def hash_grid_features(
     if x.dtype != torch.float32 or params.dtype != torch.float32:
         raise TypeError(f"kernels of the hash grid take float32, not {x.dtype}, {params.dtype}")
     grid = (layout, features, min(active, len(layout)))
-    found: Tensor = _Features.apply(x, params, *grid)
+    found: Tensor = _Features.apply(x, (params,), *grid)
     if params.requires_grad and torch.is_grad_enabled():
         found = found + _Entries.apply(x.detach(), params, *grid)
     return found
 
 
 class _Features(torch.autograd.Function):
-    """The features, as functions of x alone."""
+    """The features, as functions of x alone: autograd does not look into the tuple."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, params: Tensor, layout: Tensor, features: int, active: int
+        ctx: Any, x: Tensor, table: tuple[Tensor], layout: Tensor, features: int, active: int
     ) -> Tensor:
+        (params,) = table
         ctx.save_for_backward(x, params, layout)
         ctx.shape = features, active
         found = _out(x, layout, features, active)
@@ -67,10 +68,7 @@ class _Features(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, params, layout = ctx.saved_tensors
-        slopes = None
-        if ctx.needs_input_grad[0]:
-            slopes = _Slopes.apply(x, params, gradient, layout, *ctx.shape)
-        return slopes, None, None, None, None
+        return _Slopes.apply(x, params, gradient, layout, *ctx.shape), None, None, None, None
 
 
 class _Entries(torch.autograd.Function):
