@@ -10,9 +10,10 @@ from pmni.config.base import Settings
 class MeshSettings(Settings):
     """How the surface is extracted."""
 
-    backend: Literal["pymcubes", "skimage", "open3d"] = "pymcubes"
-    """The marching cubes implementation. All give the same vertices; `skimage` also resolves
-    ambiguous cells, `open3d` has to be installed apart."""
+    backend: Literal["torch", "pymcubes", "skimage", "open3d"] = "torch"
+    """The marching cubes implementation. All give the same vertices on the grid's edges. `torch`
+    is the project's own and runs on the GPU too; `skimage` also resolves ambiguous cells; `open3d`
+    has to be installed apart."""
 
     resolution: int = Field(512, ge=16, le=2048)
     """Grid cells along each side of [-1, 1]^3; a surface on a grid is meshed on its own."""

@@ -1,9 +1,7 @@
-"""What can be said of a triangle mesh: areas, normals, volume, components, diameter."""
+"""What can be said of a triangle mesh: areas, normals, volume, open edges, diameter."""
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, distance
 
 from pmni.io.meshes import Mesh
@@ -42,17 +40,6 @@ def vertex_normals(mesh: Mesh) -> Float[np.ndarray, "N 3"]:
     return _unit(total)
 
 
-def largest_component(mesh: Mesh) -> tuple[Mesh, int]:
-    """The connected component of the largest area, and how many components there were."""
-    a, b, c = mesh.faces.T
-    count = len(mesh.vertices)
-    edges = coo_matrix((np.ones(2 * len(a), bool), (np.r_[a, a], np.r_[b, c])), (count, count))
-    label = connected_components(edges, directed=False)[1][a]
-    area = np.bincount(label, np.linalg.norm(area_vectors(mesh), axis=1))
-    components = len(np.unique(label))
-    return _without_unused(mesh.vertices, mesh.faces[label == area.argmax()]), components
-
-
 def open_edges(mesh: Mesh) -> Int[np.ndarray, "E 2"]:
     """Edges that no second face runs along in the opposite direction; none if watertight."""
     directed = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
@@ -83,8 +70,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _split(points: np.ndarray, size: int) -> list[np.ndarray]:
     return [points[start : start + size] for start in range(0, len(points), size)]
-
-
-def _without_unused(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
-    used, renumbered = np.unique(faces, return_inverse=True)
-    return Mesh(vertices[used], renumbered.reshape(-1, 3).astype(np.int32))
