@@ -34,10 +34,14 @@ from pmni.lie import rotation_angle_deg
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import (
+    EXACT_CONTOUR,
     FULL_STEPS,
+    PATIENCE,
     Refiner,
     Report,
+    Scales,
     check_converged,
+    doubtful_rim,
     finest_cells,
 )
 from pmni.refinement.stage import SUSPICIOUS
@@ -252,7 +256,7 @@ def test_fixed_poses_do_not_move_and_excluded_views_do_not_count():
 
 
 def test_the_last_steps_are_averaged(monkeypatch):
-    """1, 1/2, 1/3, ... of them, which makes the running mean of what the steps lead to."""
+    """1/2, 1/3, ... of them, which makes the running mean of what the steps lead to."""
     gains: dict[int, list[float]] = {}
 
     def step(self: Refiner, cells: int, gain: float = 1.0) -> Report:
@@ -261,7 +265,33 @@ def test_the_last_steps_are_averaged(monkeypatch):
 
     monkeypatch.setattr(Refiner, "step", step)
     refined(duck()[0], cameras(), iterations=[2, 1, FULL_STEPS + 3])
-    assert gains == {32: [1.0] * 2, 64: [1.0] * FULL_STEPS + [1.0, 1 / 2, 1 / 3]}
+    assert gains == {32: [1.0] * 2, 64: [1.0] * FULL_STEPS + [1 / 2, 1 / 3, 1 / 4]}
+
+
+@pytest.mark.parametrize(
+    ("left", "steps"),
+    [(0.99, [2, 4, FULL_STEPS]), (0.95, [2, PATIENCE * 4, PATIENCE * FULL_STEPS])],
+)
+def test_a_grid_has_more_steps_while_the_normals_come_to_fit_better(monkeypatch, left, steps):
+    """Each step leaves so much of the residual; two of 0.99 leave more than BETTER."""
+    taken: list[int] = []
+
+    def step(self: Refiner, cells: int, gain: float = 1.0) -> Report:
+        taken.append(cells)
+        return replace(GOOD, cells=cells, normal_residual_deg=10 * left ** len(taken))
+
+    monkeypatch.setattr(Refiner, "step", step)
+    refined(duck()[0], cameras(), cells=128, iterations=[2, 4, FULL_STEPS])
+    assert [taken.count(cells) for cells in (32, 64, 128)] == steps
+
+
+def test_the_rim_that_is_not_trusted():
+    """As wide as a mask is too large, wider where contours are ragged, 5 pixels at most."""
+    offsets = torch.tensor([-1.0, 0.0, 2.0, 9.0])
+    for contour, ragged in ((0.2, 0.0), (EXACT_CONTOUR + 0.5, 1.0)):
+        scales = Scales(0.1, contour, torch.full((4,), 0.1))
+        expected = torch.tensor([ragged, ragged, 2 + ragged, 5])
+        torch.testing.assert_close(doubtful_rim(offsets, scales), expected)
 
 
 def test_a_surface_that_no_ray_meets_is_lost():

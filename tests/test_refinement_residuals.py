@@ -41,6 +41,7 @@ from pmni.refinement.residuals import (
     Residuals,
     contour_residuals,
     correct_normals,
+    coverage_residuals,
     normal_residuals,
 )
 from pmni.rendering.sphere_tracing import box_interval, trace
@@ -404,6 +405,26 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
     assert (slope - expected)[steady].abs().max() < 0.1
     assert (slope - expected)[steady].abs().median() < 0.01
     assert expected[steady].std() > 0.3
+
+
+def test_pixels_of_the_mask_that_miss_the_surface():
+    """A ball that is smaller than its masks: rays beside it, and only they, are off by what they
+    miss it by."""
+    m, radius = measurements(), 0.45
+    estimate = Estimate.start(on_fine_grid(sphere(radius)), truth().c2w())
+    index = m.draw_pixels(POINTS, generator())
+    found = coverage_residuals(m, estimate, index)
+    local = m.directions(m.pixels[index].float(), torch.zeros(()))
+    d = (estimate.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
+    origin = estimate.centres.float()[:, None].expand(-1, POINTS, -1).reshape(-1, 3)
+    missed = torch.linalg.vector_norm(torch.linalg.cross(origin, d), dim=-1) - radius
+    h = estimate.surface.grid.spacing
+    clear = (missed.abs() > h / 4) & (missed < 4 * h)  # nodes are near the surface only
+    assert torch.equal(found.valid[clear] > 0, missed[clear] > 0)
+    assert 10 < found.valid[clear].sum() < clear.sum() - 10
+    off = found.value[:, 0] + missed
+    assert off[found.valid > 0].abs().max() < h**2 / (4 * radius)
+    assert (found.by_view[:, 0, OFFSET] == 0).all()
 
 
 @pytest.mark.parametrize("miss", [-0.03, 0.0, 0.02, 0.05])

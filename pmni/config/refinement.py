@@ -31,8 +31,8 @@ class RefineSettings(Settings):
     worth, 512 at most."""
 
     iterations: tuple[int, int, int] = (6, 8, 10)
-    """Outer iterations at most: on the coarse grids together, on the one before the finest, and on
-    the finest."""
+    """Outer iterations on the coarsest grid, on those between, and on the finest; three times as
+    many at most where that is worth while."""
 
     pixels: int | None = Field(None, ge=100)
     """Pixels drawn from each view in an outer iteration on the finest grid; None takes as many as

@@ -24,7 +24,12 @@ from pmni.refinement.estimate import (
 )
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
-from pmni.refinement.residuals import Residuals, contour_residuals, normal_residuals
+from pmni.refinement.residuals import (
+    Residuals,
+    contour_residuals,
+    coverage_residuals,
+    normal_residuals,
+)
 
 CONTOUR_POINTS = 0.075
 """Contour points drawn for each pixel drawn."""
@@ -33,9 +38,9 @@ CONTOUR_SHARE = 0.4
 own usual size: normals are so correlated that many count as one."""
 FINEST_CONTOUR = 0.2
 """Least scale of contour residuals, pixels."""
-EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 5.0, 5.0
-"""Contour residuals up to so many pixels say that the masks are right; beyond, so many times the
-excess is the width of the rim where normals are not trusted, at most so many pixels."""
+EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
+"""Contour residuals up to so many pixels say that the contours are not ragged; beyond, so many
+times the excess is the width of the rim where normals are not trusted, at most so many pixels."""
 CELL_PIXELS = 0.7
 """Width of the finest grid's cells that is fine enough, in pixels at the object."""
 INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
@@ -53,10 +58,12 @@ COARSEST = 64
 """Cells of the first grid."""
 AT_REST_DEG, PATIENCE = 1.0, 3
 """Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
-times as many iterations as usual are waited for it."""
-FULL_STEPS = 4
-"""On the finest grid. Of those after them only the part 1, 1/2, 1/3, ... is done: so the result is
-the mean of their solutions, for all draws of pixels since (Robbins and Monro, 1951)."""
+times as many iterations as usual a grid may have."""
+BETTER = 0.95
+"""Part of the normals' residual that two iterations may leave for another to be worth while."""
+FULL_STEPS = 5
+"""On the finest grid. Of those after them only the part 1/2, 1/3, ... is done: so the result is the
+mean of their solutions and the last, for all draws of pixels since (Robbins and Monro, 1951)."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
 """Beyond these the result is not one."""
 
@@ -114,6 +121,8 @@ class Linearisation:
     contour: Int[Tensor, "V Q"]
     normals: WeightedResiduals
     contours: WeightedResiduals
+    missed: WeightedResiduals
+    """Of the pixels that should see the surface, and do not."""
     scales: Scales
     hit_fraction: float
     """Of the pixels that see the surface."""
@@ -142,19 +151,31 @@ class Refiner:
         self.iteration = 0
 
     def run(self) -> Iterator[Report]:
-        """All outer iterations, coarse to fine. On the coarsest grid they go on until the cameras
-        have come to rest, or PATIENCE times as many as usual are done."""
+        """All outer iterations, coarse to fine.
+
+        On the coarsest grid they go on until the cameras have come to rest, on the others as long
+        as the surface comes to fit the normals better: PATIENCE times as many as usual at most.
+        """
         cells = self.coarsest
         while cells <= self.cells:
             usual = self.settings.iterations[self._phase(cells)]
-            for done in range(1, PATIENCE * usual + 1):
-                averaged = max(1, done - FULL_STEPS) if self._phase(cells) == 2 else 1
-                report = self.step(cells, 1 / averaged)
-                yield report
-                at_rest = report.largest_rotation_change_deg < AT_REST_DEG
-                if done >= usual and (cells > self.coarsest or at_rest):
-                    break
+            whole = min(usual, FULL_STEPS) if self._phase(cells) == 2 else usual
+            reports: list[Report] = []
+            while len(reports) < whole or (
+                len(reports) < PATIENCE * whole and self._worth_while(reports)
+            ):
+                reports.append(self.step(cells))
+                yield reports[-1]
+            for done in range(1, usual - whole + 1):
+                yield self.step(cells, 1 / (done + 1))
             cells *= 2
+
+    def _worth_while(self, reports: list[Report]) -> bool:
+        """Whether another iteration on the same grid is."""
+        if reports[-1].cells == self.coarsest:
+            return reports[-1].largest_rotation_change_deg >= AT_REST_DEG
+        fit = [report.normal_residual_deg for report in reports]
+        return fit[-1] < BETTER * fit[max(0, len(fit) - 3)]
 
     def _phase(self, cells: int) -> int:
         """0 on the coarsest grid, 2 on the finest, 1 between."""
@@ -179,7 +200,7 @@ class Refiner:
         device = self.measurements.device
         equations = NormalEquations(
             self.estimate.surface,
-            (now.normals, now.contours),
+            (now.normals, now.contours, now.missed),
             len(self.measurements),
             self.prior(now),
             self.free_view(),
@@ -206,9 +227,15 @@ class Refiner:
             )
         sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
         scales = measure(normals, contours, sizes)
-        depth = self.measurements.depth_in_mask[pixels].view(-1)
-        normals = replace(normals, valid=normals.valid * (depth > doubtful_rim(scales)))
-        return Linearisation(pixels, points, *weigh(normals, contours, sizes, scales), scales, hits)
+        rim = doubtful_rim(self.estimate.offsets / sizes, scales)
+        certain = self.measurements.depth_in_mask[pixels] > rim[:, None]
+        unseen = certain & (normals.valid.view_as(pixels) == 0)
+        normals = replace(normals, valid=normals.valid * certain.view(-1))
+        most = min(count, max(1, int(unseen.sum(1).max())))
+        index = pixels.gather(1, unseen.int().topk(most, dim=1).indices)
+        missed = coverage_residuals(self.measurements, self.estimate, index)
+        weighted = weigh(normals, contours, missed, sizes, scales)
+        return Linearisation(pixels, points, *weighted, scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
@@ -287,9 +314,11 @@ def check_converged(name: str, views: tuple[str, ...], report: Report) -> None:
         )
 
 
-def doubtful_rim(scales: Scales) -> float:
-    """How many pixels inside the contour the normals may be of something else."""
-    return min(RIM * max(scales.contour - EXACT_CONTOUR, 0.0), MOST_RIM)
+def doubtful_rim(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
+    """How many pixels inside each view's contour there may be something else than the object;
+    `offsets` in pixels."""
+    ragged = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
+    return (offsets.clamp(min=0) + ragged).clamp(max=MOST_RIM)
 
 
 def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
@@ -307,19 +336,33 @@ def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) 
 
 
 def weigh(
-    normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"], scales: Scales
-) -> tuple[WeightedResiduals, WeightedResiduals]:
-    """Huber weights; the contours' in relation to the normals'."""
+    normals: Residuals,
+    contours: Residuals,
+    missed: Residuals,
+    sizes: Float[Tensor, "V"],
+    scales: Scales,
+) -> tuple[WeightedResiduals, WeightedResiduals, WeightedResiduals]:
+    """Huber weights; the contours' in relation to the normals', the missed pixels' as a
+    contour point's."""
     threshold = min(max(3 * scales.normal, 0.25), 0.8)
     lengths = torch.linalg.vector_norm(normals.value, dim=-1).clamp(min=1e-6)
     weight = normals.valid * (threshold / lengths).clamp(max=1)
-    pixel = sizes[:, None].expand(-1, len(contours.valid) // len(sizes)).reshape(-1)
-    off = (contours.value[:, 0] / pixel).abs().clamp(min=1e-6)
-    threshold = min(max(3 * scales.contour, 2.5), 15.0)
-    huber = contours.valid * (threshold / off).clamp(max=1)
     ratio = len(normals.valid) / len(contours.valid)
-    strength = CONTOUR_SHARE * ratio * (scales.normal / scales.contour) ** 2 / pixel**2
+    strength = CONTOUR_SHARE * ratio * (scales.normal / scales.contour) ** 2
     return (
         WeightedResiduals(normals, weight.sqrt()),
-        WeightedResiduals(contours, (huber * strength).sqrt()),
+        *(
+            WeightedResiduals(term, (strength * in_pixels(term, sizes, scales)).sqrt())
+            for term in (contours, missed)
+        ),
     )
+
+
+def in_pixels(
+    distances: Residuals, sizes: Float[Tensor, "V"], scales: Scales
+) -> Float[Tensor, "K"]:
+    """Huber weights of distances across rays, for their squares in pixels."""
+    pixel = sizes[:, None].expand(-1, len(distances.valid) // len(sizes)).reshape(-1)
+    off = (distances.value[:, 0] / pixel).abs().clamp(min=1e-6)
+    threshold = min(max(3 * scales.contour, 2.5), 15.0)
+    return distances.valid * (threshold / off).clamp(max=1) / pixel**2

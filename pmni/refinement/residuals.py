@@ -5,7 +5,7 @@ it meets the surface; n_f = grad f / |grad f| there; n' a measured normal, corre
 of f; omega, tau a left perturbation of a pose: R <- exp(omega) R, C <- exp(omega) C + tau.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -164,14 +164,37 @@ def normal_residuals(
 def contour_residuals(
     measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
 ) -> Residuals:
-    """r = offset - min f along the ray of a contour point; the least value is at x_m.
+    """r = offset - min f along the ray of a contour point."""
+    nearest = nearest_residuals(measurements, estimate, measurements.contour[index])
+    nearest.by_view[:, 0, OFFSET] = 1
+    count = index.shape[1]
+    offsets = estimate.offsets[:, None].expand(-1, count).reshape(-1, 1)
+    seen = (measurements.first_contour.diff() > 0).repeat_interleave(count)
+    return replace(nearest, value=offsets + nearest.value, valid=nearest.valid * seen)
 
-    d r = -u(x_m) - g . (omega x x_m + tau) + d offset, where g is grad f(x_m) across the ray: along
-    it the minimum does not change to first order.
+
+def coverage_residuals(
+    measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
+) -> Residuals:
+    """r = -min f along the ray of a pixel in the mask that misses the surface.
+
+    Nothing else brings back what a step has torn off a thin part.
+    """
+    nearest = nearest_residuals(measurements, estimate, measurements.pixels[index].float())
+    return replace(nearest, valid=nearest.valid * (nearest.value[:, 0] < 0))
+
+
+def nearest_residuals(
+    measurements: Measurements, estimate: Estimate, points: Float[Tensor, "V P 2"]
+) -> Residuals:
+    """r = -min f along the ray of an image point; the least value is at x_m.
+
+    d r = -u(x_m) - g . (omega x x_m + tau), where g is grad f(x_m) across the ray: along it the
+    minimum does not change to first order.
     """
     sdf = estimate.surface
-    views, count = index.shape
-    local = measurements.directions(measurements.contour[index], estimate.log_focal)
+    views, count, _ = points.shape
+    local = measurements.directions(points, estimate.log_focal)
     R, C = estimate.rotations.float()[:, None], estimate.centres.float()
     d = (R @ local[..., None])[..., 0].view(-1, 3)
     origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
@@ -182,22 +205,18 @@ def contour_residuals(
     across = normalize(gradient - (gradient * d).sum(-1, keepdim=True) * d, dim=-1)
     rows, place, inside = sdf.grid.corners(x)
     weights = trilinear(place)
-    value = (weights * sdf.values[rows]).sum(-1)
     by_view = x.new_zeros(views * count, 1, VIEW_UNKNOWNS)
     by_view[:, 0, ROTATION] = -torch.linalg.cross(x, across)
     by_view[:, 0, TRANSLATION] = -across
-    by_view[:, 0, OFFSET] = 1
     by_common = x.new_zeros(views * count, 1, COMMON_UNKNOWNS)
     by_common[:, 0, LOG_FOCAL] = -(across * focal_motion(x, origin, R, local)).sum(-1)
-    offsets = estimate.offsets[:, None].expand(-1, count).reshape(-1)
-    seen = (measurements.first_contour.diff() > 0).repeat_interleave(count)
     return Residuals(
-        value=(offsets - value)[:, None],
+        value=-(weights * sdf.values[rows]).sum(-1, keepdim=True),
         rows=rows,
         weights=weights[:, None],
         by_view=by_view,
         by_common=by_common,
-        valid=(seen & inside & (near < far)).float(),
+        valid=(inside & (near < far)).float(),
     )
 
 
