@@ -310,7 +310,7 @@ def files(tmp_path):
     hardware = {"processor": "A processor", "gpu": "A GPU"}
     register = {"stage": "register", "seconds": 2.5, "peak_memory_mb": 900.0, "hardware": hardware}
     train = {"stage": "train", "seconds": 60.25, "peak_memory_mb": 700.0, "hardware": hardware}
-    train |= {"device": "cuda:0", "backend": "torch"}
+    train |= {"device": "cuda:0", "backend": "torch", "commit": "0123abc"}
     (tmp_path / "register.json").write_text(json.dumps(register))
     (tmp_path / "train.json").write_text(json.dumps(train))
     return tmp_path
@@ -343,6 +343,7 @@ def test_the_stage_writes_metrics_and_maps(files):
     assert row["rotation_error_initial_mean_deg"] == pytest.approx(2)
     assert (row["train_seconds"], row["total_seconds"]) == (60.25, 62.75)
     assert (row["peak_memory_mb"], row["device"], row["backend"]) == (900.0, "A GPU", "torch")
+    assert row["commit"] == "0123abc"
     maps = np.load(files / "metrics/iter_00001000.errors.npz")
     assert maps["views"].tolist() == list(CAPTURE.views)
     assert maps["normal_error_deg"].dtype == np.float16

@@ -116,7 +116,7 @@ def benchmark() -> pd.DataFrame:
                         "chamfer_mm": 0.2 + 0.1 * rng.random() + 5 * (iteration > 0),
                         "fscore_0.5": 0.9, "fscore_1.0": 0.99, "mae_deg": 3 + rng.random(),
                         "rotation_error_mean_deg": 0.1, "rotation_error_max_deg": 0.2,
-                        "total_seconds": 30.0,
+                        "total_seconds": 30.0, "device": "A GPU", "commit": "0123abc",
                     }
                 )  # fmt: skip
     table = pd.DataFrame(rows)
@@ -193,6 +193,7 @@ def test_the_stage_writes_tables_and_plots(tmp_path, benchmark, logs):
     rows = [line.split(" | ")[:3] for line in text.splitlines() if line.startswith("| 8 | ")]
     assert rows == [["| 8", "fast", "1 of 2"], ["| 8", "calibrated", "2 of 2"]]
     assert "![surface](surface.png)" in text
+    assert "Made on A GPU; commit 0123abc." in text
 
 
 @pytest.mark.workflow

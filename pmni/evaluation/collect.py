@@ -19,7 +19,7 @@ COLUMNS = (
     *("chamfer_mm", "fscore_0.5", "fscore_1.0", "mae_deg", "mae_heldout_deg"),
     *("rotation_error_mean_deg", "rotation_error_max_deg", "translation_error_percent"),
     *("vertices", "watertight", "refine_seconds", "train_seconds", "total_seconds"),
-    *("peak_memory_mb", "device", "backend", "source"),
+    *("peak_memory_mb", "device", "backend", "commit", "source"),
 )
 _KEY = ["dataset", "object", "experiment", "iteration"]
 _LEFT_OUT = ("similarity",)

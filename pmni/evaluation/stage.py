@@ -114,6 +114,7 @@ def cost_of(files: Sequence[Path]) -> dict[str, Any]:
         "peak_memory_mb": max(memory, default=None),
         "device": _device_name(solver),
         "backend": solver.get("backend"),
+        "commit": solver.get("commit"),
     }
 
 

@@ -24,6 +24,7 @@ NUMBERS = (
     *("total_seconds", "peak_memory_mb"),
 )
 OK, WRONG_POSES, NOT_RUN = "ok", "wrong poses", "not run"
+MADE_WITH = ("device", "commit")
 _SHOWN = {**METRICS, "fscore_1.0": ("F-score at 1 mm", ".3f"), "total_seconds": ("seconds", ".0f")}
 _FAILURE = re.compile(r"pmni (\S+): error: (.*)")
 
@@ -84,10 +85,10 @@ def tabulate(
             worst = found.get("rotation_error_max_deg")
             wrong = pd.notna(worst) and worst > wrong_poses_deg
             reason = f"a camera is {worst:.0f} degrees off" if wrong else ""
-            numbers = {name: found.get(name) for name in NUMBERS}
+            numbers = {name: found.get(name) for name in (*NUMBERS, *MADE_WITH)}
             rows.append(row | {"status": WRONG_POSES if wrong else OK, "reason": reason} | numbers)
     table = pd.DataFrame(rows)
-    return table.reindex(columns=[*table.columns, *(n for n in NUMBERS if n not in table)])
+    return table.reindex(columns=[*table.columns, *(n for n in (*NUMBERS, *MADE_WITH) if n not in table)])
 
 
 def page(table: pd.DataFrame, settings: StudySettings, pictures: Sequence[Path]) -> str:
@@ -98,6 +99,7 @@ def page(table: pd.DataFrame, settings: StudySettings, pictures: Sequence[Path])
         "",
         *(f"![{path.stem}]({path.name})\n" for path in pictures),
         "Medians over the objects (and seeds) whose poses were found; `worked` counts them.",
+        f"Made on {_all(table['device'])}; commit {_all(table['commit'])}.",
     ]
     base = table[table["changed"] == "base"]
     groups = [("The base case", base, "object", list(dict.fromkeys(base["object"])))]
@@ -140,6 +142,11 @@ def _failures(failed: pd.DataFrame) -> Iterator[str]:
 
 def _line(values: Sequence[object]) -> str:
     return "| " + " | ".join(str(value).replace("|", "/") for value in values) + " |"
+
+
+def _all(values: pd.Series) -> str:
+    """What there is in a column, once."""
+    return ", ".join(map(str, values.dropna().unique())) or "unknown"
 
 
 def _number(value: float, form: str) -> str:
