@@ -28,9 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage."""
-    from pmni.fields.band import BandSDF
     from pmni.fields.checkpoint import load_surface
-    from pmni.fields.corrected import CorrectedSDF
+    from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
 
     settings = settings_from_argument(MeshSettings, args.settings)
     mesher = load_mesher(settings.backend)
@@ -42,12 +41,11 @@ def run(args: Namespace) -> None:
         record("mesh", provenance, settings, inputs) as known,
     ):
         surface = load_surface(args.checkpoint, device)
-        band = surface.surface if isinstance(surface, CorrectedSDF) else surface
-        grid = band if isinstance(band, BandSDF) else None
+        grid = grid_of(surface)
         resolution = settings.resolution if grid is None else grid.grid.cells
-        found = extract(surface, resolution, mesher, settings.keep == "all", device)
+        found = extract(at_nodes(surface), resolution, mesher, settings.keep == "all", device)
         vertices = torch.from_numpy(found.mesh.vertices).float().to(device)
-        observed = None if grid is None else grid.is_seen(vertices).cpu().numpy()
+        observed = None if grid is None else is_seen(grid, vertices).cpu().numpy()
         mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces, observed)
         write_ply(args.output, mesh)
         known |= {

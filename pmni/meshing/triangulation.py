@@ -39,7 +39,7 @@ def _vertices(grid: SparseGrid) -> tuple[Int32[Tensor, "M"], Float64[Tensor, "V 
     low, axis = edges // 3, edges % 3
     before = grid.values.index_select(0, low).double()
     behind = grid.values.index_select(0, upper.index_select(0, edges)).double()
-    vertices = grid.nodes.index_select(1, low).T.double()
+    vertices = grid.nodes.index_select(1, low).T.contiguous().double()
     vertices.scatter_add_(1, axis[:, None], (before / (before - behind))[:, None])
     number = upper
     number[edges] = torch.arange(len(edges), dtype=torch.int32, device=edges.device)
