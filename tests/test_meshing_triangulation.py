@@ -208,6 +208,7 @@ def test_no_node_is_evaluated_twice(resolution):
         return TORUS(x)
 
     grid = sample(watched, resolution, CPU)
+    assert all(len(part) for part in seen)
     points = torch.cat(seen)
     assert len(points) == grid.evaluations
     assert len(torch.round((points + 1) * resolution / 2).unique(dim=0)) == len(points)

@@ -29,7 +29,8 @@ def at_nodes(surface: SDF) -> Evaluate:
         rows = band.grid.rows(((x + 1) / band.grid.spacing).round().long())
         values = band.values.index_select(0, rows.clamp(min=0))
         off = torch.nonzero(rows < 0)[:, 0]
-        values[off] = band.base(x.index_select(0, off))
+        if len(off):
+            values[off] = band.base(x.index_select(0, off))
         return values + surface.correction(x) if isinstance(surface, CorrectedSDF) else values
 
     return evaluate

@@ -133,20 +133,22 @@ class NodeTiles:
     @torch.no_grad()
     def _find(self, rows: Int32[Tensor, "N"]) -> None:
         """Take the values at these rows from the coarser nodes, or compute them."""
+        rows = self._without_known(rows)
+        if len(rows) == 0:
+            return
         bad = torch.zeros((), dtype=torch.int64, device=self.device)
-        before = self.evaluations
-        for part in self._without_known(rows).split(POINTS[self.device.type]):
+        for part in rows.split(POINTS[self.device.type]):
             nodes = (self.nodes(part) * self.stride).clamp(max=self.resolution)
             points = (nodes.double() * (2 / self.resolution) - 1).float()
             found = self.evaluate(points.T.contiguous()).float()
             self.values.index_copy_(0, part.long(), found)
             bad += (~found.isfinite()).sum()
-            self.evaluations += len(part)
         if bad:
             raise DivergenceError(
                 f"mesh: the surface model has {int(bad)} values that are not finite "
-                f"(of {self.evaluations - before} on the grid)"
+                f"(of {len(rows)} on the grid)"
             )
+        self.evaluations += len(rows)
 
     def _without_known(self, rows: Int32[Tensor, "N"]) -> Int32[Tensor, "M"]:
         """These rows but for those whose values are known on the coarser nodes: they are set."""
