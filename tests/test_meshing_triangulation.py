@@ -253,3 +253,15 @@ def test_no_vertex_on_a_node_and_no_thin_face():
     mesh = extract(exact, 64, triangulate, False, CPU).mesh
     assert (np.linalg.norm(area_vectors(mesh), axis=1) > 0).all()
     assert len(open_edges(mesh)) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same_mesh():
+    # exact on both: products and sums of few bits
+    ball = Analytic(lambda x: (x * x).sum(-1) - 0.5)
+    ours, theirs = (
+        extract(ball, 128, triangulate, False, torch.device(name)).mesh for name in ("cpu", "cuda")
+    )
+    np.testing.assert_array_equal(ours.faces, theirs.faces)
+    np.testing.assert_allclose(ours.vertices, theirs.vertices, atol=1e-9)

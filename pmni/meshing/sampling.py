@@ -35,8 +35,9 @@ def sample(evaluate: Evaluate, resolution: int, device: torch.device) -> SparseG
     A cell is refined when its corners change sign or when, at the slope seen between them times
     MARGIN (or 1 if they are flatter), the values at its corners and in its middle allow the surface
     to reach into it. Then the surface is followed: wherever it leaves the refined cells, the cells
-    beyond are refined too. No node inside the box is evaluated twice. Raises DivergenceError for values that are
-    not finite.
+    beyond are refined too. No node inside the box is evaluated twice.
+
+    Raises DivergenceError for values that are not finite.
     """
     stride = 1
     while resolution // (2 * stride) >= FEWEST_COARSE_CELLS:
