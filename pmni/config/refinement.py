@@ -41,7 +41,7 @@ class RefineSettings(Settings):
     conjugate_gradients: int = Field(50, ge=5)
     """Iterations of the linear solver."""
 
-    bias_deg: float = Field(1.5, ge=0)
+    bias_deg: float = Field(4.0, ge=0)
     """Expected size of a slow drift of a view's normals, degrees; 0 estimates none."""
 
     flattening: bool = True

@@ -35,7 +35,8 @@ CONTOUR_POINTS = 0.075
 """Contour points drawn for each pixel drawn."""
 CONTOUR_SHARE = 0.4
 """Weight of all contour points together, relative to all pixels, when both have residuals of their
-own usual size: normals are so correlated that many count as one."""
+own usual size: normals are so correlated that many count as one. So are the points of a contour if
+it is ragged."""
 FINEST_CONTOUR = 0.2
 """Least scale of contour residuals, pixels."""
 EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
@@ -234,17 +235,21 @@ class Refiner:
         most = min(count, max(1, int(unseen.sum(1).max())))
         index = pixels.gather(1, unseen.int().topk(most, dim=1).indices)
         missed = coverage_residuals(self.measurements, self.estimate, index)
-        weighted = weigh(normals, contours, missed, sizes, scales)
+        ragged = min(1.0, EXACT_CONTOUR / scales.contour) if self._fine() else 1.0
+        weighted = weigh(normals, contours, missed, sizes, scales, CONTOUR_SHARE * ragged)
         return Linearisation(pixels, points, *weighted, scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
         free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.measurements.device)
         free[ROTATION] = free[TRANSLATION] = self.settings.learn_poses
-        fine = self.estimate.surface.grid.cells > self.coarsest
-        free[BIAS] = fine and self.settings.bias_deg > 0
-        free[OFFSET] = fine
+        free[BIAS] = self._fine() and self.settings.bias_deg > 0
+        free[OFFSET] = self._fine()
         return free
+
+    def _fine(self) -> bool:
+        """Whether the grid is fine enough to blame the measurements for what does not fit."""
+        return self.estimate.surface.grid.cells > self.coarsest
 
     def prior(self, now: Linearisation) -> Prior:
         """Biases and offsets are near zero."""
@@ -341,21 +346,20 @@ def weigh(
     missed: Residuals,
     sizes: Float[Tensor, "V"],
     scales: Scales,
+    share: float,
 ) -> tuple[WeightedResiduals, WeightedResiduals, WeightedResiduals]:
-    """Huber weights; the contours' in relation to the normals', the missed pixels' as a
+    """Huber weights: the contours' together `share` times the normals', a missed pixel's as a
     contour point's."""
     threshold = min(max(3 * scales.normal, 0.25), 0.8)
     lengths = torch.linalg.vector_norm(normals.value, dim=-1).clamp(min=1e-6)
     weight = normals.valid * (threshold / lengths).clamp(max=1)
     ratio = len(normals.valid) / len(contours.valid)
-    strength = CONTOUR_SHARE * ratio * (scales.normal / scales.contour) ** 2
-    return (
-        WeightedResiduals(normals, weight.sqrt()),
-        *(
-            WeightedResiduals(term, (strength * in_pixels(term, sizes, scales)).sqrt())
-            for term in (contours, missed)
-        ),
-    )
+    strength = share * ratio * (scales.normal / scales.contour) ** 2
+
+    def across(term: Residuals) -> WeightedResiduals:
+        return WeightedResiduals(term, (strength * in_pixels(term, sizes, scales)).sqrt())
+
+    return WeightedResiduals(normals, weight.sqrt()), across(contours), across(missed)
 
 
 def in_pixels(
