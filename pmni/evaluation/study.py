@@ -88,7 +88,9 @@ def tabulate(
             numbers = {name: found.get(name) for name in (*NUMBERS, *MADE_WITH)}
             rows.append(row | {"status": WRONG_POSES if wrong else OK, "reason": reason} | numbers)
     table = pd.DataFrame(rows)
-    return table.reindex(columns=[*table.columns, *(n for n in (*NUMBERS, *MADE_WITH) if n not in table)])
+    return table.reindex(
+        columns=[*table.columns, *(n for n in (*NUMBERS, *MADE_WITH) if n not in table)]
+    )
 
 
 def page(table: pd.DataFrame, settings: StudySettings, pictures: Sequence[Path]) -> str:

@@ -102,8 +102,8 @@ def _draw(axes: Any, panel: Panel, column: str, experiments: Sequence[str]) -> N
                     transform=axes.get_xaxis_transform(),
                 )  # fmt: skip
                 axes.annotate(
-                    f"{failed}/{len(there)}", (place + shift, 0.91), color=colour, size=6.5,
-                    ha="center", va="center", xycoords=axes.get_xaxis_transform(),
+                    f"{failed}/{len(there)}", (place + shift, 0.92 - 0.045 * index), color=colour,
+                    size=6.5, ha="center", va="center", xycoords=axes.get_xaxis_transform(),
                 )  # fmt: skip
         places = np.arange(len(levels)) + shift
         line = "-" if all(level.replace(".", "").isdecimal() for level in levels) else "none"
