@@ -21,6 +21,7 @@ from pmni.refinement.normal_equations import (
     WeightedResiduals,
     dot,
     multigrid,
+    parts,
 )
 from pmni.refinement.residuals import Residuals
 
@@ -398,3 +399,22 @@ def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors():
         expected = [[0.5, 0.0, 0.25], [0.5 + 0.75, 0.5, 0.25 + 0.75**2]][levels - 2]
         assert spread[beside].tolist() == pytest.approx(expected)
     assert torch.equal(multigrid(wide, r, 6), multigrid(wide, r, 3))
+
+
+def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass():
+    """In Triton's interpreter, or on a GPU; the two terms have 3 components and 1."""
+    pytest.importorskip("triton")
+    from pmni.kernels.normal_equations import add_product
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    twin = problem().equations()
+    x = unflat(
+        torch.randn(len(flat(twin.right_side())), generator=torch.Generator().manual_seed(4))
+    )
+    expected = twin._transposed(twin._changes(x))
+    found = tuple(torch.ones_like(part, device=device) for part in parts(x))
+    for rows, *rest in zip(twin.rows, twin.weights, twin.by_view, twin.by_common, strict=True):
+        given = (*parts(x), rows.int(), *rest)
+        add_product(*(tensor.to(device) for tensor in given), found)
+    for sums, part in zip(found, parts(expected), strict=True):
+        torch.testing.assert_close(sums.cpu() - 1, part, atol=1e-4, rtol=1e-4)

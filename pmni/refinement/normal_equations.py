@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pmni import kernels
 from pmni.cuda_graphs import repeat
 from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import BlockGrid
@@ -61,10 +62,11 @@ class NormalEquations:
     ) -> None:
         self.grid, self.views, self.prior = surface.grid, views, prior
         self.free_view, self.free_common = free_view.float(), free_common.float()
+        self.one_pass = kernels.chosen(surface.grid.device)
         self.rows, self.weights, self.by_view, self.by_common, self.values = [], [], [], [], []
         for term in terms:
             r, w = term.residuals, term.root_weight
-            self.rows.append(r.rows)
+            self.rows.append(r.rows.int() if self.one_pass else r.rows)
             self.weights.append(r.weights * w[:, None, None])
             by_view = r.by_view * w[:, None, None] * self.free_view
             self.by_view.append(by_view.reshape(views, -1, VIEW_UNKNOWNS))
@@ -115,15 +117,7 @@ class NormalEquations:
 
     def apply(self, x: Increment) -> Increment:
         """The matrix times x."""
-        changes = []
-        for rows, weights, by_view, by_common in zip(
-            self.rows, self.weights, self.by_view, self.by_common, strict=True
-        ):
-            change = -(weights @ x.surface[rows][..., None])[..., 0]
-            change += (by_view @ x.views[..., None]).view_as(change)
-            change += (by_common @ x.common).view_as(change)
-            changes.append(change)
-        product = self._transposed(changes)
+        product = self._in_one_pass(x) if self.one_pass else self._transposed(self._changes(x))
         bent = self.grid.laplacian(x.surface)
         membrane = MEMBRANE * self.density * (bent + 1e-3 * x.surface)
         bending = self.grid.laplacian(self.bending * bent)
@@ -133,10 +127,38 @@ class NormalEquations:
             product.common + self.common_diagonal * x.common,
         )
 
+    def _in_one_pass(self, x: Increment) -> Increment:
+        """J^T W J x, by a kernel."""
+        from pmni.kernels.normal_equations import add_product
+
+        result = self._nothing()
+        for term in zip(self.rows, self.weights, self.by_view, self.by_common, strict=True):
+            add_product(*parts(x), *term, parts(result))
+        return result
+
+    def _changes(self, x: Increment) -> list[Tensor]:
+        """J x, of each term."""
+        changes = []
+        for rows, weights, by_view, by_common in zip(
+            self.rows, self.weights, self.by_view, self.by_common, strict=True
+        ):
+            change = -(weights @ x.surface[rows][..., None])[..., 0]
+            change += (by_view @ x.views[..., None]).view_as(change)
+            change += (by_common @ x.common).view_as(change)
+            changes.append(change)
+        return changes
+
+    def _nothing(self) -> Increment:
+        device = self.grid.device
+        return Increment(
+            torch.zeros(len(self.grid), device=device),
+            torch.zeros(self.views, VIEW_UNKNOWNS, device=device),
+            torch.zeros(COMMON_UNKNOWNS, device=device),
+        )
+
     def _transposed(self, changes: list[Tensor]) -> Increment:
-        surface = torch.zeros(len(self.grid), device=self.grid.device)
-        views = torch.zeros(self.views, VIEW_UNKNOWNS, device=self.grid.device)
-        common = torch.zeros(COMMON_UNKNOWNS, device=self.grid.device)
+        """J^T times changes of each term's residuals."""
+        surface, views, common = parts(self._nothing())
         for change, rows, weights, by_view, by_common in zip(
             changes, self.rows, self.weights, self.by_view, self.by_common, strict=True
         ):

@@ -1,0 +1,92 @@
+"""J^T J times an increment, of the residuals of refinement, in one pass over J."""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pmni.kernels.band import device_of
+
+RESIDUALS = 128
+"""A program's."""
+WARPS = 8
+
+
+def add_product(
+    surface: Float[Tensor, "N"],
+    views: Float[Tensor, "V 16"],
+    common: Float[Tensor, "2"],
+    rows: Int[Tensor, "K 8"],
+    weights: Float[Tensor, "K D 8"],
+    by_view: Float[Tensor, "V KD 16"],
+    by_common: Float[Tensor, "KD 2"],
+    result: tuple[Float[Tensor, "N"], Float[Tensor, "V 16"], Float[Tensor, "2"]],
+) -> None:
+    """result += J^T J (surface, views, common), as `refinement.normal_equations` does it in two
+    passes. Sums are atomic: in any order."""
+    tensors = (surface, views, common, rows, weights, by_view, by_common, *result)
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    assert rows.dtype == torch.int32
+    each = len(rows) // len(views)
+    if each == 0:
+        return
+    with device_of(surface):
+        _add_product[(triton.cdiv(each, RESIDUALS), len(views))](
+            *tensors,
+            each,
+            COMPONENTS=weights.shape[1],
+            NODES=rows.shape[1],
+            UNKNOWNS=views.shape[1],
+            RESIDUALS=RESIDUALS,
+            num_warps=WARPS,
+        )
+
+
+@triton.jit
+def _add_product(
+    surface,
+    views,
+    common,
+    rows,
+    weights,
+    by_view,
+    by_common,
+    surface_sum,
+    view_sum,
+    common_sum,
+    each,
+    COMPONENTS: tl.constexpr,
+    NODES: tl.constexpr,
+    UNKNOWNS: tl.constexpr,
+    RESIDUALS: tl.constexpr,
+):
+    view = tl.program_id(1)
+    own = tl.program_id(0) * RESIDUALS + tl.arange(0, RESIDUALS)
+    real = own < each
+    residual = view.to(tl.int64) * each + own
+    corner, unknown = tl.arange(0, NODES)[None, :], tl.arange(0, UNKNOWNS)
+    both = real[:, None]
+    node = tl.load(rows + residual[:, None] * NODES + corner, mask=both, other=0)
+    u = tl.load(surface + node, mask=both, other=0.0)
+    q = tl.load(views + view * UNKNOWNS + unknown)
+    first, second = tl.load(common), tl.load(common + 1)
+    to_nodes = tl.zeros_like(u)
+    to_view = tl.zeros((RESIDUALS, UNKNOWNS), tl.float32)
+    to_first = tl.zeros((RESIDUALS,), tl.float32)
+    to_second = tl.zeros((RESIDUALS,), tl.float32)
+    for component in tl.static_range(COMPONENTS):
+        line = residual * COMPONENTS + component
+        A = tl.load(weights + line[:, None] * NODES + corner, mask=both, other=0.0)
+        J = tl.load(by_view + line[:, None] * UNKNOWNS + unknown[None, :], mask=both, other=0.0)
+        c = tl.load(by_common + line * 2, mask=real, other=0.0)
+        d = tl.load(by_common + line * 2 + 1, mask=real, other=0.0)
+        change = tl.sum(J * q[None, :], 1) - tl.sum(A * u, 1) + c * first + d * second
+        to_nodes -= A * change[:, None]
+        to_view += J * change[:, None]
+        to_first += c * change
+        to_second += d * change
+    tl.atomic_add(surface_sum + node, to_nodes, mask=both, sem="relaxed")
+    tl.atomic_add(view_sum + view * UNKNOWNS + unknown, tl.sum(to_view, 0), sem="relaxed")
+    tl.atomic_add(common_sum, tl.sum(to_first, 0), sem="relaxed")
+    tl.atomic_add(common_sum + 1, tl.sum(to_second, 0), sem="relaxed")
