@@ -22,6 +22,12 @@ CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 """For tables, gradients and directions of order one, in units of the largest value expected."""
 
 
+@pytest.fixture(autouse=True)
+def _short_rows(monkeypatch):
+    if DEVICE.type == "cpu":  # the interpreter's time is that of its steps
+        monkeypatch.setattr(pmni.kernels.hash_grid, "STEPS", 3)
+
+
 def random(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
@@ -119,6 +125,16 @@ def test_edges_are_the_twins():
     )
 
 
+def test_sums_of_points_that_share_cells_are_the_twins():
+    grid = make()
+    runs = uniform(30).repeat_interleave(3, dim=0) + 1e-3 * random(90, 3, seed=5)
+    to_and_fro = torch.cat([uniform(1, seed=6), uniform(1, seed=7)]).repeat(8, 1)
+    points = torch.cat([runs, to_and_fro, to_and_fro[:1].expand(20, 3)])
+    assert_close(
+        derivatives(by_kernels(grid), grid, points), derivatives(by_twin(grid), grid, points)
+    )
+
+
 @pytest.mark.parametrize("active", [0, 1])
 def test_idle_levels_are_zero_and_get_no_gradient(active):
     grid = make()
@@ -141,22 +157,27 @@ def test_no_points():
 
 def test_only_the_derivatives_asked_for_are_computed(monkeypatch):
     launched = []
-    launch = pmni.kernels.hash_grid._launch
+    launch, add = pmni.kernels.hash_grid._launch, pmni.kernels.hash_grid._add
 
     def record(kernel, *rest):
         launched.append(kernel.__name__ if hasattr(kernel, "__name__") else kernel.fn.__name__)
         launch(kernel, *rest)
 
+    def record_addition(*rest):
+        launched.append("add_to_entries")
+        add(*rest)
+
     monkeypatch.setattr(pmni.kernels.hash_grid, "_launch", record)
+    monkeypatch.setattr(pmni.kernels.hash_grid, "_add", record_addition)
     grid = make()
     x = uniform(8).requires_grad_()
     features = by_kernels(grid)(x)
     (slopes,) = grad(features.sum(), x, create_graph=True)
     assert launched == ["values", "x_slopes"]
     grad(slopes.sum() + features.sum(), grid.params)
-    assert sorted(launched[2:]) == ["add_second_derivatives", "add_to_entries"]
+    assert sorted(launched[2:]) == ["add_to_entries", "add_to_entries", "second_derivatives"]
     by_kernels(grid)(uniform(8)).sum().backward()
-    assert launched[4:] == ["values", "add_to_entries"]
+    assert launched[5:] == ["values", "add_to_entries"]
     with torch.no_grad():
         assert not by_kernels(grid)(x).requires_grad
 

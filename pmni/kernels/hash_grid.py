@@ -5,6 +5,7 @@ neither is computed where only the other is asked for.
 
 Gradients of the table are sums over the points. They are added up in single precision in whatever
 order, or, under `torch.use_deterministic_algorithms`, in fixed point, where order does not matter.
+Points that follow one another along a ray, or in a patch, are summed up before they are added.
 A unit of the fixed point is at most 2^-60 of the number of points times the largest term: for a
 million points, 2^-40 of the largest term, while single precision has 2^-24.
 """
@@ -18,10 +19,12 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from pmni.kernels.band import device_of
-from pmni.kernels.hash_grid_levels import add_second_derivatives, add_to_entries, values, x_slopes
+from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, values, x_slopes
 
 POINTS = 128
 """A program's, of one level: one a thread."""
+ROWS, STEPS = 32, 16
+"""Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 
 def hash_grid_features(
@@ -87,7 +90,7 @@ class _Entries(torch.autograd.Function):
         x, params, layout = ctx.saved_tensors
 
         def add(total: Tensor, units: Tensor) -> None:
-            _launch(add_to_entries, x, layout, *ctx.shape, gradient.contiguous(), total, units)
+            _add(x, layout, *ctx.shape, gradient.contiguous(), None, total, units)
 
         def most() -> Tensor:  # weights of a point add up to one
             return gradient.abs().amax() * len(x)
@@ -123,10 +126,10 @@ class _Slopes(torch.autograd.Function):
         features, active = ctx.shape
         along = _out(x, layout, features, active)
         parts = x.new_empty(active, 3, len(x))
+        direction = direction.contiguous()
 
         def add(total: Tensor, units: Tensor) -> None:
-            tensors = (params, gradient, direction.contiguous(), along, parts, total, units)
-            _launch(add_second_derivatives, x, layout, features, active, *tensors)
+            _add(x, layout, features, active, gradient, direction, total, units)
 
         def most() -> Tensor:  # a cell's corners weigh +-scale, at most, along each axis
             scale = layout[active - 1, 0].view(torch.float32)
@@ -134,6 +137,8 @@ class _Slopes(torch.autograd.Function):
             return gradient.abs().amax() * steepest * len(x)
 
         with torch.no_grad():
+            tensors = (params, gradient, direction, along, parts)
+            _launch(second_derivatives, x, layout, features, active, *tensors)
             entries = _added_up(params, len(x), add, most)
             found = (parts.sum(0).t(), entries, along)
         return *_last(found, (x, params, gradient, direction)), None, None, None
@@ -179,6 +184,37 @@ def _launch(
             PADDED=triton.next_power_of_2(features),
             POINTS=POINTS,
             enable_fp_fusion=False,  # a point on a face is in the cell in which the twin has it
+        )
+
+
+def _add(
+    x: Tensor,
+    layout: Tensor,
+    features: int,
+    active: int,
+    gradient: Tensor,
+    direction: Tensor | None,
+    total: Tensor,
+    units: Tensor,
+) -> None:
+    """Add the table's derivative of the features' product with `gradient`, or of the features'
+    derivative in the `direction`."""
+    with device_of(x):
+        add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), active)](
+            x.contiguous(),
+            layout,
+            gradient,
+            x if direction is None else direction,
+            total,
+            units,
+            len(x),
+            len(layout),
+            FEATURES=features,
+            PADDED=triton.next_power_of_2(features),
+            ROWS=ROWS,
+            STEPS=STEPS,
+            SLOPES=direction is not None,
+            enable_fp_fusion=False,
         )
 
 

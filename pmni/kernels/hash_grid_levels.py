@@ -1,5 +1,4 @@
-"""The kernels of the hash grid: one level of a block of points a program, and one pass over the
-corners of its cells.
+"""The kernels of the hash grid: one level of a block of points a program.
 
 Levels come one after another, so that one level's table stays in the cache. Arguments of all:
 points xs (N, 3), `layout` (L, 5) of the levels, their entries; features and gradients of features
@@ -43,6 +42,15 @@ def _entry(i, j, k, resolution, entries, hashed):
 
 
 @triton.jit
+def _along(directions, points, real, scale):
+    """Directions at points, in cells."""
+    x = tl.load(directions + points * 3, mask=real, other=0.0) * scale
+    y = tl.load(directions + points * 3 + 1, mask=real, other=0.0) * scale
+    z = tl.load(directions + points * 3 + 2, mask=real, other=0.0) * scale
+    return x, y, z
+
+
+@triton.jit
 def _columns(points, count, level, levels, FEATURES: tl.constexpr, PADDED: tl.constexpr):
     """Where a level's features of points are, (POINTS, PADDED); their numbers; which there are."""
     column = tl.arange(0, PADDED)[None, :]
@@ -82,42 +90,70 @@ def values(
 
 
 @triton.jit
-def _add(total, value, unit, wanted):
-    """Add to entries, in units if in fixed point."""
-    if total.dtype.element_ty == tl.int64:
-        tl.atomic_add(total, (value * unit).to(tl.int64), mask=wanted, sem="relaxed")
-    else:
-        tl.atomic_add(total, value, mask=wanted, sem="relaxed")
-
-
-@triton.jit
 def add_to_entries(
     xs,
     layout,
     gradients,
+    directions,
     total,
     units,
     count,
     levels,
     FEATURES: tl.constexpr,
     PADDED: tl.constexpr,
-    POINTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    STEPS: tl.constexpr,
+    SLOPES: tl.constexpr,
 ):
-    """total: add the derivative by the table of <features, gradients>."""
-    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    """total: add the derivative by the table of <features, gradients> or, if SLOPES, of
+    <directions (N, 3), x_slopes>.
+
+    Additions to memory are what takes the time, and points that follow one another mostly share a
+    cell. So a row goes along STEPS of them and keeps its sums, one for each corner and feature, as
+    long as they are of the same entries. They are numbers of units, if total is in fixed point.
+    """
+    begin = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)) * STEPS
     level = tl.program_id(1)
     scale, resolution, entries, first, hashed = _level(layout, level)
-    place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
-    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
-    i, j, k, u, v, w = _cell(xs, points, points < count, scale)
     total += first * FEATURES
     unit = tl.load(units)
-    for corner in tl.static_range(8):
-        a, b, c = corner % 2, corner // 2 % 2, corner // 4
-        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
-        weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
-        to = total + entry[:, None] * FEATURES + column
-        _add(to, weight[:, None] * gradient, unit, wanted)
+    column = tl.arange(0, 8 * PADDED)[None, :]
+    feature = column % PADDED
+    a = column // PADDED % 2
+    b = column // (2 * PADDED) % 2
+    c = column // (4 * PADDED)
+    held = tl.zeros((ROWS, 8 * PADDED), tl.int32) - 1
+    sums = tl.zeros((ROWS, 8 * PADDED), total.dtype.element_ty)
+    for step in range(STEPS + 1):
+        points = begin + step
+        real = (points < count) & (step < STEPS)
+        i, j, k, u, v, w = _cell(xs, points, real, scale)
+        place = (points * levels + level)[:, None] * FEATURES + feature
+        wanted = real[:, None] & (feature < FEATURES)
+        gradient = tl.load(gradients + place, mask=wanted, other=0.0)
+        p = tl.where(a == 1, u[:, None], 1 - u[:, None])
+        q = tl.where(b == 1, v[:, None], 1 - v[:, None])
+        r = tl.where(c == 1, w[:, None], 1 - w[:, None])
+        if SLOPES:
+            x, y, z = _along(directions, points, real, scale)
+            # With the signs of the corner's weights.
+            x = tl.where(a == 1, x[:, None], -x[:, None])
+            y = tl.where(b == 1, y[:, None], -y[:, None])
+            z = tl.where(c == 1, z[:, None], -z[:, None])
+            weight = (x * q + p * y) * r + p * q * z
+        else:
+            weight = p * q * r
+        if total.dtype.element_ty == tl.int64:
+            term = (weight * gradient * unit).to(tl.int64)
+        else:
+            term = weight * gradient
+        entry = _entry(i[:, None] + a, j[:, None] + b, k[:, None] + c, resolution, entries, hashed)
+        entry = tl.where(wanted, entry, held)
+        moved = (entry != held) | (step == STEPS)
+        to = total + held * FEATURES + feature
+        tl.atomic_add(to, sums, mask=moved & (held >= 0), sem="relaxed")
+        sums = tl.where(moved, term, sums + term)
+        held = entry
 
 
 @triton.jit
@@ -159,7 +195,7 @@ def x_slopes(
 
 
 @triton.jit
-def add_second_derivatives(
+def second_derivatives(
     xs,
     layout,
     table,
@@ -167,8 +203,6 @@ def add_second_derivatives(
     directions,
     along,
     out,
-    total,
-    units,
     count,
     levels,
     FEATURES: tl.constexpr,
@@ -176,7 +210,7 @@ def add_second_derivatives(
     POINTS: tl.constexpr,
 ):
     """Derivatives of <directions (N, 3), x_slopes>: by the gradients (along, the features'
-    derivatives in the directions), by x (out (active levels, 3, N)), by the table (added to total).
+    derivatives in the directions), and by x (out (active levels, 3, N)).
     """
     points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     real = points < count
@@ -184,13 +218,9 @@ def add_second_derivatives(
     scale, resolution, entries, first, hashed = _level(layout, level)
     place, column, wanted = _columns(points, count, level, levels, FEATURES, PADDED)
     gradient = tl.load(gradients + place, mask=wanted, other=0.0)
-    du = tl.load(directions + points * 3, mask=real, other=0.0) * scale
-    dv = tl.load(directions + points * 3 + 1, mask=real, other=0.0) * scale
-    dw = tl.load(directions + points * 3 + 2, mask=real, other=0.0) * scale
+    du, dv, dw = _along(directions, points, real, scale)
     i, j, k, u, v, w = _cell(xs, points, real, scale)
     table += first * FEATURES
-    total += first * FEATURES
-    unit = tl.load(units)
     by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
     found = tl.zeros((POINTS, PADDED), tl.float32)
     for corner in tl.static_range(8):
@@ -203,8 +233,6 @@ def add_second_derivatives(
         x, y, z = du if a else -du, dv if b else -dv, dw if c else -dw
         weight = (x * q + p * y) * r + p * q * z
         found += weight[:, None] * value
-        to = total + entry[:, None] * FEATURES + column
-        _add(to, weight[:, None] * gradient, unit, wanted)
         by_u += (y * r + q * z) * (product if a else -product)
         by_v += (x * r + p * z) * (product if b else -product)
         by_w += (x * q + p * y) * (product if c else -product)
