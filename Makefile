@@ -1,6 +1,7 @@
-# make demo   reconstruct synthetic objects on the CPU and write a report
-# make test   run all tests
-# make lint   check style and types
+# make demo        reconstruct synthetic objects on the CPU and write a report
+# make test        run all tests
+# make lint        check style and types
+# make benchmark   measure how fast everything is on this machine
 #
 # Each sets up .venv first. PYTHON chooses the interpreter; TORCH is what pip installs as PyTorch,
 # for example `make demo TORCH=torch==2.6.0`.
@@ -17,7 +18,7 @@ endif
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint benchmark clean
 
 demo: .venv/installed
 	$(RUN) snakemake --configfile config/demo.yaml --cores $(CORES)
@@ -33,6 +34,9 @@ lint: .venv/installed-dev
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
+
+benchmark: .venv/installed
+	$(RUN) python -m benchmarks --output benchmarks/results
 
 clean:
 	rm -rf .venv

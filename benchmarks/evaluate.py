@@ -1,0 +1,59 @@
+"""Evaluation of a mesh and poses, which runs on the CPU: seconds by phase."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from benchmarks.bench import Bench
+from benchmarks.records import Record
+from benchmarks.surfaces import capture_of
+from benchmarks.timing import PeakMemory, Stopwatch
+from pmni.config.evaluation import EvaluateSettings
+from pmni.evaluation import evaluate as stage
+from pmni.io.meshes import Mesh
+from pmni.io.poses import Poses
+from pmni.registration.errors import add_noise
+
+PART, WHOLE, REST = "evaluate", "whole", "rest"
+WATCHED = tuple(
+    (stage, name, phase)
+    for name, phase in (
+        ("look", "rays on meshes"),
+        ("icp", "ICP"),
+        ("point_tree", "build trees"),
+        ("surface_errors", "nearest points"),
+        ("distance_to_surface", "vertices to the surface"),
+        ("nearest", "vertices to the surface"),
+    )
+)
+"""Owner, attribute, phase."""
+
+
+def run(bench: Bench) -> Iterator[Record]:
+    """Of the true mesh a little off, in a frame of its own: aligned by ICP and not at all."""
+    sizes, cpu = bench.sizes, torch.device("cpu")
+    capture = capture_of(sizes.views, sizes.height, sizes.width, sizes.faces)
+    assert capture.reference_c2w is not None
+    assert capture.true_vertices is not None
+    assert capture.true_faces is not None
+    rng = np.random.default_rng(0)
+    off = 0.05 * rng.standard_normal(capture.true_vertices.shape)
+    mesh = Mesh(capture.true_vertices + off, capture.true_faces)
+    poses = Poses(capture.views, add_noise(capture.reference_c2w, 0.1, 1e-4, rng))
+    known = {
+        "views": sizes.views,
+        "size": f"{sizes.width} x {sizes.height}",
+        "rays": int(capture.masks.sum()),
+        "vertices": len(mesh.vertices),
+    }
+    for alignment in ("icp", "none"):
+        settings = EvaluateSettings.parse({"alignment": alignment}, "benchmarks")
+        watch, name = Stopwatch(cpu), f"alignment {alignment}"
+        with PeakMemory(cpu) as memory, watch.watching(*WATCHED), watch.phase(REST):
+            stage.evaluate(capture, mesh, poses, None, settings)
+        phases = watch.take()
+        yield Record(PART, name, WHOLE, sum(phases.values()), "s", known)
+        yield Record(PART, name, WHOLE, memory.megabytes, "MB", known)
+        for phase, seconds in phases.items():
+            yield Record(PART, name, phase, seconds, "s", {}, (WHOLE,))

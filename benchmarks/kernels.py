@@ -1,0 +1,220 @@
+"""Kernels against their PyTorch twins, tiny-cuda-nn, and what the machine can do at most."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.bench import Bench
+from benchmarks.ceilings import Ceilings, Work, measure_ceilings
+from benchmarks.records import Record
+from benchmarks.surfaces import Bumpy, network
+from benchmarks.timing import median_seconds
+from pmni import kernels
+from pmni.config.training import FieldSettings
+from pmni.fields.band import BandSDF, on_grid
+from pmni.fields.network import NeuralSDF
+from pmni.refinement.rays import least_value
+from pmni.rendering.sphere_tracing import box_interval, trace
+
+PART, TWIN, FLOOR = "kernels", "torch", "floor"
+DISTANCE = 15.0
+"""Of the rays' origins from the object, about as far as DiLiGenT-MV's cameras."""
+SHELL_RAYS = 32
+"""Points of the shell on each ray."""
+GRAZING = 0.999
+"""The largest difference between rays is taken of this part of them: one that grazes the surface
+may meet it somewhere else by rounding."""
+
+
+def run(bench: Bench) -> Iterator[Record]:
+    """The ceilings, rays, and networks."""
+    ceilings = measure_ceilings(bench)
+    rate = {"bytes_per_second": ceilings.bytes_per_second, "mb": bench.sizes.copied_mb}
+    yield Record(PART, "ceiling", "copy", ceilings.copy_seconds, "s", rate)
+    rate = {"operations_per_second": ceilings.operations_per_second, "n": bench.sizes.matrix}
+    yield Record(PART, "ceiling", "matrix product", ceilings.product_seconds, "s", rate)
+    yield Record(PART, "ceiling", "one launch", ceilings.launch_seconds, "s")
+    yield from _rays(bench, ceilings)
+    generator = torch.Generator().manual_seed(0)
+    random = (2 * torch.rand(bench.sizes.points, 3, generator=generator) - 1).to(bench.device)
+    for name, settings in bench.sizes.fields.items():
+        yield from _network(f"{name}, random points", settings, random, bench, ceilings)
+        shell = shell_points(bench.sizes.points, generator).to(bench.device)
+        yield from _network(f"{name}, shell", settings, shell, bench, ceilings)
+
+
+def implementations(device: torch.device) -> list[str]:
+    """Those that there are on a device, the twin first."""
+    on_gpu = device.type == "cuda"
+    return [TWIN] + ["triton"] * (on_gpu and importlib.util.find_spec("triton") is not None)
+
+
+@contextmanager
+def running(implementation: str) -> Iterator[None]:
+    """Within the block, kernels or their twins run."""
+    wanted = TWIN if implementation == TWIN else "triton"
+    with mock.patch.dict(os.environ, {kernels.VARIABLE: wanted}):
+        yield
+
+
+def _rays(bench: Bench, ceilings: Ceilings) -> Iterator[Record]:
+    sizes, device = bench.sizes, bench.device
+    surface = on_grid(Bumpy(), sizes.ray_cells, device, sweeps=4)
+    rays = camera_rays(sizes.rays, device)
+    entry = rays[2]
+
+    def first_hit() -> Tensor:
+        return trace(surface, *rays).distance - entry
+
+    def least() -> Tensor:
+        return least_value(surface, *rays, 2.5 * surface.grid.spacing)[1]
+
+    parameters = {"rays": sizes.rays, "cells": sizes.ray_cells}
+    floor = ceilings.floor(ray_work(surface, sizes.rays))
+    calls: dict[str, Callable[[], Tensor]] = {"sphere tracing": first_hit, "least value": least}
+    for name, call in calls.items():
+        yield Record(PART, name, FLOOR, floor, "s", parameters)
+        twin = None
+        for variant in implementations(device):
+            with running(variant):
+                found = call()
+                seconds = median_seconds(call, device, sizes.repeats)
+            twin = found if twin is None else twin
+            off = None if variant == TWIN else difference(found, twin, GRAZING)
+            yield Record(PART, name, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
+
+
+def camera_rays(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Origins, directions, and where they enter and leave the box; some miss the object."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    targets = 0.45 * torch.randn(count, 3, generator=generator)
+    origins = targets - DISTANCE * directions
+    near, far = box_interval(origins, directions)
+    meets = near < far
+    far = torch.where(meets, far, near + 1e-3)
+    return origins.to(device), directions.to(device), near.to(device), far.to(device)
+
+
+def shell_points(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+    """As rendering samples: neighbouring ones on rays through a thin shell around a sphere."""
+    rays = max(1, count // SHELL_RAYS)
+    axis = torch.nn.functional.normalize(torch.randn(rays, 1, 3, generator=generator), dim=-1)
+    radius = 0.75 + 0.025 * torch.linspace(-1, 1, SHELL_RAYS)[:, None]
+    return (radius * axis).view(-1, 3)
+
+
+def ray_work(surface: BandSDF, rays: int) -> Work:
+    """A ray in, a number out, and the surface read once; what the steps compute is not counted."""
+    tensors = (surface.values, surface.base.values, surface.grid.block_numbers)
+    return Work(rays * 9 * 4 + sum(tensor.nbytes for tensor in tensors), 0)
+
+
+def _network(
+    name: str, settings: FieldSettings, x: Tensor, bench: Bench, ceilings: Ceilings
+) -> Iterator[Record]:
+    sizes, device = bench.sizes, bench.device
+    parameters = {"points": len(x), **settings.model_dump(mode="json", exclude={"backend"})}
+    for what, work in network_work(settings, len(x)).items():
+        floor = ceilings.floor(work)
+        yield Record(PART, f"{name}: {what}", FLOOR, floor, "s", parameters)
+    original = network(settings.model_copy(update={"backend": "torch"}), device)
+    twin: dict[str, list[Tensor]] = {}
+    for variant in implementations(device) + ["tiny-cuda-nn"] * has_tiny_cuda_nn(device):
+        backend = "tinycudann" if variant == "tiny-cuda-nn" else "auto"
+        with running(variant):
+            model = NeuralSDF(settings.model_copy(update={"backend": backend}), 0).to(device)
+            same_parameters(model, original)
+            found = results(model, x)
+            twin = twin or found
+            for what, (call, prepare) in calls(model, x).items():
+                seconds = median_seconds(call, device, sizes.repeats, prepare)
+                pairs = zip(found[what], twin[what], strict=True)
+                off = None if variant == TWIN else max(difference(a, b) for a, b in pairs)
+                full = f"{name}: {what}"
+                yield Record(PART, full, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
+
+
+def has_tiny_cuda_nn(device: torch.device) -> bool:
+    """Whether it is installed, and of use here."""
+    return device.type == "cuda" and importlib.util.find_spec("tinycudann") is not None
+
+
+@torch.no_grad()
+def same_parameters(model: NeuralSDF, other: NeuralSDF) -> None:
+    """Copy them; backends name them differently, but have the same ones in the same order."""
+    for mine, theirs in zip(_parameters(model), _parameters(other), strict=True):
+        mine.copy_(theirs)
+
+
+def _parameters(model: NeuralSDF) -> list[Tensor]:
+    return [*model.encoding.parameters(), *model.layers.parameters()]
+
+
+def loss_of(model: NeuralSDF, x: Tensor) -> Tensor:
+    """As in training: of values and of gradients."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    value, gradient = model.value_and_gradient(x)
+    length = torch.linalg.vector_norm(gradient, dim=-1)
+    return (length - 1).square().mean() + value.abs().mean()
+
+
+Call = tuple[Callable[..., object], Callable[[], tuple[Any, ...]]]
+
+
+def calls(model: NeuralSDF, x: Tensor) -> dict[str, Call]:
+    """What is timed, each with what prepares it."""
+
+    return {
+        "values": (torch.no_grad()(model), lambda: (x,)),
+        "with gradients": (model.value_and_gradient, lambda: (x,)),
+        "backward": (torch.Tensor.backward, lambda: (loss_of(model, x),)),
+    }
+
+
+def results(model: NeuralSDF, x: Tensor) -> dict[str, list[Tensor]]:
+    """What each call computes."""
+    value, gradient = model.value_and_gradient(x)
+    loss_of(model, x).backward()
+    by_parameters = [p.grad for p in _parameters(model) if p.grad is not None]
+    return {
+        "values": [value.detach()],
+        "with gradients": [value.detach(), gradient.detach()],
+        "backward": [part.clone() for part in by_parameters],
+    }
+
+
+def network_work(settings: FieldSettings, points: int) -> dict[str, Work]:
+    """What each call has to do: points in and results out, every entry of the table read once and,
+    backward, written once; the products of the layers, twice as many for each derivative."""
+    inputs = 3 + settings.levels * settings.features
+    layers = inputs * settings.width + settings.width**2 * (settings.layers - 1) + settings.width
+    products = 2.0 * points * layers
+    corners = 8 * settings.levels * points
+    model = NeuralSDF(settings.model_copy(update={"backend": "torch"}), 0)
+    entries = sum(parameter.numel() for parameter in model.encoding.parameters())
+    table = 4 * min(entries, corners * settings.features)
+    return {
+        "values": Work(4 * 4 * points + table, products),
+        "with gradients": Work(7 * 4 * points + table, 2 * products),
+        "backward": Work(7 * 4 * points + table + 4 * entries, 4 * products),
+    }
+
+
+def difference(found: Tensor, expected: Tensor, part: float = 1.0) -> float:
+    """The largest difference, of a part of the values that are numbers in both, relative to the
+    largest that is expected."""
+    both = torch.isfinite(found) & torch.isfinite(expected)
+    if not both.any():
+        return 0.0
+    off = (found - expected)[both].abs().double().sort().values
+    most = float(expected[both].abs().max())
+    return float(off[max(0, round(part * len(off)) - 1)]) / max(most, 1e-30)

@@ -1,0 +1,100 @@
+"""Meshing by the project's marching cubes and by a library's; rendering of all normal maps."""
+
+import importlib.util
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bench import Bench
+from benchmarks.kernels import DISTANCE, GRAZING, difference, implementations, running
+from benchmarks.records import Record
+from benchmarks.surfaces import Bumpy, network
+from benchmarks.timing import PeakMemory, median_seconds
+from pmni.cameras import turntable
+from pmni.capture.rig import intrinsics
+from pmni.config.meshing import RenderSettings
+from pmni.fields.band import on_grid
+from pmni.fields.sdf import SDF
+from pmni.meshing.extract import extract
+from pmni.meshing.geometry import signed_volume
+from pmni.meshing.grid_nodes import at_nodes
+from pmni.meshing.marching_cubes import load_mesher
+from pmni.meshing.node_tiles import Evaluate
+from pmni.meshing.sampling import sample
+from pmni.rendering.views import Images, render_views
+
+PART, OWN, LIBRARY = "mesh", "torch", "pymcubes"
+REPEATS = 5
+
+
+def run(bench: Bench) -> Iterator[Record]:
+    """A formula, which costs next to nothing, and a network, at each resolution; a grid at its own;
+    then images."""
+    sizes, device = bench.sizes, bench.device
+    name, field = next(iter(sizes.fields.items()))
+    net = network(field, device).eval()
+    for cells in sizes.mesh_cells:
+        yield from _meshed(f"formula, {cells} cells", Bumpy(), cells, bench)
+        yield from _meshed(f"network {name}, {cells} cells", net, cells, bench)
+    grid = on_grid(Bumpy(), sizes.ray_cells, device, sweeps=4)
+    yield from _meshed(f"grid, {sizes.ray_cells} cells", at_nodes(grid), sizes.ray_cells, bench)
+    yield from _rendered("grid", grid, bench)
+    yield from _rendered(f"network {name}", net, bench)
+
+
+def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[Record]:
+    """The whole of it, and by phase: finding the cells that the surface crosses, and triangles."""
+    device = bench.device
+    backends = [OWN]
+    if cells <= bench.sizes.library_cells and importlib.util.find_spec("mcubes") is not None:
+        backends.append(LIBRARY)
+    repeats = min(REPEATS, bench.sizes.repeats)
+    seconds = median_seconds(partial(sample, surface, cells, device), device, repeats)
+    found = sample(surface, cells, device)
+    known: dict[str, Any] = {"values": found.evaluations, "crossed_cells": found.cells.shape[1]}
+    yield Record(PART, f"{name}: cells", OWN, seconds, "s", known)
+    grid = found.without_zeros()
+    volume = None
+    for backend in reversed(backends):  # the library first: it is the reference
+        mesher = load_mesher(backend)
+        seconds = median_seconds(partial(mesher, grid), device, repeats)
+        yield Record(PART, f"{name}: triangles", backend, seconds, "s", {}, (LIBRARY,))
+        whole = partial(extract, surface, cells, mesher, False, device)
+        with PeakMemory(device) as memory:
+            extraction = whole()
+        size = signed_volume(extraction.mesh)
+        volume = volume or size
+        known = {
+            "vertices": len(extraction.mesh.vertices),
+            "faces": len(extraction.mesh.faces),
+            "components": extraction.components,
+            "volume": size,
+        }
+        yield Record(PART, f"{name}: whole", backend, memory.megabytes, "MB", known, (LIBRARY,))
+        seconds = median_seconds(whole, device, repeats)
+        off = None if backend == backends[-1] else abs(size - volume) / abs(volume)
+        yield Record(PART, f"{name}: whole", backend, seconds, "s", known, (LIBRARY,), off)
+
+
+def _rendered(name: str, surface: SDF, bench: Bench) -> Iterator[Record]:
+    """Normals and distances in all pixels of all views."""
+    sizes, device = bench.sizes, bench.device
+    c2w = turntable(2 * np.pi * np.arange(sizes.views) / sizes.views, 0.4, DISTANCE)
+    K = np.stack([intrinsics(sizes.height, sizes.width)] * sizes.views)
+    shape, chunk = (sizes.height, sizes.width), RenderSettings().chunk
+    known = {"views": sizes.views, "size": f"{sizes.width} x {sizes.height}", "chunk": chunk}
+
+    def images() -> Images:
+        return render_views(surface, K, c2w, shape, chunk, device)
+
+    twin = None
+    for variant in implementations(device):
+        with running(variant):
+            found = torch.from_numpy(images().normals)
+            twin = found if twin is None else twin
+            seconds = median_seconds(images, device, min(REPEATS, sizes.repeats))
+        off = None if variant == OWN else difference(found, twin, GRAZING)
+        yield Record(PART, f"render {name}", variant, seconds, "s", known, (OWN,), off)

@@ -1,0 +1,94 @@
+"""All seconds of a run in one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import Record
+from pmni.io.atomic import atomic_file
+
+COLOURS = {  # Okabe and Ito
+    "torch": "#0072b2",
+    "triton": "#d55e00",
+    "tiny-cuda-nn": "#009e73",
+    "pymcubes": "#cc79a7",
+    "floor": "#8c959f",
+}
+"""Variants that stand beside each other in a row; any other has a row of its own."""
+_INK = "#24292f"
+_ROW, _COLUMN = 0.19, 7.5
+"""Inches."""
+_AROUND = 4
+"""Rows' worth of space for a panel's title and the axis of the one above."""
+
+
+def write_plot(path: Path, title: str, records: Sequence[Record]) -> None:
+    """A panel for each part, a row for each thing that was timed; the axes are logarithmic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, Rows] = {}
+    for record in records:
+        if record.unit == "s":
+            alone = record.variant not in COLOURS
+            label = f"{record.name}: {record.variant}" if alone else record.name
+            panels.setdefault(record.part, {}).setdefault(label, []).append(record)
+    columns = _columns(panels)
+    tallest = max(map(_height, columns)) + _AROUND / 2
+    figure = Figure(figsize=(_COLUMN * len(columns), _ROW * tallest), dpi=100)
+    FigureCanvasAgg(figure)
+    for place, column in enumerate(columns):
+        heights = [height for rows in column.values() for height in (_AROUND, len(rows))]
+        grid = figure.add_gridspec(
+            len(heights) + 1, 1, height_ratios=[*heights, tallest - sum(heights)], hspace=0,
+            left=(place + 0.45) / len(columns), right=(place + 0.97) / len(columns),
+            top=1, bottom=0,
+        )  # fmt: skip
+        for index, (part, rows) in enumerate(column.items()):
+            _draw(figure.add_subplot(grid[2 * index + 1]), part, rows)
+    figure.suptitle(title, color=_INK, size=10, y=1 - 0.1 / figure.get_figheight())
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+Rows = dict[str, list[Record]]
+"""By label."""
+
+
+def _height(column: dict[str, Rows]) -> int:
+    return sum(len(rows) + _AROUND for rows in column.values())
+
+
+def _columns(panels: dict[str, Rows]) -> list[dict[str, Rows]]:
+    """One column or two: split where they are the most equal."""
+    names = list(panels)
+
+    def split(at: int) -> list[dict[str, Rows]]:
+        return [{name: panels[name] for name in part} for part in (names[:at], names[at:]) if part]
+
+    places = range(1, len(names) + 1)
+    return min(map(split, places), key=lambda s: max(map(_height, s)))
+
+
+def _draw(axes: Any, part: str, rows: Rows) -> None:
+    labelled = set()
+    for place, records in enumerate(rows.values()):
+        for record in records:
+            known = record.variant in COLOURS
+            label = record.variant if known and record.variant not in labelled else None
+            labelled.add(record.variant)
+            colour = COLOURS.get(record.variant, _INK)
+            marker = "|" if record.variant == "floor" else "o"
+            axes.plot(record.value, place, marker, color=colour, ms=5, mew=1.4, label=label)
+    axes.set_xscale("log")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), list(rows), size=6.5)
+    axes.set_title(f"{part}, seconds", size=9, color=_INK, loc="left")
+    axes.tick_params(axis="x", labelsize=7)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(color="#d0d7de", lw=0.5)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    if any(variant in COLOURS for variant in labelled):
+        axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=5)

@@ -1,0 +1,105 @@
+"""What is looked at: surfaces by formula, grid and network, and captures of an object."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.capture.capture import Capture
+from pmni.capture.measure import measure
+from pmni.capture.normalisation import around_mesh
+from pmni.capture.raytrace import MeshSurface
+from pmni.capture.rig import intrinsics, turntable_poses
+from pmni.capture.scenes import HALF_SIDE, SCENES
+from pmni.capture.solid import make_solid
+from pmni.capture.views import render
+from pmni.config.capture import SynthesizeSettings
+from pmni.config.training import FieldSettings
+from pmni.fields.network import NeuralSDF
+
+SCENE = "fish"
+RIG = SynthesizeSettings(scene=SCENE, pose_jitter=1.0, normal_noise=4.0)
+
+
+@dataclass(frozen=True)
+class Bumpy:
+    """A sphere with bumps, nearly a distance."""
+
+    radius: float = 0.75
+
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Values at points."""
+        bumps = 0.03 * torch.sin(11 * x).prod(dim=-1)
+        return torch.linalg.vector_norm(x, dim=-1) - self.radius + bumps
+
+    def value_and_gradient(
+        self, x: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+        """Values and gradients at points."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self(x)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+
+def network(settings: FieldSettings, device: torch.device) -> NeuralSDF:
+    """A sphere with noise in all its weights, as if it had been trained; the same every time."""
+    made = NeuralSDF(settings, seed=0).to(device)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in made.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data += 0.01 * noise.to(device)
+    return made
+
+
+@cache
+def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
+    """A turntable set up by hand and normals 4 degrees off: made, not fetched."""
+    solid = make_solid(SCENES[SCENE](), HALF_SIDE, faces).fitted(RIG.radius)
+    K = intrinsics(height, width)
+    elevation = float(np.deg2rad(RIG.elevation))
+    c2w = turntable_poses(views, elevation, RIG.distance, RIG.pose_jitter, _stream(0))
+    seen = render(MeshSurface(solid.mesh), K, c2w, height, width)
+    normals, masks, true_normals = [], [], []
+    for view, measured in measure(seen, c2w, solid.mesh, RIG, _stream):
+        normals.append(measured.normals.astype(np.float32))
+        true_normals.append(view.normals.astype(np.float32))
+        masks.append(measured.mask)
+    world = around_mesh(solid.mesh.vertices, solid.mesh.faces)
+    return Capture(
+        name=SCENE,
+        views=tuple(f"{view:02d}" for view in range(views)),
+        normals=np.stack(normals),
+        masks=np.stack(masks),
+        intrinsics=np.stack([K] * views),
+        reference_c2w=world.cameras(c2w),
+        scale=world.scale,
+        offset=world.offset,
+        true_normals=np.stack(true_normals),
+        true_vertices=solid.mesh.vertices,
+        true_faces=solid.mesh.faces,
+    )
+
+
+def _stream(number: int) -> np.random.Generator:
+    return np.random.default_rng(number)
+
+
+def with_views(capture: Capture, count: int) -> Capture:
+    """Only so many of the views, evenly spread."""
+    chosen = np.arange(count) * len(capture.views) // count
+    assert capture.reference_c2w is not None
+    assert capture.true_normals is not None
+    return replace(
+        capture,
+        views=tuple(capture.views[index] for index in chosen),
+        normals=capture.normals[chosen],
+        masks=capture.masks[chosen],
+        intrinsics=capture.intrinsics[chosen],
+        reference_c2w=capture.reference_c2w[chosen],
+        true_normals=capture.true_normals[chosen],
+    )

@@ -1,0 +1,200 @@
+"""Training: a step by phase, steps a second, memory, how they grow, and seconds to an accuracy."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bench import Bench
+from benchmarks.records import Record
+from benchmarks.surfaces import capture_of
+from benchmarks.timing import PeakMemory, Stopwatch, synchronise
+from pmni.capture.capture import Capture
+from pmni.config.base import merge
+from pmni.config.training import TrainSettings
+from pmni.evaluation.metrics import point_tree, surface_errors
+from pmni.evaluation.surface import Rays, look, mask_rays
+from pmni.io.meshes import Mesh
+from pmni.lie import Similarity
+from pmni.meshing.extract import extract
+from pmni.meshing.marching_cubes import load_mesher
+from pmni.rendering import renderer
+from pmni.rendering.occupancy import OccupancyGrid
+from pmni.training import losses
+from pmni.training import trainer as loop
+from pmni.training.data import PatchSampler, load_views
+from pmni.training.trainer import Trainer
+
+PART, WHOLE, REST = "train", "whole", "rest"
+UNCOUNTED = 3
+"""Steps before those that are timed."""
+CHAMFER_POINTS = 100_000
+"""At most so many points of each surface are compared."""
+WATCHED = (
+    (OccupancyGrid, "refresh", "occupancy"),
+    (PatchSampler, "draw", "rays"),
+    (loop, "patch_rays", "rays"),
+    (loop, "march", "march"),
+    (loop, "render", "composite"),
+    (renderer, "sample", "field"),
+    *((losses, name, "losses") for name in ("normal_loss", "mask_loss", "eikonal_loss")),
+    (torch.Tensor, "backward", "backward"),
+    (torch.nn.utils, "clip_grad_norm_", "optimiser"),
+    (torch.optim.Adam, "step", "optimiser"),
+)
+"""Owner, attribute, phase."""
+
+
+def run(bench: Bench) -> Iterator[Record]:
+    """One step by phase; numbers of patches and levels; then a whole training."""
+    sizes = bench.sizes
+    capture = capture_of(sizes.views, sizes.height, sizes.width, sizes.faces)
+    usual = sizes.train
+    seconds, megabytes, known = timed_steps(capture, usual, bench)
+    yield Record(PART, "step", WHOLE, seconds, "s", known)
+    yield Record(PART, "step", WHOLE, 1 / seconds, "1/s", known)
+    yield Record(PART, "step", WHOLE, megabytes, "MB", known)
+    yield from _by_phase(capture, bench)
+    for count in sizes.patch_counts:
+        settings = changed(usual, {"patches": count})
+        yield from _scaled("patches", str(count), str(usual.patches), capture, settings, bench)
+    for levels in sizes.level_counts:
+        settings = changed(usual, {"field": {"levels": levels}})
+        reference = str(usual.field.levels)
+        yield from _scaled("levels", str(levels), reference, capture, settings, bench)
+    yield from _to_accuracy(capture, bench)
+
+
+def changed(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
+    """Settings with some others laid over."""
+    return TrainSettings.parse(merge(settings.model_dump(), changes), "benchmarks")
+
+
+def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:
+    """From the hull and the true poses."""
+    no_distances = np.zeros(capture.masks.shape, np.float32)
+    views = load_views(capture, no_distances, (), device)
+    c2w = torch.as_tensor(capture.reference_c2w, dtype=torch.float32, device=device)
+    return Trainer(views, c2w, settings)
+
+
+def halfway(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:
+    """As in the middle of a training, with all levels on."""
+    levels = {"field": {"initial_levels": settings.field.levels}}
+    trainer = trainer_of(capture, changed(settings, levels), device)
+    trainer.warm_start()
+    trainer.step_number = settings.steps // 2
+    trainer.occupancy.refresh(trainer.surface)
+    return trainer
+
+
+def timed_steps(
+    capture: Capture, settings: TrainSettings, bench: Bench
+) -> tuple[float, float, dict[str, Any]]:
+    """Seconds of a step, peak memory in MB, and what was done."""
+    device, steps = bench.device, bench.sizes.steps
+    with PeakMemory(device) as memory:
+        trainer = halfway(capture, settings, device)
+        for _ in range(UNCOUNTED):
+            trainer.step()
+        synchronise(device)
+        start = time.perf_counter()
+        reports = [trainer.step() for _ in range(steps)]
+        synchronise(device)
+        seconds = (time.perf_counter() - start) / steps
+    known = {
+        "steps": steps,
+        "patches": settings.patches,
+        "patch": settings.rendering.patch,
+        "levels": settings.field.levels,
+        "log2_entries": settings.field.log2_entries,
+        "gradient": settings.rendering.gradient,
+        "samples": round(np.mean([report.values["samples"] for report in reports])),
+    }
+    return seconds, memory.megabytes, known
+
+
+def _by_phase(capture: Capture, bench: Bench) -> Iterator[Record]:
+    steps = bench.sizes.steps
+    trainer = halfway(capture, bench.sizes.train, bench.device)
+    watch = Stopwatch(bench.device)
+    with watch.watching(*WATCHED):
+        for _ in range(UNCOUNTED):
+            trainer.step()
+        watch.take()
+        with watch.phase(REST):
+            for _ in range(steps):
+                trainer.step()
+    phases = {phase: seconds / steps for phase, seconds in watch.take().items()}
+    yield Record(PART, "step by phase", WHOLE, sum(phases.values()), "s")
+    for phase, seconds in phases.items():
+        yield Record(PART, "step by phase", phase, seconds, "s", {}, (WHOLE,))
+
+
+def _scaled(
+    name: str,
+    variant: str,
+    reference: str,
+    capture: Capture,
+    settings: TrainSettings,
+    bench: Bench,
+) -> Iterator[Record]:
+    seconds, megabytes, known = timed_steps(capture, settings, bench)
+    yield Record(PART, f"step, {name}", variant, seconds, "s", known, (reference,))
+    yield Record(PART, f"step, {name}", variant, megabytes, "MB", known, (reference,))
+
+
+def _to_accuracy(capture: Capture, bench: Bench) -> Iterator[Record]:
+    """Seconds of a training with the true poses until its surface is so near to the true one;
+    looking at it is not counted."""
+    sizes, device = bench.sizes, bench.device
+    settings = changed(sizes.train, {"poses": {"method": "fixed"}})
+    judge = Judge(capture)
+    trainer = trainer_of(capture, settings, device)
+    watch = Stopwatch(device)
+    with watch.phase(WHOLE):
+        trainer.warm_start()
+    seconds = watch.take()[WHOLE]
+    curve = [(0, seconds, judge.chamfer_mm(trainer, sizes.check_cells))]
+    known: dict[str, Any] = {"steps": settings.steps, "patches": settings.patches}
+    yield Record(PART, "training", "fit to the hull", seconds, "s", known)
+    while trainer.step_number < settings.steps:
+        with watch.phase(WHOLE):
+            for _ in range(min(sizes.check_every, settings.steps - trainer.step_number)):
+                trainer.step()
+        seconds += watch.take()[WHOLE]
+        curve.append((trainer.step_number, seconds, judge.chamfer_mm(trainer, sizes.check_cells)))
+    for target in sizes.targets_mm:
+        reached = next(((n, s) for n, s, chamfer in curve if chamfer <= target), None)
+        if reached is not None:
+            name = f"to a Chamfer distance of {target:g} mm"
+            yield Record(PART, "training", name, reached[1], "s", {"steps": reached[0]}, (WHOLE,))
+    known |= {"chamfer_mm": curve[-1][2], "curve": curve}
+    yield Record(PART, "training", WHOLE, seconds, "s", known)
+
+
+class Judge:
+    """Chamfer distances to a capture's true surface: between points that rays of its masks hit."""
+
+    def __init__(self, capture: Capture) -> None:
+        assert capture.reference_c2w is not None
+        assert capture.true_vertices is not None
+        assert capture.true_faces is not None
+        self.to_dataset = Similarity(capture.scale, np.eye(3), capture.offset)
+        c2w = self.to_dataset.move_cameras(capture.reference_c2w)
+        rays = mask_rays(capture.masks, capture.intrinsics, c2w)
+        some = slice(None, None, -(-len(rays.view) // CHAMFER_POINTS))
+        self.rays = Rays(rays.view[some], rays.centres, rays.directions[some])
+        truth = Mesh(capture.true_vertices, capture.true_faces)
+        self.truth = point_tree(look(truth, self.rays).points)
+
+    def chamfer_mm(self, trainer: Trainer, cells: int) -> float:
+        """Of the surface as it is now, meshed with so many cells."""
+        with torch.no_grad():
+            found = extract(
+                trainer.surface, cells, load_mesher("torch"), False, trainer.device
+            ).mesh
+        mesh = Mesh(self.to_dataset(found.vertices), found.faces)
+        return surface_errors(point_tree(look(mesh, self.rays).points), self.truth).chamfer
