@@ -27,6 +27,7 @@ from pmni.registration.free import Search, search
 from pmni.registration.graph import PairGraph, pair_graph, reliable
 from pmni.registration.lookalikes import Motion, disentangled, moved, turns
 from pmni.registration.methods import METHODS, Request
+from pmni.registration.neighbours import disorder_of, normal_differences
 from pmni.registration.pose_set import PoseSet, make_sight
 from pmni.registration.verification import FIRST, Verifier, elsewhere, margin_over
 from pmni.registration.views import make_views
@@ -87,8 +88,10 @@ def rotation_errors(c2w: np.ndarray) -> np.ndarray:
 
 class TestFound:
     def test_stage_finds_all_poses_and_says_how_sure_it_is(self, tmp_path):
+        """Reference poses play no part: here they are those of other views."""
         capture, distances = duck()
-        save_capture(tmp_path / "capture", capture)
+        mistaken = replace(capture, reference_c2w=cameras()[::-1].copy(), scale=100.0)
+        save_capture(tmp_path / "capture", mistaken)
         np.savez(tmp_path / "ray_distance.npz", ray_distance=distances, views=capture.views)
         words = ["register", "--capture", str(tmp_path / "capture"), "--settings",
                  json.dumps({"method": "free"}), "--ray-distances", str(tmp_path),
@@ -103,12 +106,7 @@ class TestFound:
         )
         assert told["confidence"] > 0.8
         assert told["symmetry_loss"] > 0.1
-
-    def test_reference_poses_play_no_part(self):
-        capture, distances = duck()
-        without = METHODS["free"](Request(capture, SETTINGS, distances))
-        known = replace(capture, reference_c2w=cameras(), scale=100.0)
-        assert np.array_equal(METHODS["free"](Request(known, SETTINGS, distances)).c2w, without.c2w)
+        assert told["disorder"] < 1.2
 
     def test_needs_ray_distances(self):
         with pytest.raises(InputError, match="duck: method 'free' needs --ray-distances"):
@@ -145,12 +143,13 @@ class TestPutRight:
     def test_a_candidate_that_leaves_no_surface_is_passed_over(self, verifier, start, monkeypatch):
         refined = Verifier._refined
 
-        def lost(self, kind, c2w, plan):
+        def lost(self, kind, *rest):
             if kind == "hopeless":
                 raise LostSurfaceError("nothing left")
-            return refined(self, kind, c2w, plan)
+            return refined(self, kind, *rest)
 
         monkeypatch.setattr(Verifier, "_refined", lost)
+        monkeypatch.setattr(Verifier, "finished", lambda self, trial: trial)
         assert verifier.best([("hopeless", start), ("good", start)]).kind == "good"
         with pytest.raises(ConvergenceError, match="no poses were found under which"):
             verifier.best([("hopeless", start)])
@@ -176,6 +175,41 @@ class TestPutRight:
         verifier = Verifier(mirrored, views, searched().graph, seed=0)
         with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
             verifier.best([("mirrored", start)])
+
+
+class TestDisorder:
+    """Whether views agree best with their neighbours."""
+
+    angles = np.abs(np.subtract.outer(np.arange(6), np.arange(6))) * 10.0
+
+    def test_differences_that_grow_with_the_angle_are_in_order(self):
+        assert disorder_of(5 + 0.1 * self.angles, self.angles) == 1.0
+        assert disorder_of(np.full((6, 6), np.nan), self.angles) == 1.0
+
+    def test_two_groups_of_views_are_in_disorder(self):
+        """Each view is next to those of the other group, from which it differs twice as much."""
+        side = np.arange(6) % 2
+        assert disorder_of(np.where(side[:, None] == side, 5.0, 10.0), self.angles) == 2.0
+        one_wrong = np.full((6, 6), 5.0)
+        one_wrong[2] = one_wrong[:, 2] = 12.0
+        assert disorder_of(one_wrong, self.angles) > 2
+
+    def test_normals_are_compared_at_the_same_points(self, verifier, start):
+        now = verifier._refined("right", start, FIRST).refiner.estimate
+        measurements = verifier.measurements
+        right = normal_differences(measurements, now.surface, now.c2w())
+        assert np.array_equal(np.isnan(right), np.isnan(right.T))
+        assert np.isnan(right.diagonal()).all()
+        known = np.isfinite(right)
+        assert known.any(1).all()
+        assert right[known].max() < 12
+        turn = torch.as_tensor(Rotation.from_rotvec([0, 0, 0.5]).as_matrix(), dtype=torch.float32)
+        own = slice(*measurements.first_pixel[:2].tolist())
+        turned = measurements.normals.clone()
+        turned[own] = turned[own] @ turn.T
+        wrong = normal_differences(replace(measurements, normals=turned), now.surface, now.c2w())
+        np.testing.assert_allclose(wrong[1:, 1:][known[1:, 1:]], right[1:, 1:][known[1:, 1:]])
+        assert (wrong[0] > right[0] + 3)[known[0]].all()
 
 
 class TestLookalikes:

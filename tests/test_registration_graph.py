@@ -449,7 +449,7 @@ class TestFree:
     def test_candidates_from_hypotheses(self):
         capture, sight, _ = duck()
         settings = RegisterSettings.parse({"method": "free", "turntable": False}, "test")
-        found = free.candidates(sight.views, duck_graph(), settings)
+        found = free.climbed(sight.views, duck_graph(), settings).candidates
         assert 1 <= len(found) <= free.MOST
         assert [c.score for c in found] == sorted((c.score for c in found), reverse=True)
         best = found[0]
@@ -458,7 +458,7 @@ class TestFree:
         true = invert_rigid(capture.reference_c2w)[:, :3, :3]
         assert differences_deg(invert_rigid(best.c2w)[:, :3, :3], true).max() < 1.2
         np.testing.assert_allclose(np.linalg.norm(best.c2w[:, :3, 3], axis=1), 15.5, rtol=0.1)
-        again = free.candidates(sight.views, duck_graph(), settings)
+        again = free.climbed(sight.views, duck_graph(), settings).candidates
         np.testing.assert_array_equal(best.c2w, again[0].c2w)
 
     def test_equal_steps_without_hypotheses(self):

@@ -27,6 +27,9 @@ MOST_STEPS = 6
 AXES = 800
 """On the sphere, of the search with known order: about 7 degrees apart."""
 
+TRIED, APART = 4, float(np.cos(np.deg2rad(18.0)))
+"""Of them, the best that are returned, and the cosine of how far they are apart."""
+
 TOLERANCE, ANGLE = 0.15, float(np.deg2rad(10.0))
 """Of depths (object radii), which are rough before alignment, and of normals (radians)."""
 
@@ -59,7 +62,7 @@ def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
 def by_order(sight: Sight) -> list[PoseSet]:
     """The views in their order, in equal steps about an axis that is searched on the sphere.
 
-    The two best axes that are well apart, the opposite direction of the turn among them.
+    Those about the best axes that are well apart; normals with errors make a wrong one the best.
     """
     count = len(sight.centres)
     axes = fibonacci_sphere(AXES)
@@ -74,10 +77,11 @@ def by_order(sight: Sight) -> list[PoseSet]:
     first, second = start[pair], (start[pair] + apart[pair]) % count
     worth = _worth(sight, first, second, R, known_rotation(sight, first, second, R))
     scores = np.bincount(which, worth, minlength=AXES)
-    best = axes[scores.argmax()]
-    away = axes @ best < np.cos(np.deg2rad(30))
-    other = axes[np.where(away, scores, -np.inf).argmax()]
-    return [about_axis(sight, axis, np.arange(count)) for axis in (best, other)]
+    found = []
+    for _ in range(TRIED):
+        found.append(axes[scores.argmax()])
+        scores = np.where(axes @ found[-1] < APART, scores, -np.inf)
+    return [about_axis(sight, axis, np.arange(count)) for axis in found]
 
 
 def about_axis(sight: Sight, axis: Float[np.ndarray, "3"], slots: Int[np.ndarray, "V"]) -> PoseSet:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from pmni.cameras import invert_rigid
 from pmni.capture.capture import Capture
@@ -35,7 +36,13 @@ ROUNDS = 3
 """Of moving single views and refining all, at most."""
 
 MOST = 4
-"""Candidates that are returned."""
+"""Candidates of a climb."""
+
+IN_ORDER = 2
+"""Pose sets in equal steps in the given order that are kept."""
+
+LOOKALIKES = 3
+"""Of the pose sets with views moved between sides that look alike, those that are kept."""
 
 DISTINCT = 12.0
 """Degrees that two candidates differ by in at least one view."""
@@ -82,6 +89,8 @@ class Search:
     graph: PairGraph
     candidates: list[Candidate]
     """Best first."""
+    further: Callable[[], list[Candidate]]
+    """More candidates, for the case that those do not convince."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,22 @@ def search(
     views = make_views(capture, ray_distances, settings.seed, device)
     graph = scored_graph(views, pair_hypotheses(views, settings.seed, progress))
     _check_connected(capture, graph)
-    return Search(views, graph, candidates(views, graph, settings))
+    return climbed(views, graph, settings)
+
+
+def climbed(views: Views, graph: PairGraph, settings: RegisterSettings) -> Search:
+    """The distinct best of the pose sets that all rungs of a ladder find, best first.
+
+    The rungs: no assumption; a common axis, where the pairs suggest one; equal steps about it, in
+    any order; equal steps in the views' order about any axis. Further ones, where the pairs suggest
+    no axis: views that are neighbours in their order; views moved between sides of the object that
+    look alike. What contradicts the settings' hints is left out.
+    """
+    sight = make_sight(views)
+    with _one_thread():
+        found = _climb(sight, graph, settings)
+        first = _candidates(sight, found)
+    return Search(views, graph, first, partial(_further, sight, graph, settings, found))
 
 
 def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:
@@ -122,17 +146,24 @@ def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:
     return pair_graph(len(views), pairs, R, t, scores, raw)
 
 
-def candidates(views: Views, graph: PairGraph, settings: RegisterSettings) -> list[Candidate]:
-    """The distinct best of the pose sets that all rungs of the ladder find, best first.
+def _candidates(sight: Sight, found: list[Solution]) -> list[Candidate]:
+    return [_candidate(sight, solution) for solution in _different(found)]
 
-    The rungs: no assumption; a common axis, where the pairs suggest one; equal steps about it, in
-    any order; equal steps in the views' order about any axis. What contradicts the settings' hints
-    is left out.
-    """
-    sight = make_sight(views)
+
+def _further(
+    sight: Sight, graph: PairGraph, settings: RegisterSettings, found: list[Solution]
+) -> list[Candidate]:
+    """What the last rungs find: neighbours in the views' order, and sides that look alike."""
+    if settings.ordered or _turntable_likely(graph, settings):
+        return []
     with _one_thread():
-        found = _climb(sight, graph, settings)
-        return [_candidate(sight, solution) for solution in _different(found)]
+        last = solve(sight, _in_order(graph), settings.seed, "ordered")
+        for solution in [one for one in found if one.kind == "free"]:
+            for poses in disentangled(sight, reliable(graph), solution.poses)[:LOOKALIKES]:
+                last.append(_finished(sight, poses, "free"))
+    known = [one.poses.rotations for one in found]
+    fresh = distinct(np.stack([*known, *(one.poses.rotations for one in last)]), DISTINCT)
+    return _candidates(sight, [last[index - len(known)] for index in fresh if index >= len(known)])
 
 
 @contextmanager
@@ -148,22 +179,26 @@ def _one_thread() -> Iterator[None]:
 
 def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[Solution]:
     """What each rung of the ladder finds."""
-    possible = settings.turntable is not False
-    common = common_axis(graph)
-    likely = possible and (settings.turntable or common.share > AXIS_SHARE)
     if settings.ordered:
-        nearby = graph.keep(np.isfinite(graph.scores) & _neighbours(graph)[:, None])
-        found = solve(sight, reliable(nearby), settings.seed, "ordered")
+        found = solve(sight, _in_order(graph), settings.seed, "ordered")
     else:
-        found = solve(sight, reliable(graph), settings.seed, "free", lookalikes=not likely)
-        if likely:
-            found += _about_axis(sight, graph, common.axis, settings.seed)
-    if likely or (possible and settings.ordered):
-        for poses in by_order(sight):
-            found.append(_finished(sight, refine_jointly(sight, poses), "ordered steps"))
+        found = solve(sight, reliable(graph), settings.seed, "free")
+        if _turntable_likely(graph, settings):
+            found += _about_axis(sight, graph, common_axis(graph).axis, settings.seed)
+    if settings.turntable is not False:
+        sets = [refine_jointly(sight, poses) for poses in by_order(sight)]
+        best = _best(sight, sets, FINE, IN_ORDER)
+        found += [_finished(sight, poses, "ordered steps") for poses in best]
     if settings.turntable:
         found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
     return found
+
+
+def _turntable_likely(graph: PairGraph, settings: RegisterSettings) -> bool:
+    """Whether it is worth looking for a common axis."""
+    if settings.turntable is None:
+        return common_axis(graph).share > AXIS_SHARE
+    return settings.turntable
 
 
 def _about_axis(
@@ -177,18 +212,16 @@ def _about_axis(
     return [*found, _finished(sight, _settled(sight, restricted, poses), "steps")]
 
 
-def _neighbours(graph: PairGraph) -> Bool[np.ndarray, "E"]:
-    """Pairs of views that are at most ORDER_REACH places apart, the last next to the first."""
+def _in_order(graph: PairGraph) -> PairGraph:
+    """The reliable ones of the pairs of views at most ORDER_REACH places apart, the last next to
+    the first."""
     apart = np.diff(graph.pairs, axis=1)[:, 0]
-    return np.minimum(apart, graph.views - apart) <= ORDER_REACH
+    near = np.minimum(apart, graph.views - apart) <= ORDER_REACH
+    return reliable(graph.keep(np.isfinite(graph.scores) & near[:, None]))
 
 
-def solve(
-    sight: Sight, graph: PairGraph, seed: int, kind: Kind, lookalikes: bool = False
-) -> list[Solution]:
-    """Pose sets from a graph's spanning trees: averaged, the best refined; with views moved onto
-    sides of the object that look alike, if asked for: about an axis, equal steps tell those apart.
-    """
+def solve(sight: Sight, graph: PairGraph, seed: int, kind: Kind) -> list[Solution]:
+    """Pose sets from a graph's spanning trees: averaged, the best refined."""
     rotations = average_rotations(graph, spanning_trees(graph, TREES, seed))
     rotations = rotations[distinct(rotations, DISTINCT)]
     scale = TRANSLATION_SCALE * sight.views.radius
@@ -198,8 +231,6 @@ def solve(
     sets = _best(sight, sets, COARSE, ALIGNED)
     sets = [refine_jointly(sight, reassign(sight, graph, poses, False)[0]) for poses in sets]
     sets = [_settled(sight, graph, poses) for poses in _best(sight, sets, FINE, SETTLED)]
-    if lookalikes:
-        sets = [other for poses in sets for other in disentangled(sight, graph, poses)]
     return [_finished(sight, poses, kind) for poses in sets]
 
 
@@ -227,6 +258,8 @@ def _finished(sight: Sight, poses: PoseSet, kind: Kind) -> Solution:
 
 def _different(solutions: list[Solution]) -> list[Solution]:
     """The best solutions that are distinct."""
+    if not solutions:
+        return []
     ordered = sorted(solutions, key=lambda solution: -solution.objective.total)
     rotations = np.stack([solution.poses.rotations for solution in ordered])
     return [ordered[index] for index in distinct(rotations, DISTINCT)[:MOST]]

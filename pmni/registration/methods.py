@@ -90,7 +90,10 @@ def free_poses(request: Request) -> Registration:
         raise InputError(f"{capture.name}: method 'free' needs --ray-distances")
     found = search(capture, request.ray_distances, settings, torch.device("cpu"))
     verifier = Verifier(capture, found.views, found.graph, settings.seed, settings.ordered)
-    best = verifier.best([(one.kind, one.c2w) for one in found.candidates])
+    best = verifier.best(
+        [(one.kind, one.c2w) for one in found.candidates],
+        lambda: [(one.kind, one.c2w) for one in found.further()],
+    )
     per_view = dict(zip(capture.views, best.explained.round(4).tolist(), strict=True))
     return Registration(
         best.c2w,
@@ -99,6 +102,7 @@ def free_poses(request: Request) -> Registration:
             "candidates": len(found.candidates),
             "confidence": round(float(best.explained.mean()), 4),
             "margin": best.margin,
+            "disorder": best.disorder,
             "symmetry_loss": best.symmetry_loss,
             "turning_loss": verifier.turning_loss,
             "explained": per_view,

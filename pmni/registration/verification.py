@@ -5,6 +5,7 @@ degrees; views that the surface then does not explain are tried at all other pla
 of views suggest. The best candidate stands, unless the views do not determine the poses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from pmni.refinement.measurements import Measurements, load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.registration.graph import PairGraph
 from pmni.registration.lookalikes import turns
+from pmni.registration.neighbours import disorder
 from pmni.registration.pose_set import differences_deg
 from pmni.registration.revolution import turning_loss
 from pmni.registration.views import Views
@@ -34,11 +36,23 @@ from pmni.rendering.sphere_tracing import box_interval, trace
 
 COARSEST, COARSE = 32, 64
 """Cells of the grids on which candidates are refined."""
-FIRST = (COARSEST,) * 6
+LOOK = (COARSEST,) * 3
 """The cells of each outer iteration, before the candidates are ranked..."""
+FIRST = (COARSEST,) * 6
+"""... of the leading ones..."""
 SECOND = (COARSEST, COARSE, COARSE, COARSE, COARSE)
 """... and of the best and the runner-up."""
-PIXELS = 600
+PIXELS, STEPS = 600, 30
+"""Of each view, and of conjugate gradients, in an outer iteration..."""
+FEWER_PIXELS, FEWER_STEPS = 300, 15
+"""... and of a look."""
+LEADING, BEHIND = 2, 0.2
+"""Most candidates that are refined further after a look, and by how much less than the best they
+may be explained."""
+CLEARLY_BEHIND = 0.1
+"""So is a runner-up, at the places where it differs, that is not refined on the finer grid."""
+CONVINCING = 0.8
+"""If so much is explained on the coarsest grid, no further candidates are looked for."""
 PROBES = 400
 """Pixels of each view that are compared with the surface."""
 CLUELESS_DEG = 40.0
@@ -49,8 +63,12 @@ remains so the poses are refused."""
 DOUBTFUL = 0.025
 """Turned onto another side of the object, a view is explained worse by so much or less: it may
 belong there. If there is none, the one that loses least, up to twice as much, is tried."""
-ROUNDS = 4
-"""Of moving views, at most."""
+ROUNDS, LAST_ROUNDS = 4, 2
+"""Of moving views, at most, on the coarsest grid and on the finer one."""
+UNSETTLED = 0.03
+"""A gain of the last round from which on it is worth to go on refining, even if no view moves."""
+HOPELESS = 0.25
+"""Candidates that are explained less are not refined any more."""
 DISTINCT_DEG = 12.0
 """Two candidates are different when a view's poses differ by as much."""
 LEAST_EXPLAINED = 0.45
@@ -59,6 +77,8 @@ LEAST_MARGIN, FEW_VIEWS = 0.02, 10
 """By which the best must be better explained than a different candidate. Fewer views share less of
 the surface, and are explained more easily: the margin then grows as the pairs of views become
 fewer."""
+MOST_DISORDER = 1.4
+"""Views that differ by so much more from neighbours than from others have been mixed up."""
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""
 TURNING_LOSS = 0.35
@@ -70,6 +90,10 @@ ADVICE = (
     "give the poses, or set registration.method: ring (a turntable's elevation and direction), or "
     "registration.ordered: true if the views are in order"
 )
+
+
+Pose = tuple[str, Float[np.ndarray, "V 4 4"]]
+"""A candidate: its kind, and camera-to-world poses."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,8 @@ class Verified:
     margin: float | None
     """By how much better the views are explained that the next different candidate has elsewhere;
     None when all candidates came to be the same."""
+    disorder: float
+    """See `disorder`."""
     symmetry_loss: float
     """How much less is explained when all views are turned about the object's axis that is nearest
     to one of revolution."""
@@ -126,72 +152,110 @@ class Verifier:
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
         self.measurements = load_measurements(small, (), views.depth.device)
-        self.settings = RefineSettings(
-            cells=COARSE,
-            pixels=PIXELS,
-            conjugate_gradients=30,
-            bias_deg=0.0,
-            flattening=False,
-            seed=seed,
-        )
+        self.settings = RefineSettings(cells=COARSE, bias_deg=0.0, flattening=False, seed=seed)
 
-    def best(self, candidates: list[tuple[str, Float[np.ndarray, "V 4 4"]]]) -> Verified:
-        """The candidate (kind, c2w) that explains the views best.
+    def best(
+        self,
+        candidates: list[Pose],
+        further: Callable[[], list[Pose]] = list,
+    ) -> Verified:
+        """The candidate (kind, c2w) that explains the views best; of the further ones too, if none
+        of the first convinces.
 
         Raises ConvergenceError when none does well enough, when a different one does as well, or
         when the object looks the same from all sides of an axis.
         """
         if self.turning_loss < TURNING_LOSS and not self.ordered:
             self._refuse_revolution()
-        attempts = [self.tried(kind, c2w) for kind, c2w in candidates]
-        trials = [trial for trial in attempts if trial is not None]
+        looks = self._looks(candidates)
+        trials = self._all_tried(looks, [])
+        if max((trial.score for trial in trials), default=0.0) < CONVINCING:
+            trials = self._all_tried(self._looks(further()), trials)
         if not trials:
             raise ConvergenceError(
                 f"{self.name}: no poses were found under which the views show one surface; exclude "
                 "views that show little, or give the poses"
             )
-        leading = self._distinct(trials)[:2]
-        finished = [self.finished(trial) for trial in leading]
-        finished = self._distinct(finished)
+        first, *others = self._distinct(trials)
+        finished = [self.finished(first)]
+        if others and margin_over(first, others[0]) < CLEARLY_BEHIND:
+            finished = self._distinct([*finished, self.finished(others[0])])
+            others = finished[1:]
         best = finished[0]
-        margin = margin_over(best, finished[1]) if len(finished) > 1 else None
+        others = [other for other in others if elsewhere(best, other).any()]
+        margin = margin_over(best, others[0]) if others else None
+        estimate = best.refiner.estimate
+        mixed = disorder(self.measurements, estimate.surface, estimate.c2w())
         loss = self.symmetry_loss(best)
-        found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, loss)
+        found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, mixed, loss)
         self._refuse(found)
         return found
+
+    def _looks(self, candidates: list[Pose]) -> list[_Trial]:
+        """Each candidate refined a little, where a surface is left."""
+        found = []
+        for kind, c2w in candidates:
+            try:
+                found.append(self._refined(kind, c2w, LOOK, FEWER_PIXELS, FEWER_STEPS))
+            except LostSurfaceError:
+                continue
+        return found
+
+    def _all_tried(self, looks: list[_Trial], trials: list[_Trial]) -> list[_Trial]:
+        """The trials, and those of the leading looks."""
+        trials = list(trials)
+        for look in self._distinct(looks)[:LEADING]:
+            best = max((one.score for one in [*looks, *trials]), default=0.0)
+            if look.score > best - BEHIND:
+                trial = self.tried(look.kind, look.c2w)
+                trials += [] if trial is None else [trial]
+        return trials
 
     def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> _Trial | None:
         """Refined on the coarsest grid, misplaced views moved; None if no surface is left."""
         try:
-            return self._settled(kind, c2w, FIRST)
+            return self._settled(kind, c2w, FIRST, ROUNDS)
         except LostSurfaceError:
             return None
 
     def finished(self, trial: _Trial) -> _Trial:
-        """Refined on both grids, misplaced views moved."""
-        return self._settled(trial.kind, trial.c2w, SECOND)
+        """Refined on both grids, misplaced views moved; as it is if there is no hope."""
+        if trial.score < HOPELESS:
+            return trial
+        return self._settled(trial.kind, trial.c2w, SECOND, LAST_ROUNDS)
 
-    def _settled(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
-        trial = self._refined(kind, c2w, plan)
-        for _ in range(ROUNDS):
+    def _settled(
+        self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...], rounds: int
+    ) -> _Trial:
+        trial, gain = self._refined(kind, c2w, plan), 0.0
+        for _ in range(rounds):
             moved = self.replaced(trial)
-            if moved is None:
+            if moved is None and gain > UNSETTLED:
+                moved = trial.c2w
+            if moved is None or trial.score < HOPELESS:
                 break
             try:
                 again = self._refined(kind, moved, plan)
             except LostSurfaceError:
                 break
-            if again.score <= trial.score:
+            gain = again.score - trial.score
+            if gain <= 0:
                 break
             trial = again
-            if trial.score < LEAST_EXPLAINED:
-                break
         return trial
 
-    def _refined(self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...]) -> _Trial:
+    def _refined(
+        self,
+        kind: str,
+        c2w: Float[np.ndarray, "V 4 4"],
+        plan: tuple[int, ...],
+        pixels: int = PIXELS,
+        steps: int = STEPS,
+    ) -> _Trial:
         start = torch.as_tensor(centred(c2w, self.measurements), device=self.measurements.device)
         surface = hull(self.measurements, start, COARSEST + 1)
-        refiner = Refiner(self.measurements, surface, start, self.settings, COARSEST)
+        settings = self.settings.model_copy(update={"pixels": pixels, "conjugate_gradients": steps})
+        refiner = Refiner(self.measurements, surface, start, settings, COARSEST)
         for cells in plan:
             refiner.step(cells)
         estimate = refiner.estimate
@@ -346,6 +410,12 @@ class Verifier:
             raise ConvergenceError(
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
                 f"check its normals and mask, or {ADVICE}"
+            )
+        if found.disorder > MOST_DISORDER:
+            raise ConvergenceError(
+                f"{self.name}: views agree better with others far away than with their neighbours "
+                "(two sides of the object that look alike may lie on one another); "
+                f"{ADVICE}"
             )
         margin = LEAST_MARGIN * max(1.0, FEW_VIEWS / len(found.explained)) ** 2
         if found.margin is not None and found.margin < margin and not self.ordered:
