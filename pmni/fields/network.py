@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.fields.encoding import make_encoding
 
@@ -16,7 +17,8 @@ class NeuralSDF(nn.Module):
     """f(x) on [-1, 1]^3: the encoding of x and x itself, softplus layers, one output.
 
     At the start f is close to the distance from a sphere of radius `initial_radius` (geometric
-    initialisation, Atzmon and Lipman, CVPR 2020), whatever the encoding holds.
+    initialisation, Atzmon and Lipman, CVPR 2020), whatever the encoding holds. Where kernels are
+    chosen they compute one hidden layer too, unless the backend is torch.
     """
 
     def __init__(self, settings: FieldSettings, seed: int) -> None:
@@ -24,6 +26,7 @@ class NeuralSDF(nn.Module):
         self.encoding = make_encoding(settings, seed)
         self.levels = settings.levels
         self.skip = settings.skip
+        self.backend = settings.backend
         self.active = settings.levels
         """How many levels of the encoding are switched on."""
         generator = torch.Generator().manual_seed(seed + 1)
@@ -43,8 +46,7 @@ class NeuralSDF(nn.Module):
     @torch.no_grad()
     def vanish(self, seed: int) -> None:
         """Make f next to nothing everywhere, with no preferred sign: for a correction to begin."""
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
+        last = self._layer(-1)
         weight = torch.empty(last.weight.shape)
         weight.normal_(0, 1e-6, generator=torch.Generator().manual_seed(seed))
         if is_parametrized(last):
@@ -56,6 +58,10 @@ class NeuralSDF(nn.Module):
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Signed distances, normalised units; differentiable with respect to x, twice."""
         features = self.encoding((x + 1) / 2, self.active)
+        if self._runs_kernels(x):
+            from pmni.kernels.mlp import values
+
+            return values(x, features, *self._weights())
         inputs = torch.cat([x, features], dim=-1)
         hidden = inputs
         for index, layer in enumerate(self.layers):
@@ -73,9 +79,44 @@ class NeuralSDF(nn.Module):
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
             points = x if x.requires_grad else x.detach().requires_grad_()
-            values = self(points)
-            (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=recording)
+            if self._runs_kernels(x):
+                values, gradient = self._by_kernels(points, recording)
+            else:
+                values = self(points)
+                (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=recording)
         return (values, gradient) if recording else (values.detach(), gradient)
+
+    def _by_kernels(self, x: Float[Tensor, "N 3"], recording: bool) -> tuple[Tensor, Tensor]:
+        """Values and gradients: x reaches f by itself and through the encoding."""
+        from pmni.kernels.mlp import values_and_slopes
+
+        features = self.encoding((x + 1) / 2, self.active)
+        with torch.set_grad_enabled(recording):
+            values, gradient, slopes = values_and_slopes(x, features, *self._weights())
+        if self.encoding.width:
+            (more,) = torch.autograd.grad(features, x, slopes, create_graph=recording)
+            gradient = gradient + more
+        return values, gradient
+
+    def _runs_kernels(self, x: Tensor) -> bool:
+        """Whether kernels compute the layers: there is one hidden layer, and it fits."""
+        if self.backend == "torch" or len(self.layers) != 2 or not kernels.chosen(x.device):
+            return False
+        from pmni.kernels.mlp import fits
+
+        first = self._layer(0)
+        fitting = fits(first.in_features, first.out_features)
+        return x.dtype == torch.float32 and not self.skip and fitting
+
+    def _layer(self, index: int) -> nn.Linear:
+        layer = self.layers[index]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Weights and biases of both layers."""
+        first, second = self._layer(0), self._layer(1)
+        return first.weight, first.bias, second.weight, second.bias
 
 
 def _geometric_initialisation(

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from pmni.kernels.band import device_of
+from pmni.kernels.derivatives import last
 from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, values, x_slopes
 
 POINTS = 128
@@ -88,16 +89,17 @@ class _Entries(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, params, layout = ctx.saved_tensors
+        features, active = ctx.shape
 
         def add(total: Tensor, units: Tensor) -> None:
-            _add(x, layout, *ctx.shape, gradient.contiguous(), None, total, units)
+            _add(x, layout, features, active, gradient.contiguous(), None, total, units)
 
         def most() -> Tensor:  # weights of a point add up to one
             return gradient.abs().amax() * len(x)
 
         with torch.no_grad():
             entries = _added_up(params, len(x), add, most)
-        return None, *_last((entries,), (params, gradient)), None, None, None
+        return None, *last((entries,), (params, gradient)), None, None, None
 
 
 class _Slopes(torch.autograd.Function):
@@ -141,26 +143,7 @@ class _Slopes(torch.autograd.Function):
             _launch(second_derivatives, x, layout, features, active, *tensors)
             entries = _added_up(params, len(x), add, most)
             found = (parts.sum(0).t(), entries, along)
-        return *_last(found, (x, params, gradient, direction)), None, None, None
-
-
-class _Last(torch.autograd.Function):
-    """Derivatives of which there are no further ones."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError(
-            "the hash grid's kernels have no further derivatives; set train.field.backend: torch"
-        )
-
-
-def _last(found: tuple[Tensor, ...], sources: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What was found from some tensors, made to refuse to be differentiated by them."""
-    return _Last.apply(len(found), *found, *sources) if torch.is_grad_enabled() else found
+        return *last(found, (x, params, gradient, direction)), None, None, None
 
 
 def _out(x: Tensor, layout: Tensor, features: int, active: int) -> Tensor:
