@@ -14,8 +14,9 @@ class FieldSettings(Settings):
     """What the network sees beside the coordinates; `none` is the network of NeuS."""
 
     backend: Literal["auto", "torch", "triton", "tinycudann"] = "auto"
-    """Who computes the hash grid; the parameters are the same. `auto` takes Triton's kernels on a
-    GPU, unless `PMNI_KERNELS` says torch, and PyTorch on a CPU."""
+    """Who computes the hash grid, and the layer behind it if it is the only one; the parameters are
+    the same. `auto` takes Triton's kernels on a GPU, unless `PMNI_KERNELS` says torch, and PyTorch
+    on a CPU."""
 
     levels: int = Field(8, ge=1, le=24)
     """Resolutions of the hash grid."""
