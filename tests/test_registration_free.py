@@ -29,7 +29,8 @@ from pmni.registration.lookalikes import Motion, disentangled, moved, turns
 from pmni.registration.methods import METHODS, Request
 from pmni.registration.neighbours import disorder_of, normal_differences
 from pmni.registration.pose_set import PoseSet, make_sight
-from pmni.registration.verification import FIRST, Verifier, elsewhere, margin_over
+from pmni.registration.trial import elsewhere, margin_over
+from pmni.registration.verification import FIRST, Verifier
 from pmni.registration.views import make_views
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120

@@ -30,6 +30,9 @@ AXES = 800
 TRIED, APART = 4, float(np.cos(np.deg2rad(18.0)))
 """Of them, the best that are returned, and the cosine of how far they are apart."""
 
+ELEVATIONS = (0.0, 15.0, 30.0, 45.0)
+"""Of cameras that are held upright, degrees."""
+
 TOLERANCE, ANGLE = 0.15, float(np.deg2rad(10.0))
 """Of depths (object radii), which are rough before alignment, and of normals (radians)."""
 
@@ -82,6 +85,15 @@ def by_order(sight: Sight) -> list[PoseSet]:
         found.append(axes[scores.argmax()])
         scores = np.where(axes @ found[-1] < APART, scores, -np.inf)
     return [about_axis(sight, axis, np.arange(count)) for axis in found]
+
+
+def by_order_upright(sight: Sight) -> list[PoseSet]:
+    """The views in their order, in equal steps about the vertical axis of cameras that are held
+    upright at one of some elevations, turning either way."""
+    count = len(sight.centres)
+    tilts = np.deg2rad(ELEVATIONS)
+    axes = np.stack([np.zeros_like(tilts), np.cos(tilts), np.sin(tilts)], 1)
+    return [about_axis(sight, axis, np.arange(count)) for axis in (*axes, *-axes)]
 
 
 def about_axis(sight: Sight, axis: Float[np.ndarray, "3"], slots: Int[np.ndarray, "V"]) -> PoseSet:

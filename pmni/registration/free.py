@@ -16,7 +16,7 @@ from pmni.config.registration import RegisterSettings
 from pmni.errors import InputError
 from pmni.registration.assignment import reassign
 from pmni.registration.averaging import average_rotations, average_translations
-from pmni.registration.equal_steps import by_order, by_slots
+from pmni.registration.equal_steps import by_order, by_order_upright, by_slots
 from pmni.registration.graph import PairGraph, pair_graph, reliable, spanning_trees
 from pmni.registration.joint import refine_jointly
 from pmni.registration.lookalikes import disentangled
@@ -91,6 +91,8 @@ class Search:
     """Best first."""
     further: Callable[[], list[Candidate]]
     """More candidates, for the case that those do not convince."""
+    turntable: bool
+    """Whether pairs, or the settings, say that the views turn about one axis."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,17 @@ def climbed(views: Views, graph: PairGraph, settings: RegisterSettings) -> Searc
     """The distinct best of the pose sets that all rungs of a ladder find, best first.
 
     The rungs: no assumption; a common axis, where the pairs suggest one; equal steps about it, in
-    any order; equal steps in the views' order about any axis. Further ones, where the pairs suggest
-    no axis: views that are neighbours in their order; views moved between sides of the object that
-    look alike. What contradicts the settings' hints is left out.
+    any order; equal steps in the views' order about any axis. Further ones: equal steps in their
+    order by cameras held upright; where the pairs suggest no axis, views that are neighbours in
+    their order, and views moved between sides of the object that look alike. What contradicts the
+    settings' hints is left out.
     """
     sight = make_sight(views)
     with _one_thread():
         found = _climb(sight, graph, settings)
         first = _candidates(sight, found)
-    return Search(views, graph, first, partial(_further, sight, graph, settings, found))
+    further = partial(_further, sight, graph, settings, found)
+    return Search(views, graph, first, further, _turntable_likely(graph, settings))
 
 
 def scored_graph(views: Views, hypotheses: Hypotheses) -> PairGraph:
@@ -153,14 +157,16 @@ def _candidates(sight: Sight, found: list[Solution]) -> list[Candidate]:
 def _further(
     sight: Sight, graph: PairGraph, settings: RegisterSettings, found: list[Solution]
 ) -> list[Candidate]:
-    """What the last rungs find: neighbours in the views' order, and sides that look alike."""
-    if settings.ordered or _turntable_likely(graph, settings):
-        return []
+    """What the last rungs find."""
+    last = []
     with _one_thread():
-        last = solve(sight, _in_order(graph), settings.seed, "ordered")
-        for solution in [one for one in found if one.kind == "free"]:
-            for poses in disentangled(sight, reliable(graph), solution.poses)[:LOOKALIKES]:
-                last.append(_finished(sight, poses, "free"))
+        if settings.turntable is not False:
+            last += _in_equal_steps(sight, by_order_upright(sight))
+        if not (settings.ordered or _turntable_likely(graph, settings)):
+            last += solve(sight, _in_order(graph), settings.seed, "ordered")
+            for solution in [one for one in found if one.kind == "free"]:
+                for poses in disentangled(sight, reliable(graph), solution.poses)[:LOOKALIKES]:
+                    last.append(_finished(sight, poses, "free"))
     known = [one.poses.rotations for one in found]
     fresh = distinct(np.stack([*known, *(one.poses.rotations for one in last)]), DISTINCT)
     return _candidates(sight, [last[index - len(known)] for index in fresh if index >= len(known)])
@@ -186,12 +192,17 @@ def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[S
         if _turntable_likely(graph, settings):
             found += _about_axis(sight, graph, common_axis(graph).axis, settings.seed)
     if settings.turntable is not False:
-        sets = [refine_jointly(sight, poses) for poses in by_order(sight)]
-        best = _best(sight, sets, FINE, IN_ORDER)
-        found += [_finished(sight, poses, "ordered steps") for poses in best]
+        found += _in_equal_steps(sight, by_order(sight))
     if settings.turntable:
         found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
     return found
+
+
+def _in_equal_steps(sight: Sight, sets: list[PoseSet]) -> list[Solution]:
+    """The best of sets in which the views follow each other, refined."""
+    refined = [refine_jointly(sight, poses) for poses in sets]
+    best = _best(sight, refined, FINE, IN_ORDER)
+    return [_finished(sight, poses, "ordered steps") for poses in best]
 
 
 def _turntable_likely(graph: PairGraph, settings: RegisterSettings) -> bool:

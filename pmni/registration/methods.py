@@ -14,7 +14,7 @@ from pmni.errors import InputError
 from pmni.registration.errors import add_noise, add_view_errors
 from pmni.registration.free import search
 from pmni.registration.ring import ring
-from pmni.registration.verification import Verifier
+from pmni.registration.verification import CONVINCING, CONVINCING_ABOUT_AXIS, Verifier
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def free_poses(request: Request) -> Registration:
     best = verifier.best(
         [(one.kind, one.c2w) for one in found.candidates],
         lambda: [(one.kind, one.c2w) for one in found.further()],
+        CONVINCING_ABOUT_AXIS if found.turntable else CONVINCING,
     )
     per_view = dict(zip(capture.views, best.explained.round(4).tolist(), strict=True))
     return Registration(

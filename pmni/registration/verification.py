@@ -11,31 +11,33 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy.optimize import minimize
-from scipy.spatial.transform import Rotation
-from torch import Tensor
-from torch.nn.functional import normalize
+from jaxtyping import Float
 
 from pmni.cameras import invert_rigid
 from pmni.capture.capture import Capture
 from pmni.config.refinement import RefineSettings
 from pmni.errors import ConvergenceError, LostSurfaceError
-from pmni.fields.grid import grid_nodes
-from pmni.fields.sdf import SDF
 from pmni.refinement.hull import hull
-from pmni.refinement.measurements import Measurements, load_measurements
+from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.registration.graph import PairGraph
 from pmni.registration.lookalikes import turns
 from pmni.registration.neighbours import disorder
-from pmni.registration.pose_set import differences_deg
 from pmni.registration.revolution import turning_loss
+from pmni.registration.symmetry import SYMMETRY_LOSS, symmetry_loss
+from pmni.registration.trial import (
+    COARSE,
+    COARSEST,
+    Trial,
+    centred,
+    elsewhere,
+    explained,
+    margin_over,
+    shrunk,
+)
+from pmni.registration.turntable import OFF_AXIS, OFF_STEP, fit_turntable
 from pmni.registration.views import Views
-from pmni.rendering.sphere_tracing import box_interval, trace
 
-COARSEST, COARSE = 32, 64
-"""Cells of the grids on which candidates are refined."""
 LOOK = (COARSEST,) * 3
 """The cells of each outer iteration, before the candidates are ranked..."""
 FIRST = (COARSEST,) * 6
@@ -50,16 +52,17 @@ LEADING, BEHIND = 2, 0.2
 """Most candidates that are refined further after a look, and by how much less than the best they
 may be explained."""
 CLEARLY_BEHIND = 0.1
-"""So is a runner-up, at the places where it differs, that is not refined on the finer grid."""
-CONVINCING = 0.8
-"""If so much is explained on the coarsest grid, no further candidates are looked for."""
-PROBES = 400
-"""Pixels of each view that are compared with the surface."""
-CLUELESS_DEG = 40.0
-"""An error of a normal from which on it is as good as any; so is a ray that misses."""
+"""By how much less a runner-up that is not refined on the finer grid is explained, at the places
+where it differs."""
+CONVINCING, CONVINCING_ABOUT_AXIS = 0.8, 0.45
+"""If so much is explained on the coarsest grid, no further candidates are looked for; the second
+where the pairs of views say that there is a common axis."""
 OUTLIER = 0.7
 """Of the median over the views: a view that is explained less than so much is misplaced, and if it
 remains so the poses are refused."""
+IN_STEP_OUTLIER = 0.5
+"""The same of poses which all are equal steps about one axis: no view is misplaced then, but some
+may show what is hard to explain."""
 DOUBTFUL = 0.025
 """Turned onto another side of the object, a view is explained worse by so much or less: it may
 belong there. If there is none, the one that loses least, up to twice as much, is tried."""
@@ -69,23 +72,19 @@ UNSETTLED = 0.03
 """A gain of the last round from which on it is worth to go on refining, even if no view moves."""
 HOPELESS = 0.25
 """Candidates that are explained less are not refined any more."""
-DISTINCT_DEG = 12.0
-"""Two candidates are different when a view's poses differ by as much."""
 LEAST_EXPLAINED = 0.45
 """Of the views together; half of it of each view."""
+LEAST_OF_FEW = 0.6
+"""Of fewer than FEW_VIEWS views that are not equal steps about an axis: poses that are nothing but
+convenient explain few views rather well."""
 LEAST_MARGIN, FEW_VIEWS = 0.02, 10
 """By which the best must be better explained than a different candidate. Fewer views share less of
 the surface, and are explained more easily: the margin then grows as the pairs of views become
 fewer."""
 MOST_DISORDER = 1.4
 """Views that differ by so much more from neighbours than from others have been mixed up."""
-TURNS = 4
-"""Parts of a full turn about an axis that are tried for the object's symmetry."""
 TURNING_LOSS = 0.35
 """If turning one view of a pair loses less of their agreement, the object is one of revolution."""
-SYMMETRY_LOSS, NEARLY_SYMMETRIC = 0.04, 0.25
-"""If turning the views about an axis by any angle loses less than the first, the axis is one of
-revolution; if less than the second, it may not have been met exactly."""
 ADVICE = (
     "give the poses, or set registration.method: ring (a turntable's elevation and direction), or "
     "registration.ordered: true if the views are in order"
@@ -115,23 +114,6 @@ class Verified:
     to one of revolution."""
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A candidate during the test."""
-
-    kind: str
-    refiner: Refiner
-    explained: Float[Tensor, "V"]
-
-    @property
-    def c2w(self) -> Float[np.ndarray, "V 4 4"]:
-        return self.refiner.estimate.c2w().cpu().numpy()
-
-    @property
-    def score(self) -> float:
-        return float(self.explained.mean())
-
-
 class Verifier:
     """Refines and judges candidates for one capture, at the resolution of the search.
 
@@ -158,6 +140,7 @@ class Verifier:
         self,
         candidates: list[Pose],
         further: Callable[[], list[Pose]] = list,
+        convincing: float = CONVINCING,
     ) -> Verified:
         """The candidate (kind, c2w) that explains the views best; of the further ones too, if none
         of the first convinces.
@@ -169,7 +152,7 @@ class Verifier:
             self._refuse_revolution()
         looks = self._looks(candidates)
         trials = self._all_tried(looks, [])
-        if max((trial.score for trial in trials), default=0.0) < CONVINCING:
+        if max((trial.score for trial in trials), default=0.0) < convincing:
             trials = self._all_tried(self._looks(further()), trials)
         if not trials:
             raise ConvergenceError(
@@ -186,12 +169,12 @@ class Verifier:
         margin = margin_over(best, others[0]) if others else None
         estimate = best.refiner.estimate
         mixed = disorder(self.measurements, estimate.surface, estimate.c2w())
-        loss = self.symmetry_loss(best)
+        loss = symmetry_loss(best)
         found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, mixed, loss)
         self._refuse(found)
         return found
 
-    def _looks(self, candidates: list[Pose]) -> list[_Trial]:
+    def _looks(self, candidates: list[Pose]) -> list[Trial]:
         """Each candidate refined a little, where a surface is left."""
         found = []
         for kind, c2w in candidates:
@@ -201,7 +184,7 @@ class Verifier:
                 continue
         return found
 
-    def _all_tried(self, looks: list[_Trial], trials: list[_Trial]) -> list[_Trial]:
+    def _all_tried(self, looks: list[Trial], trials: list[Trial]) -> list[Trial]:
         """The trials, and those of the leading looks."""
         trials = list(trials)
         for look in self._distinct(looks)[:LEADING]:
@@ -211,14 +194,14 @@ class Verifier:
                 trials += [] if trial is None else [trial]
         return trials
 
-    def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> _Trial | None:
+    def tried(self, kind: str, c2w: Float[np.ndarray, "V 4 4"]) -> Trial | None:
         """Refined on the coarsest grid, misplaced views moved; None if no surface is left."""
         try:
             return self._settled(kind, c2w, FIRST, ROUNDS)
         except LostSurfaceError:
             return None
 
-    def finished(self, trial: _Trial) -> _Trial:
+    def finished(self, trial: Trial) -> Trial:
         """Refined on both grids, misplaced views moved; as it is if there is no hope."""
         if trial.score < HOPELESS:
             return trial
@@ -226,7 +209,7 @@ class Verifier:
 
     def _settled(
         self, kind: str, c2w: Float[np.ndarray, "V 4 4"], plan: tuple[int, ...], rounds: int
-    ) -> _Trial:
+    ) -> Trial:
         trial, gain = self._refined(kind, c2w, plan), 0.0
         for _ in range(rounds):
             moved = self.replaced(trial)
@@ -251,7 +234,7 @@ class Verifier:
         plan: tuple[int, ...],
         pixels: int = PIXELS,
         steps: int = STEPS,
-    ) -> _Trial:
+    ) -> Trial:
         start = torch.as_tensor(centred(c2w, self.measurements), device=self.measurements.device)
         surface = hull(self.measurements, start, COARSEST + 1)
         settings = self.settings.model_copy(update={"pixels": pixels, "conjugate_gradients": steps})
@@ -259,34 +242,9 @@ class Verifier:
         for cells in plan:
             refiner.step(cells)
         estimate = refiner.estimate
-        return _Trial(kind, refiner, self.explained(estimate.surface, estimate.c2w()))
+        return Trial(kind, refiner, explained(self.measurements, estimate.surface, estimate.c2w()))
 
-    def explained(
-        self, surface: SDF, c2w: Float[Tensor, "V 4 4"], view: int | None = None
-    ) -> Float[Tensor, "K"]:
-        """1 - mean angle / CLUELESS_DEG between normals and the surface's, for each view, or for
-        each of K poses of one view."""
-        m = self.measurements
-        generator = torch.Generator(device=m.device).manual_seed(1)
-        index = m.draw_pixels(PROBES, generator)
-        zero = torch.zeros((), device=m.device)
-        local = m.directions(m.pixels[index].float(), zero)
-        normals = m.normals[index]
-        if view is not None:
-            local, normals = local[view, None], normals[view, None]
-        R = c2w[:, None, :3, :3].float()
-        d = (R @ local[..., None])[..., 0].reshape(-1, 3)
-        n = (R @ normals[..., None])[..., 0].reshape(-1, 3)
-        o = c2w[:, None, :3, 3].float().expand(-1, PROBES, -1).reshape(-1, 3)
-        near, far = box_interval(o, d)
-        hits = trace(surface, o, d, near, far, 1 / COARSE, 80)
-        x = o + torch.where(hits.mask, hits.distance, near)[:, None] * d
-        cosine = (normalize(surface.value_and_gradient(x)[1], dim=-1) * n).sum(-1).clamp(-1, 1)
-        angle = torch.rad2deg(torch.acos(cosine)).clamp(max=CLUELESS_DEG)
-        angle = torch.where(hits.mask, angle, CLUELESS_DEG)
-        return 1 - angle.view(len(c2w), -1).mean(1) / CLUELESS_DEG
-
-    def replaced(self, trial: _Trial) -> Float[np.ndarray, "V 4 4"] | None:
+    def replaced(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """The poses with misplaced views where the pairs suggest that they are explained best;
         without any, with those that are explained nearly as well on another side of the object that
         looks like theirs. None if there are neither."""
@@ -297,12 +255,12 @@ class Verifier:
         for view in torch.nonzero(misplaced)[:, 0].tolist():
             suggested = self._suggested(trial.c2w, view, misplaced.cpu().numpy())
             poses = torch.as_tensor(suggested, device=trial.explained.device)
-            explained = self.explained(trial.refiner.estimate.surface, poses, view)
-            if len(explained) and explained.max() > trial.explained[view]:
-                c2w[view] = suggested[int(explained.argmax())]
+            found = explained(self.measurements, trial.refiner.estimate.surface, poses, view)
+            if len(found) and found.max() > trial.explained[view]:
+                c2w[view] = suggested[int(found.argmax())]
         return c2w
 
-    def _turned(self, trial: _Trial) -> Float[np.ndarray, "V 4 4"] | None:
+    def _turned(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """With the views turned that are hardly explained worse so; None if there are none."""
         w2c = invert_rigid(trial.c2w)
         found = turns(self.graph, w2c[:, :3, :3])
@@ -314,9 +272,9 @@ class Verifier:
         for view, (pose, own) in enumerate(zip(w2c, trial.explained.tolist(), strict=True)):
             poses = invert_rigid(pose @ motions)
             on = torch.as_tensor(poses, device=trial.explained.device)
-            explained = self.explained(trial.refiner.estimate.surface, on, view)
-            best[view] = poses[int(explained.argmax())]
-            loss[view] = own - float(explained.max())
+            there = explained(self.measurements, trial.refiner.estimate.surface, on, view)
+            best[view] = poses[int(there.argmax())]
+            loss[view] = own - float(there.max())
         chosen = loss < max(DOUBTFUL, float(loss.min()) + 1e-9)
         if loss.min() > 2 * DOUBTFUL or 2 * chosen.sum() > len(chosen):
             return None
@@ -343,48 +301,9 @@ class Verifier:
             found.append(relative @ w2c[pair.sum() - view])
         return invert_rigid(np.concatenate(found)) if found else np.zeros((0, 4, 4))
 
-    def symmetry_loss(self, trial: _Trial) -> float:
-        """The least, over axes, of the most that is lost when the views are turned about the axis.
-
-        Tried are the object's principal axes; if one comes near to an axis of revolution, those
-        around it too.
-        """
-        points = surface_points(trial.refiner.estimate.surface)
-        middle = points.mean(0)
-        _, principal = np.linalg.eigh(np.cov((points - middle).T))
-        losses = [self._turning_loss(trial, axis, middle) for axis in principal.T]
-        best = int(np.argmin(losses))
-        if not SYMMETRY_LOSS < losses[best] < NEARLY_SYMMETRIC:
-            return losses[best]
-        axis, across = principal[:, best], np.delete(principal, best, axis=1)
-
-        def loss(x: Float[np.ndarray, "4"]) -> float:
-            tilted = axis + across @ x[:2]
-            return self._turning_loss(
-                trial, tilted / np.linalg.norm(tilted), middle + across @ x[2:]
-            )
-
-        simplex = 0.04 * np.vstack([np.zeros(4), np.eye(4)])
-        options = {"maxfev": 40, "initial_simplex": simplex}
-        return float(minimize(loss, np.zeros(4), method="Nelder-Mead", options=options).fun)
-
-    def _turning_loss(
-        self, trial: _Trial, axis: Float[np.ndarray, "3"], middle: Float[np.ndarray, "3"]
-    ) -> float:
-        """The most that is lost when all views are turned about an axis."""
-        surface, c2w = trial.refiner.estimate.surface, trial.refiner.estimate.c2w()
-        kept = []
-        for turn in range(1, TURNS):
-            motion = np.eye(4)
-            motion[:3, :3] = Rotation.from_rotvec(2 * np.pi * turn / TURNS * axis).as_matrix()
-            motion[:3, 3] = middle - motion[:3, :3] @ middle
-            turned = torch.as_tensor(motion, device=c2w.device) @ c2w
-            kept.append(float(self.explained(surface, turned).mean()))
-        return trial.score - min(kept)
-
-    def _distinct(self, trials: list[_Trial]) -> list[_Trial]:
+    def _distinct(self, trials: list[Trial]) -> list[Trial]:
         """The best of those that are the same up to a few degrees, best first."""
-        kept: list[_Trial] = []
+        kept: list[Trial] = []
         for trial in sorted(trials, key=lambda trial: -trial.score):
             if all(elsewhere(trial, other).any() for other in kept):
                 kept.append(trial)
@@ -400,12 +319,15 @@ class Verifier:
         worst = int(found.explained.argmin())
         if found.symmetry_loss < SYMMETRY_LOSS and not self.ordered:
             self._refuse_revolution()
-        if found.explained.mean() < LEAST_EXPLAINED:
+        in_step = in_equal_steps(found.c2w)
+        few = len(found.explained) < FEW_VIEWS and not in_step
+        if found.explained.mean() < (LEAST_OF_FEW if few else LEAST_EXPLAINED):
             raise ConvergenceError(
                 f"{self.name}: no poses were found from which one surface explains the normals "
                 f"({found.explained.mean():.2f} of 1); {ADVICE}"
             )
-        least = max(LEAST_EXPLAINED / 2, OUTLIER * float(np.median(found.explained)))
+        outlier = IN_STEP_OUTLIER if in_step else OUTLIER
+        least = max(LEAST_EXPLAINED / 2, outlier * float(np.median(found.explained)))
         if found.explained[worst] < least:
             raise ConvergenceError(
                 f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
@@ -425,55 +347,8 @@ class Verifier:
             )
 
 
-def elsewhere(first: _Trial, second: _Trial) -> Bool[np.ndarray, "V"]:
-    """Which views are at different places in two trials."""
-    R, other = (invert_rigid(trial.c2w)[:, :3, :3] for trial in (first, second))
-    return differences_deg(R, other) > DISTINCT_DEG
-
-
-def margin_over(best: _Trial, other: _Trial) -> float:
-    """By how much better the first explains the views that are at different places."""
-    gain = (best.explained - other.explained).cpu().numpy()
-    return float(gain[elsewhere(best, other)].mean())
-
-
-def shrunk(capture: Capture, views: Views) -> Capture:
-    """The capture as the search sees it."""
-    masks = (views.signed_distance < 0).cpu().numpy()
-    normals = views.normals.cpu().numpy() * masks[..., None]
-    intrinsics = views.intrinsics.double().cpu().numpy()
-    sizes = []
-    for index, seen in enumerate(~views.unseen.cpu().numpy()):
-        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-        corner = (-rows[0], -columns[0])  # moves the image's own corner to the first pixel
-        masks[index] = np.roll(masks[index], corner, (0, 1))
-        normals[index] = np.roll(normals[index], corner, (0, 1))
-        intrinsics[index, :2, 2] -= (columns[0], rows[0])
-        sizes.append((len(rows), len(columns)))
-    return Capture(capture.name, capture.views, normals, masks, intrinsics, sizes=np.array(sizes))
-
-
-def centred(
-    c2w: Float[np.ndarray, "V 4 4"], measurements: Measurements
-) -> Float[np.ndarray, "V 4 4"]:
-    """The poses in a world whose origin is nearest to the rays through the masks' centres."""
-    middle = torch.stack(
-        [
-            part.float().mean(0)
-            for part in measurements.pixels.split(measurements.first_pixel.diff().tolist())
-        ]
-    )
-    zero = torch.zeros((), device=middle.device)
-    local = measurements.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()
-    d = np.einsum("vij,vj->vi", c2w[:, :3, :3], local)
-    across = np.eye(3) - d[:, :, None] * d[:, None, :]
-    origin = np.linalg.solve(across.sum(0), np.einsum("vij,vj->i", across, c2w[:, :3, 3]))
-    moved = c2w.copy()
-    moved[:, :3, 3] -= origin
-    return moved
-
-
-def surface_points(surface: SDF) -> Float[np.ndarray, "N 3"]:
-    """Nodes of a coarse grid inside the object."""
-    nodes = grid_nodes(COARSEST + 1, torch.device("cpu")).view(-1, 3)
-    return nodes[surface(nodes) < 0].numpy()
+def in_equal_steps(c2w: Float[np.ndarray, "V 4 4"]) -> bool:
+    """Whether all views, without exception, are equal steps about one axis."""
+    found = fit_turntable(invert_rigid(c2w)[:, :3, :3])
+    off_step = float(np.abs(found.off_step).max()) / found.step_deg
+    return float(found.off_axis.max()) < OFF_AXIS and off_step < OFF_STEP
