@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         with claimed_device(args.device) as device:
             sizes = QUICK if args.quick else GPU if device.type == "cuda" else CPU
             run = {
+                "parts": list(parts) if len(parts) < len(PARTS) else None,
                 "date": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "commit": args.commit or provenance.commit(),
                 "device": device.type,

@@ -28,9 +28,10 @@ def write_report(folder: Path, run: dict[str, Any], records: list[Record]) -> Pa
 
 
 def file_stem(run: dict[str, Any]) -> str:
-    """<date>-<GPU, or processor>."""
+    """<date>-<GPU, or processor>; a run of some parts names them, too."""
     name = re.sub(r"[^a-z0-9]+", "-", processor(run).lower()).strip("-")
-    return f"{run['date'][:10]}-{name}{'-quick' if run['quick'] else ''}"
+    some = "".join(f"-{part}" for part in run["parts"] or [])
+    return f"{run['date'][:10]}-{name}{some}{'-quick' if run['quick'] else ''}"
 
 
 def processor(run: dict[str, Any]) -> str:

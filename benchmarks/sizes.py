@@ -94,7 +94,7 @@ CPU = Sizes(
     views=12,
     height=128,
     width=153,
-    refine=RefineSettings(pixels=2000),
+    refine=RefineSettings(cells=128, pixels=1000, iterations=(6, 8, 5)),
     coarsest=64,
     view_counts=(6, 12, 24),
     image_factors=(0.5, 1.0, 2.0),
@@ -121,12 +121,12 @@ QUICK = Sizes(
     ray_cells=64,
     faces=4000,
     views=6,
-    height=48,
-    width=57,
+    height=40,
+    width=48,
     refine=RefineSettings(cells=32, iterations=(1, 1, 1), pixels=100, conjugate_gradients=5),
     coarsest=16,
     view_counts=(3, 6),
-    image_factors=(0.5, 1.0),
+    image_factors=(1.0,),
     train=TrainSettings.parse(
         {
             "steps": 16,
@@ -143,6 +143,6 @@ QUICK = Sizes(
     check_every=8,
     check_cells=48,
     targets_mm=(1000.0,),
-    mesh_cells=(16, 32),
+    mesh_cells=(32,),
     library_cells=32,
 )

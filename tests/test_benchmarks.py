@@ -229,9 +229,11 @@ def test_how_numbers_are_written():
 def test_files_are_named_by_date_and_hardware():
     run = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "threads": 1, "quick": False,
            "hardware": {"gpu": "NVIDIA H100 80GB HBM3", "processor": "Xeon(R)", "cores": 4},
-           "versions": {"torch": "2.9"}, "device": "cuda"}  # fmt: skip
+           "versions": {"torch": "2.9"}, "device": "cuda", "parts": None}  # fmt: skip
     assert file_stem(run) == "2026-01-02-nvidia-h100-80gb-hbm3"
     assert file_stem(run | {"device": "cpu"}) == "2026-01-02-xeon-r"
+    some = {"device": "cpu", "parts": ["mesh", "train"], "quick": True}
+    assert file_stem(run | some) == "2026-01-02-xeon-r-mesh-train-quick"
     text = markdown(run, [Record("p", "a", "new", 1.0, "s", {}, ("old",), 1e-6),
                           Record("p", "a", "old", 2.0, "s")])  # fmt: skip
     assert "| a | new | 1 s | 0.5 x old | 1.0e-06 |" in text
@@ -240,12 +242,12 @@ def test_files_are_named_by_date_and_hardware():
 
 # -------------------------------------------------------------------------------------- captures
 def test_a_capture_is_made_with_its_truth():
-    capture = capture_of(6, 48, 57, 4000)
+    capture = capture_of(6, 40, 48, 4000)
     assert capture.masks.any((1, 2)).all()
     assert capture.true_vertices is not None
     fewer = with_views(capture, 3)
     assert fewer.views == ("00", "02", "04")
-    assert fewer.normals.shape == (3, 48, 57, 3)
+    assert fewer.normals.shape == (3, 40, 48, 3)
     assert with_views(capture, 6).views == capture.views
 
 
