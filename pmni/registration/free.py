@@ -32,7 +32,7 @@ TREES = 60
 ALIGNED, SETTLED = 6, 2
 """Of a graph's pose sets, those that are refined, and those whose views may move after that."""
 
-ROUNDS = 3
+ROUNDS = 2
 """Of moving single views and refining all, at most."""
 
 MOST = 4

@@ -60,6 +60,11 @@ class Sight:
             points=views.points * factor[:, None, None],
             centres=views.centres * factor[:, None],
         )
+        # faster than putting the maps together again; a cached property finds them there
+        stretch = torch.ones(len(views), 1, 5).to(views.depth)
+        stretch[:, 0, 3] = factor
+        maps = views.maps.view(len(views), -1, 5) * stretch
+        stretched.__dict__["maps"] = maps.view(-1, 5)
         return Sight(stretched, self.hulls, self.centres * scales[:, None])
 
 

@@ -83,6 +83,8 @@ the surface, and are explained more easily: the margin then grows as the pairs o
 fewer."""
 MOST_DISORDER = 1.4
 """Views that differ by so much more from neighbours than from others have been mixed up."""
+IN_STEP_MARGIN = 0.5
+"""Part of that margin for equal steps about an axis, which speak for themselves."""
 TURNING_LOSS = 0.35
 """If turning one view of a pair loses less of their agreement, the object is one of revolution."""
 ADVICE = (
@@ -339,7 +341,8 @@ class Verifier:
                 "(two sides of the object that look alike may lie on one another); "
                 f"{ADVICE}"
             )
-        margin = LEAST_MARGIN * max(1.0, FEW_VIEWS / len(found.explained)) ** 2
+        share = IN_STEP_MARGIN if in_step else 1.0
+        margin = LEAST_MARGIN * share * max(1.0, FEW_VIEWS / len(found.explained)) ** 2
         if found.margin is not None and found.margin < margin and not self.ordered:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
