@@ -49,7 +49,7 @@ def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[
     """The whole of it, and by phase: finding the cells that the surface crosses, and triangles."""
     device = bench.device
     backends = [OWN]
-    if cells <= bench.sizes.library_cells and importlib.util.find_spec("mcubes") is not None:
+    if cells <= bench.sizes.compared_cells and importlib.util.find_spec("mcubes") is not None:
         backends.append(LIBRARY)
     repeats = min(REPEATS, bench.sizes.repeats)
     seconds = median_seconds(partial(sample, surface, cells, device), device, repeats)

@@ -41,7 +41,7 @@ class Sizes:
     targets_mm: tuple[float, ...]
     """Chamfer distances, the time to which is measured."""
     mesh_cells: tuple[int, ...]
-    library_cells: int
+    compared_cells: int
     """As many or fewer are given to other meshers, too."""
 
 
@@ -79,7 +79,7 @@ GPU = Sizes(
     check_cells=256,
     targets_mm=(1.0, 0.5, 0.3, 0.2, 0.15, 0.1),
     mesh_cells=(256, 512, 1024),
-    library_cells=512,
+    compared_cells=512,
 )
 
 CPU = Sizes(
@@ -108,7 +108,7 @@ CPU = Sizes(
     check_cells=96,
     targets_mm=(2.0, 1.0, 0.5),
     mesh_cells=(64, 128, 256),
-    library_cells=256,
+    compared_cells=256,
 )
 
 QUICK = Sizes(
@@ -144,5 +144,5 @@ QUICK = Sizes(
     check_cells=48,
     targets_mm=(1000.0,),
     mesh_cells=(32,),
-    library_cells=32,
+    compared_cells=32,
 )

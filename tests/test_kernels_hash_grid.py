@@ -7,6 +7,8 @@ from torch.autograd import grad
 
 pytest.importorskip("triton")
 
+from captured import captured
+
 import pmni.kernels.hash_grid
 from pmni import kernels
 from pmni.config.training import FieldSettings
@@ -329,15 +331,7 @@ def test_second_derivatives_are_captured_in_a_graph():
         (slopes,) = grad(encode(x).square().sum(), x, create_graph=True)
         return grad(slopes.square().sum(), grid.params)[0]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            gradients()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = gradients()
+    found, graph = captured(gradients)
     static.copy_(uniform(500, seed=9))
     graph.replay()
     torch.testing.assert_close(found, gradients(), atol=1e-2, rtol=1e-4)

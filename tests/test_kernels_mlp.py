@@ -7,6 +7,8 @@ from torch.autograd import grad
 
 pytest.importorskip("triton")
 
+from captured import captured
+
 import pmni.kernels.hash_grid
 import pmni.kernels.mlp
 from pmni import kernels
@@ -255,15 +257,7 @@ def test_network_is_captured_in_a_graph():
         value, gradient = field.value_and_gradient(static)
         return grad(value.square().sum() + gradient.square().sum(), list(field.parameters()))
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            gradients()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = gradients()
+    found, graph = captured(gradients)
     static.copy_(random(500, 3, seed=2).clamp(-0.9, 0.9))
     graph.replay()
     assert_close(found, gradients())
