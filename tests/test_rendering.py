@@ -66,6 +66,15 @@ def make_patches(position=(3.0, -9.0, 4.0), pixels=((60, 40),), size=3, focal=90
     return Patches(m, focals, c2w[:3, :3].expand(count, 3, 3), c2w[:3, 3].expand(count, 3))
 
 
+def planes_of(patch, z, joined):
+    """Planes of some patches, double precision."""
+    counts = torch.bincount(torch.tensor(patch))
+    first = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    return Planes(
+        torch.tensor(patch), torch.tensor(z, dtype=torch.float64), torch.tensor(joined), first
+    )
+
+
 def test_alpha_by_hand():
     f = torch.tensor([[0.2], [-0.2], [0.3]])
     phi = torch.sigmoid(f[:, 0] * 10)
@@ -140,7 +149,7 @@ def test_planes_bracket_the_first_surface_and_stop_behind_it():
     grid = OccupancyGrid(64, shell=0.03, device=CPU)
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (2, 2)))
-    planes = march(patches, grid, 0.01, torch.tensor([0.3, 0.8]))
+    planes = march(patches, grid, torch.tensor(0.01), torch.tensor([0.3, 0.8]))
     assert (planes.patch == 0).all(), "the second patch misses the object"
     f = sphere(plane_points(patches, planes).view(-1, 3)).view(-1, 3, 3)[:, 1, 1]
     assert (f[0] > 0.03) or (f[1] > 0)
@@ -153,7 +162,7 @@ def test_planes_bracket_the_first_surface_and_stop_behind_it():
 
 def test_points_project_back_to_their_pixels():
     patches = make_patches(pixels=((10, 20),), dtype=torch.float64)
-    planes = Planes(torch.tensor([0, 0]), torch.tensor([9.0, 10.0]).double(), torch.ones(2).bool())
+    planes = planes_of([0, 0], [9.0, 10.0], [True, False])
     x = plane_points(patches, planes)
     local = (x - patches.centre[0]) @ patches.rotation[0]
     torch.testing.assert_close(local[..., 2], planes.z[:, None, None].expand(2, 3, 3))
@@ -166,14 +175,14 @@ def test_points_project_back_to_their_pixels():
 @pytest.mark.parametrize("method", ["analytic", "finite_difference", "directional"])
 def test_gradients_of_a_linear_function_are_exact(method):
     patches = make_patches(pixels=((10, 20), (90, 70)), dtype=torch.float64)
-    z = torch.tensor([9.0, 9.5, 10.0, 9.2, 9.3], dtype=torch.float64)
-    joined = torch.tensor([True, True, False, True, False])
-    planes = Planes(torch.tensor([0, 0, 0, 1, 1]), z, joined)
-    f, gradient = sample(Plane(), patches, planes, method, 1e-3)
-    torch.testing.assert_close(f.view(-1), Plane()(plane_points(patches, planes).view(-1, 3)))
+    joined = [True, True, False, True, False]
+    planes = planes_of([0, 0, 0, 1, 1], [9.0, 9.5, 10.0, 9.2, 9.3], joined)
+    samples = sample(Plane(), patches, planes, method, 1e-3)
+    x = plane_points(patches, planes).view(-1, 3)
+    torch.testing.assert_close(samples.f.view(-1), Plane()(x))
     in_camera = patches.rotation[0].T @ Plane.normal.double()
-    expected = in_camera.expand(3, 3, 3, 3)
-    torch.testing.assert_close(gradient[joined], expected, atol=1e-8, rtol=1e-8)
+    found = samples.in_camera(patches, planes)[planes.joined]
+    torch.testing.assert_close(found, in_camera.expand(3, 3, 3, 3), atol=1e-8, rtol=1e-8)
 
 
 def test_directional_gradient_of_a_curved_function_is_second_order():
@@ -185,9 +194,10 @@ def test_directional_gradient_of_a_curved_function_is_second_order():
         patches = make_patches(focal=focal, pixels=(first,), dtype=torch.float64)
         spacing = 4.0 / focal
         z = 9.7 + (torch.arange(3, dtype=torch.float64) - 0.5) * spacing
-        planes = Planes(torch.zeros(3, dtype=torch.long), z, torch.tensor([True, False, False]))
-        _, directional = sample(sphere, patches, planes, "directional", 0.0)
-        middle = Planes(planes.patch, z + spacing / 2, planes.joined)
+        joined = [True, False, False]
+        planes = planes_of([0, 0, 0], z.tolist(), joined)
+        directional = sample(sphere, patches, planes, "directional", 0.0).gradient
+        middle = planes_of([0, 0, 0], (z + spacing / 2).tolist(), joined)
         _, exact = sphere.value_and_gradient(plane_points(patches, middle).view(-1, 3))
         exact = exact.view(3, 3, 3, 3) @ patches.rotation[0]
         errors.append((directional - exact)[0, 1, 1].abs().max())
@@ -208,7 +218,7 @@ def test_a_rendered_sphere_is_a_sphere(method):
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (50, 40), (2, 2)))
     settings = RenderingSettings(gradient=method, epsilon=1e-3)
-    planes = march(patches, grid, 2e-3, torch.tensor([0.1, 0.5, 0.9]))
+    planes = march(patches, grid, torch.tensor(2e-3), torch.tensor([0.1, 0.5, 0.9]))
     image = render(sphere, patches, planes, torch.tensor(2000.0), settings)
     ray = patches.m / torch.linalg.vector_norm(patches.m, dim=-1, keepdim=True)
     centre = -patches.rotation.transpose(1, 2) @ patches.centre[..., None]
@@ -223,12 +233,12 @@ def test_a_rendered_sphere_is_a_sphere(method):
     unit = torch.nn.functional.normalize(image.normal, dim=-1)
     angle = torch.rad2deg(torch.acos((unit * normal).sum(-1).clamp(max=1)))
     assert angle[hit].max() < 1.0
-    torch.testing.assert_close(
-        torch.linalg.vector_norm(image.gradient, dim=-1),
-        torch.ones(image.gradient.shape[:-1]),
-        atol=0.05,
-        rtol=0,
-    )
+    gradient = sample(sphere, patches, planes, method, 1e-3).in_camera(patches, planes)
+    length = torch.linalg.vector_norm(gradient[planes.joined], dim=-1)
+    torch.testing.assert_close(length, torch.ones_like(length), atol=0.05, rtol=0)
+    assert int(image.intervals) == length.numel()
+    error = ((length - 1) ** 2).sum()
+    torch.testing.assert_close(image.slope_error.sum(), error, atol=1e-5, rtol=1e-4)
 
 
 def test_rendering_is_differentiable_in_the_pose():
@@ -237,7 +247,7 @@ def test_rendering_is_differentiable_in_the_pose():
     grid = OccupancyGrid(64, shell=0.05, device=CPU)
     grid.refresh(sphere)
     base = make_patches(pixels=((50, 40), (70, 55)), dtype=torch.float64)
-    planes = march(base, grid, 5e-3, torch.zeros(2, dtype=torch.float64))
+    planes = march(base, grid, torch.tensor(5e-3), torch.zeros(2, dtype=torch.float64))
     settings = RenderingSettings()
 
     def loss(shift):

@@ -143,7 +143,7 @@ def test_pose_gradient_matches_finite_differences():
     base = trainer.poses.parameters_.data.clone()
     with torch.no_grad():
         here = patch_rays(batch, trainer.views.intrinsics.double(), trainer.poses())
-        planes = march(here, trainer.occupancy, 0.03, torch.full((64,), 0.5).double())
+        planes = march(here, trainer.occupancy, torch.tensor(0.03), torch.full((64,), 0.5).double())
     loss = loss_at(torch.zeros_like(base))
     (gradient,) = torch.autograd.grad(loss, trainer.poses.parameters_)
     for index in ((0, 0), (2, 3), (5, 4)):

@@ -58,8 +58,9 @@ class FieldSettings(Settings):
 class RenderingSettings(Settings):
     """How patches of rays are marched and composited."""
 
-    backend: Literal["torch", "nerfacc"] = "torch"
-    """Who computes transmittance and weights."""
+    backend: Literal["auto", "torch", "nerfacc"] = "auto"
+    """Who computes weights and sums along rays. `auto` takes Triton's kernels on a GPU, unless
+    `PMNI_KERNELS` says torch, and PyTorch on a CPU."""
 
     patch: int = Field(3, ge=1, le=16)
     """Pixels along a side of a patch; the rays of a patch share their planes."""

@@ -1,12 +1,79 @@
 """NeuS weights: opacities of the intervals between planes, and their accumulation."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pmni import kernels
 from pmni.errors import MissingBackendError
+from pmni.rendering.gradients import Samples, between_planes
+from pmni.rendering.marching import Patches, Planes
 
 EPSILON = 1e-5
+TINY = 1e-9
+"""Added to a squared length before its root is taken."""
+
+Backend = Literal["auto", "torch", "nerfacc"]
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Alpha (M, C) and the planes' patches (M,) -> weights (M, C)."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What P patches of h x w pixels show."""
+
+    opacity: Float[Tensor, "P h w"]
+    normal: Float[Tensor, "P h w 3"]
+    """Camera frame, weighted by opacity: not of unit length."""
+    distance: Float[Tensor, "P h w"]
+    """Along the ray, normalised units, weighted by opacity."""
+    slope_error: Float[Tensor, "P h w"]
+    """The sum of (|grad f| - 1)^2 over a ray's intervals, for the eikonal term."""
+    intervals: Int[Tensor, ""]
+    """The number of intervals of all rays."""
+
+
+def composite(
+    samples: Samples, patches: Patches, planes: Planes, inv_s: Float[Tensor, ""], backend: Backend
+) -> Rendering:
+    """Volume rendering with NeuS weights (NeurIPS 2021, eq. 11-13)."""
+    intervals = planes.joined.sum() * (samples.f.shape[1] * samples.f.shape[2])
+    single = samples.f.dtype == torch.float32
+    if backend == "auto" and single and kernels.chosen(samples.f.device):
+        from pmni.kernels.compositing import composite as by_kernels
+
+        parts = by_kernels(samples, patches, planes, inv_s)
+    else:
+        parts = _composite(samples, patches, planes, inv_s, WEIGHTS[backend])
+    opacity, distance, normal, slope_error = parts
+    if not samples.between:
+        normal = (patches.rotation.transpose(1, 2)[:, None, None] * normal[..., None, :]).sum(-1)
+    return Rendering(opacity, normal, distance, slope_error, intervals)
+
+
+def _composite(
+    samples: Samples, patches: Patches, planes: Planes, inv_s: Tensor, weigh: Weigh
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Opacity, distance, normal in the frame of the samples' gradients, slope error."""
+    count, h, w = patches.m.shape[:3]
+    f, gradient = samples.f, samples.gradient
+    if not samples.between:
+        gradient = between_planes(gradient)
+    alpha = interval_alpha(f.flatten(1), planes.joined, inv_s)
+    weights = weigh(alpha, planes.patch)  # (M, h w)
+    length = torch.linalg.vector_norm(patches.m, dim=-1)[planes.patch]  # ray distance at z = 1
+    distance = length * between_planes(planes.z)[:, None, None]
+    values = torch.cat([torch.ones_like(f)[..., None], distance[..., None], gradient], dim=-1)
+    total = accumulate(weights, values.flatten(1, 2), planes.patch, count).view(count, h, w, 5)
+    # Where nothing is joined the gradient may be anything: it must not reach f.
+    proper = torch.where(planes.joined[:, None, None, None], gradient, 1.0)
+    error = (torch.sqrt((proper**2).sum(-1) + TINY) - 1) ** 2 * planes.joined[:, None, None]
+    slope_error = f.new_zeros(count, h, w).index_add(0, planes.patch, error)
+    return total[..., 0], total[..., 1], total[..., 2:], slope_error
 
 
 def interval_alpha(
@@ -44,7 +111,7 @@ def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Flo
     except ImportError:
         raise MissingBackendError(
             "rendering backend 'nerfacc' is not installed; pip install 'pmni[nerfacc]', "
-            "or set train.rendering.backend: torch"
+            "or set train.rendering.backend: auto"
         ) from None
     if alpha.device.type != "cuda":
         raise MissingBackendError("rendering backend 'nerfacc' needs a CUDA device")
@@ -57,7 +124,11 @@ def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Flo
     return flat.view(columns, -1).T
 
 
-WEIGHTS = {"torch": weights_torch, "nerfacc": weights_nerfacc}
+WEIGHTS: dict[str, Weigh] = {
+    "auto": weights_torch,
+    "torch": weights_torch,
+    "nerfacc": weights_nerfacc,
+}
 
 
 def accumulate(

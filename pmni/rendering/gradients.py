@@ -1,32 +1,49 @@
-"""f and its gradient, in the camera frame, at the samples of patches: three methods."""
+"""f and its gradient at the samples of patches: three methods."""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni import kernels
 from pmni.errors import PmniError
 from pmni.fields.sdf import SDF
 from pmni.rendering.marching import Patches, Planes, plane_points
 
 
-def sample(
-    sdf: SDF, patches: Patches, planes: Planes, method: str, epsilon: float
-) -> tuple[Float[Tensor, "M h w"], Float[Tensor, "M h w 3"]]:
-    """f on the planes, and its camera-frame gradient for the interval behind each plane."""
+@dataclass(frozen=True)
+class Samples:
+    """f on planes, and its gradient."""
+
+    f: Float[Tensor, "M h w"]
+    gradient: Float[Tensor, "M h w 3"]
+    between: bool
+    """Whether the gradient is that of the interval behind each plane, in the camera's frame; else
+    it is that on the plane, in the world's."""
+
+    def in_camera(self, patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
+        """The gradients of the intervals, in the camera's frame."""
+        if self.between:
+            return self.gradient
+        to_camera = patches.rotation.transpose(1, 2)[planes.patch][:, None, None]
+        return between_planes((to_camera * self.gradient[..., None, :]).sum(-1))
+
+
+def sample(sdf: SDF, patches: Patches, planes: Planes, method: str, epsilon: float) -> Samples:
+    """f and its gradient by a method of `RenderingSettings.gradient`."""
     x = plane_points(patches, planes)
     shape = x.shape[:-1]
     if method == "directional":
         f = sdf(x.view(-1, 3)).view(shape)
-        return f, directional_gradient(f, patches, planes)
+        return Samples(f, directional_gradient(f, patches, planes), True)
     if method == "analytic":
         f, gradient = sdf.value_and_gradient(x.view(-1, 3))
     elif method == "finite_difference":
         f, gradient = sdf(x.view(-1, 3)), central_differences(sdf, x.view(-1, 3), epsilon)
     else:
         raise PmniError(f"unknown gradient method '{method}'")
-    to_camera = patches.rotation.transpose(1, 2)[planes.patch][:, None, None]
-    in_camera = (to_camera * gradient.view(*shape, 1, 3)).sum(-1)
-    return f.view(shape), between_planes(in_camera)
+    return Samples(f.view(shape), gradient.view(*shape, 3), False)
 
 
 def between_planes(values: Float[Tensor, "M *rest"]) -> Float[Tensor, "M *rest"]:
@@ -52,10 +69,16 @@ def directional_gradient(
     differences per pixel and per unit of z, the system has the solution
 
         g_x = fx / z df/du,   g_y = fy / z df/dv,   g_z = df/dz - m_x g_x - m_y g_y.
+
+    It is that of the intervals, and means nothing where planes are not joined.
     """
+    if kernels.chosen(f.device) and f.dtype == torch.float32:
+        from pmni.kernels.directional import directional_gradient as by_kernels
+
+        return by_kernels(f, patches, planes)
     (df_dv, df_du) = torch.gradient(f, dim=(1, 2))
     focal = patches.focal[planes.patch]
-    z = planes.z[:, None, None]
+    z = torch.where(planes.z > 0, planes.z, 1.0)[:, None, None]  # spare planes have none
     g_x = between_planes(focal[:, 0, None, None] / z * df_du)
     g_y = between_planes(focal[:, 1, None, None] / z * df_dv)
     dz = torch.roll(planes.z, -1) - planes.z

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from pmni import kernels
 from pmni.rendering.occupancy import INSIDE, SHELL, OccupancyGrid
 
 
@@ -29,7 +31,11 @@ class Patches:
 
 @dataclass(frozen=True)
 class Planes:
-    """M planes, patch after patch and front to back in each."""
+    """M planes, patch after patch and front to back in each.
+
+    The last of them may be spare: they belong to no patch, though `patch` says 0, are joined to
+    nothing, and their samples lie at the origin.
+    """
 
     patch: Int[Tensor, "M"]
     """The patch that a plane belongs to."""
@@ -37,11 +43,16 @@ class Planes:
     """Its z-depth."""
     joined: Bool[Tensor, "M"]
     """Whether the next plane in the list bounds the interval that begins here."""
+    first: Int[Tensor, "P1"]
+    """P + 1: the first plane of each patch, and the first spare one."""
 
 
 @torch.no_grad()
 def march(
-    patches: Patches, occupancy: OccupancyGrid, step: float, jitter: Float[Tensor, "P"]
+    patches: Patches,
+    occupancy: OccupancyGrid,
+    step: Float[Tensor, ""],
+    jitter: Float[Tensor, "P"],
 ) -> Planes:
     """The planes, `step` apart, that bound intervals in the occupied shell.
 
@@ -64,14 +75,53 @@ def march(
     bounds = occupied.clone()
     bounds[:, 1:] |= occupied[:, :-1]
     patch, plane = bounds.nonzero(as_tuple=True)
-    return Planes(patch, z[patch, plane], occupied[patch, plane])
+    first = pad(bounds.sum(-1).cumsum(0), (1, 0))
+    return Planes(patch, z[patch, plane], occupied[patch, plane], first)
+
+
+@torch.no_grad()
+def march_within(
+    room: int,
+    patches: Patches,
+    occupancy: OccupancyGrid,
+    step: Float[Tensor, ""],
+    jitter: Float[Tensor, "P"],
+) -> tuple[Planes, Int[Tensor, ""]]:
+    """The first `room` of the planes that `march` finds, and how many it finds.
+
+    There are always `room` of them: if there are fewer to be found, some are spare. On a GPU
+    nothing waits for the device.
+    """
+    if kernels.chosen(patches.m.device):
+        from pmni.kernels.marching import march_within as by_kernels
+
+        return by_kernels(room, patches, occupancy, step, jitter)
+    found = march(patches, occupancy, step, jitter)
+    needed = len(found.patch)
+    kept, spare = min(needed, room), max(0, room - needed)
+    joined = found.joined[:kept].clone()
+    joined[room - 1 :] = False
+    first = found.first.clamp(max=room)
+    patch, z, joined = (
+        pad(part, (0, spare)) for part in (found.patch[:kept], found.z[:kept], joined)
+    )
+    planes = Planes(patch, z, joined, first)
+    return planes, torch.tensor(needed, device=first.device)
 
 
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
     """World points of all rays on all planes; differentiable in the poses."""
+    if kernels.chosen(patches.m.device) and patches.m.dtype == torch.float32:
+        from pmni.kernels.marching import plane_points as by_kernels
+
+        return by_kernels(patches, planes)
     rays = _rotate(patches.rotation[:, None, None], patches.m)  # (P, h, w, 3)
     centre = patches.centre[planes.patch][:, None, None]
-    return centre + planes.z[:, None, None, None] * rays[planes.patch]
+    x = centre + planes.z[:, None, None, None] * rays[planes.patch]
+    if len(planes.patch) == 0:
+        return x
+    real = torch.arange(len(x), device=x.device) < planes.first[-1]
+    return torch.where(real[:, None, None, None], x, 0.0)
 
 
 def _rotate(rotation: Tensor, vectors: Tensor) -> Tensor:

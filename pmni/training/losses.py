@@ -32,10 +32,9 @@ def mask_loss(opacity: Float[Tensor, "*n"], mask: Float[Tensor, "*n"]) -> Float[
     return torch.nn.functional.binary_cross_entropy(opacity.clamp(1e-3, 1 - 1e-3), mask)
 
 
-def eikonal_loss(gradient: Float[Tensor, "*n 3"]) -> Float[Tensor, ""]:
-    """Mean of (|grad f| - 1)^2."""
-    length = torch.sqrt((gradient**2).sum(-1) + TINY)
-    return ((length - 1) ** 2).mean()
+def eikonal_loss(slope_error: Float[Tensor, "*n"], intervals: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    """Mean of (|grad f| - 1)^2 over all intervals, from its sums over those of each ray."""
+    return slope_error.sum() / intervals.clamp(min=1)
 
 
 def closed_form_scales(

@@ -13,9 +13,10 @@ from pmni.fields.band import BandSDF
 from pmni.fields.corrected import CorrectedSDF
 from pmni.fields.network import NeuralSDF
 from pmni.fields.visual_hull import mask_distances, visual_hulls
+from pmni.rendering.compositing import Rendering
 from pmni.rendering.marching import march
 from pmni.rendering.occupancy import OccupancyGrid
-from pmni.rendering.renderer import Rendering, render
+from pmni.rendering.renderer import render
 from pmni.rendering.sphere_tracing import visible
 from pmni.training import losses, multiview, schedule
 from pmni.training.anchor import Anchor
@@ -142,7 +143,7 @@ class Trainer:
             settings.rendering.step_start, settings.rendering.step_end, done
         )
         jitter = torch.rand(settings.patches, generator=generator).to(self.device)
-        planes = march(patches, self.occupancy, spacing, jitter)
+        planes = march(patches, self.occupancy, torch.tensor(spacing, device=self.device), jitter)
         inv_s = self.inv_s(step)
         rendering = render(self.surface, patches, planes, inv_s, settings.rendering)
         terms = self._terms(batch, patches.m, c2w, rendering, generator)
@@ -168,7 +169,7 @@ class Trainer:
         values = {
             "rate": settings.rate * factor,
             "levels": self.network.active,
-            "samples": rendering.gradient[..., 0].numel(),
+            "samples": int(rendering.intervals),
         }
         return StepReport(loss.detach(), {k: v.detach() for k, v in terms.items()}, values)
 
@@ -208,7 +209,7 @@ class Trainer:
         if weights.mask:
             terms["mask"] = losses.mask_loss(rendering.opacity, batch.mask)
         if weights.eikonal:
-            terms["eikonal"] = losses.eikonal_loss(rendering.gradient)
+            terms["eikonal"] = losses.eikonal_loss(rendering.slope_error, rendering.intervals)
         if weights.depth or weights.surface or weights.chamfer:
             if settings.poses.learn_scale:
                 scale = self.scales()

@@ -1,0 +1,256 @@
+"""Planes within a fixed number, and the points on them, by Triton kernels: the twins are
+`march_within` and `plane_points` of `rendering.marching`. Nothing waits for the device."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from pmni.kernels.band import device_of
+from pmni.rendering.marching import Patches, Planes
+from pmni.rendering.occupancy import INSIDE, SHELL, OccupancyGrid
+
+CANDIDATES = 256
+"""Planes that a program looks at together: one patch's."""
+POINTS = 256
+"""A program's, at a time."""
+_INSIDE, _SHELL = tl.constexpr(INSIDE), tl.constexpr(SHELL)
+
+
+def march_within(
+    room: int,
+    patches: Patches,
+    occupancy: OccupancyGrid,
+    step: Float[Tensor, ""],
+    jitter: Float[Tensor, "P"],
+) -> tuple[Planes, Int[Tensor, ""]]:
+    """As `rendering.marching.march_within`: planes are counted, then written."""
+    m = patches.m
+    count, h, w = m.shape[:3]
+    counts = torch.empty(count, dtype=torch.int32, device=m.device)
+    patch = torch.zeros(room, dtype=torch.int64, device=m.device)
+    z = torch.zeros(room, device=m.device)
+    joined = torch.zeros(room, dtype=torch.uint8, device=m.device)
+    given = (
+        m.contiguous(),
+        patches.rotation.contiguous(),
+        patches.centre.contiguous(),
+        jitter.contiguous(),
+        step,
+        occupancy.cells,
+    )
+    shape: dict[str, Any] = {
+        "resolution": occupancy.resolution,
+        "PIXELS": h * w,
+        "MIDDLE": h // 2 * w + w // 2,
+        "CANDIDATES": CANDIDATES,
+        "enable_fp_fusion": False,  # a point on a face is in the cell in which the twin has it
+    }
+    nothing = (counts, patch, z, joined)
+    with device_of(m):
+        if count:
+            _march[(count,)](*given, *nothing, room, WRITING=False, **shape)
+        ends = counts.cumsum(0)
+        first = pad(ends.clamp(max=room), (1, 0))
+        if count:
+            _march[(count,)](*given, first, patch, z, joined, room, WRITING=True, **shape)
+    needed = ends[-1] if count else first[0]
+    return Planes(patch, z, joined.view(torch.bool), first), needed
+
+
+def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
+    """As `rendering.marching.plane_points`."""
+    found: Tensor = _PlanePoints.apply(
+        patches.rotation, patches.centre, patches.m, planes.patch, planes.z, planes.first
+    )
+    return found
+
+
+class _PlanePoints(torch.autograd.Function):
+    """Differentiable once, by the poses."""
+
+    @staticmethod
+    def forward(ctx: Any, rotation: Tensor, centre: Tensor, m: Tensor, *planes: Tensor) -> Tensor:
+        rotation, centre, m = rotation.contiguous(), centre.contiguous(), m.contiguous()
+        ctx.save_for_backward(m, *planes)
+        patch, z, first = planes
+        pixels = m.shape[1] * m.shape[2]
+        x = m.new_empty(len(z), *m.shape[1:])
+        total = len(z) * pixels
+        with device_of(m):
+            _points[(triton.cdiv(total, POINTS),)](
+                rotation, centre, m, patch, z, first, x, total, len(m), PIXELS=pixels, POINTS=POINTS
+            )
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        m, _, z, first = ctx.saved_tensors
+        by_rotation, by_centre = m.new_empty(len(m), 3, 3), m.new_empty(len(m), 3)
+        with device_of(m):
+            _point_derivatives[(len(m),)](
+                m,
+                z,
+                first,
+                gradient.contiguous(),
+                by_rotation,
+                by_centre,
+                PIXELS=m.shape[1] * m.shape[2],
+                POINTS=POINTS,
+            )
+        return by_rotation, by_centre, None, None, None, None
+
+
+@triton.jit
+def _row(matrix, row):
+    return tl.load(matrix + 3 * row), tl.load(matrix + 3 * row + 1), tl.load(matrix + 3 * row + 2)
+
+
+@triton.jit
+def _kind(x, y, z, cells, resolution, wanted):
+    """Kinds of the cells around points; 0 beyond the box."""
+    half = resolution / 2.0
+    i, j, k = tl.floor((x + 1) * half), tl.floor((y + 1) * half), tl.floor((z + 1) * half)
+    within = wanted & (i >= 0) & (i < resolution) & (j >= 0) & (j < resolution)
+    within = within & (k >= 0) & (k < resolution)
+    i, j, k = i.to(tl.int32), j.to(tl.int32), k.to(tl.int32)
+    return tl.load(cells + (i * resolution + j) * resolution + k, mask=within, other=0)
+
+
+@triton.jit
+def _march(
+    ms,
+    rotations,
+    centres,
+    jitters,
+    spacing,
+    cells,
+    counts,
+    patch_of,
+    depths,
+    joined,
+    room,
+    resolution,
+    PIXELS: tl.constexpr,
+    MIDDLE: tl.constexpr,
+    CANDIDATES: tl.constexpr,
+    WRITING: tl.constexpr,
+):
+    """counts (P): a patch's planes; or, if WRITING, the planes from counts (P + 1) on."""
+    patch = tl.program_id(0)
+    u, v, w = _row(ms, patch.to(tl.int64) * PIXELS + MIDDLE)
+    rotation = rotations + patch.to(tl.int64) * 9
+    a, b, c = _row(rotation, 0)
+    x = a * u + b * v + c * w
+    a, b, c = _row(rotation, 1)
+    y = a * u + b * v + c * w
+    a, b, c = _row(rotation, 2)
+    z = a * u + b * v + c * w
+    ox, oy, oz = _row(centres, patch.to(tl.int64))
+    nearest = -(ox * x + oy * y + oz * z) / (x * x + y * y + z * z)
+    jitter, step = tl.load(jitters + patch), tl.load(spacing)
+    count = tl.div_rn(2.0, step).to(tl.int32) + 2
+    half = count.to(tl.float32) / 2
+    found = tl.load(counts + patch).to(tl.int32) if WRITING else count * 0
+    stop = count - 1  # the first interval that is not looked at
+    for chunk in range(0, count, CANDIDATES):
+        k = chunk + tl.arange(0, CANDIDATES)
+        depth = nearest + (k.to(tl.float32) - half + jitter) * step
+        before = nearest + ((k - 1).to(tl.float32) - half + jitter) * step
+        ahead, behind = depth + step / 2, before + step / 2
+        kind = _kind(ox + ahead * x, oy + ahead * y, oz + ahead * z, cells, resolution, k < count)
+        stop = tl.minimum(stop, tl.min(tl.where(kind == _INSIDE, k, count), 0))
+        other = _kind(
+            ox + behind * x,
+            oy + behind * y,
+            oz + behind * z,
+            cells,
+            resolution,
+            (k > 0) & (k < count),
+        )
+        occupied = (kind == _SHELL) & (k < stop) & (depth > 0)
+        bounds = occupied | ((other == _SHELL) & (k - 1 < stop) & (before > 0))
+        rank = found + tl.cumsum(bounds.to(tl.int32), 0) - 1
+        if WRITING:
+            wanted = bounds & (rank < room)
+            tl.store(patch_of + rank, patch.to(tl.int64) + tl.zeros_like(k), mask=wanted)
+            tl.store(depths + rank, depth, mask=wanted)
+            tl.store(joined + rank, (occupied & (rank < room - 1)).to(tl.uint8), mask=wanted)
+        found += tl.sum(bounds.to(tl.int32), 0)
+    if not WRITING:
+        tl.store(counts + patch, found)
+
+
+@triton.jit
+def _points(
+    rotations,
+    centres,
+    ms,
+    patch_of,
+    depths,
+    first,
+    out,
+    total,
+    patches,
+    PIXELS: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """out (total, 3): centre + depth * rotation m; 0 on spare planes."""
+    point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    real = point < total
+    plane = point // PIXELS
+    patch = tl.load(patch_of + plane, mask=real, other=0)
+    real_plane = real & (plane < tl.load(first + patches))
+    depth = tl.load(depths + plane, mask=real_plane, other=0.0)
+    pixel = ms + 3 * (patch * PIXELS + point % PIXELS)
+    u = tl.load(pixel, mask=real_plane, other=0.0)
+    v = tl.load(pixel + 1, mask=real_plane, other=0.0)
+    w = tl.load(pixel + 2, mask=real_plane, other=0.0)
+    for axis in tl.static_range(3):
+        row = rotations + patch * 9 + axis * 3
+        a = tl.load(row, mask=real_plane, other=0.0)
+        b = tl.load(row + 1, mask=real_plane, other=0.0)
+        c = tl.load(row + 2, mask=real_plane, other=0.0)
+        origin = tl.load(centres + patch * 3 + axis, mask=real_plane, other=0.0)
+        tl.store(out + point * 3 + axis, origin + depth * (a * u + b * v + c * w), mask=real)
+
+
+@triton.jit
+def _point_derivatives(
+    ms,
+    depths,
+    first,
+    gradients,
+    by_rotation,
+    by_centre,
+    PIXELS: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """by_rotation (P, 3, 3) and by_centre (P, 3): sums over a patch's points."""
+    patch = tl.program_id(0).to(tl.int64)
+    begin = tl.load(first + patch) * PIXELS
+    end = tl.load(first + patch + 1) * PIXELS
+    for axis in tl.static_range(3):
+        a, b = tl.zeros((POINTS,), tl.float32), tl.zeros((POINTS,), tl.float32)
+        c, whole = tl.zeros((POINTS,), tl.float32), tl.zeros((POINTS,), tl.float32)
+        for chunk in range(begin, end, POINTS):
+            point = chunk + tl.arange(0, POINTS)
+            real = point < end
+            gradient = tl.load(gradients + point * 3 + axis, mask=real, other=0.0)
+            along = gradient * tl.load(depths + point // PIXELS, mask=real, other=0.0)
+            pixel = ms + 3 * (patch * PIXELS + point % PIXELS)
+            a += along * tl.load(pixel, mask=real, other=0.0)
+            b += along * tl.load(pixel + 1, mask=real, other=0.0)
+            c += along * tl.load(pixel + 2, mask=real, other=0.0)
+            whole += gradient
+        row = by_rotation + patch * 9 + axis * 3
+        tl.store(row, tl.sum(a, 0))
+        tl.store(row + 1, tl.sum(b, 0))
+        tl.store(row + 2, tl.sum(c, 0))
+        tl.store(by_centre + patch * 3 + axis, tl.sum(whole, 0))
