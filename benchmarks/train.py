@@ -26,6 +26,7 @@ from pmni.training import losses
 from pmni.training import trainer as loop
 from pmni.training.data import PatchSampler, load_views
 from pmni.training.trainer import Trainer
+from pmni.training.updates import Updates
 
 PART, WHOLE, REST = "train", "whole", "rest"
 UNCOUNTED = 3
@@ -41,8 +42,7 @@ WATCHED = (
     (renderer, "sample", "field"),
     *((losses, name, "losses") for name in ("normal_loss", "mask_loss", "eikonal_loss")),
     (torch.Tensor, "backward", "backward"),
-    (torch.nn.utils, "clip_grad_norm_", "optimiser"),
-    (torch.optim.Adam, "step", "optimiser"),
+    (Updates, "make", "optimiser"),
 )
 """Owner, attribute, phase."""
 
@@ -111,14 +111,15 @@ def timed_steps(
         "levels": settings.field.levels,
         "log2_entries": settings.field.log2_entries,
         "gradient": settings.rendering.gradient,
-        "samples": round(np.mean([report.values["samples"] for report in reports])),
+        "samples": int(reports[-1].samples),
     }
     return seconds, memory.megabytes, known
 
 
 def _by_phase(capture: Capture, bench: Bench) -> Iterator[Record]:
     steps = bench.sizes.steps
-    trainer = halfway(capture, bench.sizes.train, bench.device)
+    settings = changed(bench.sizes.train, {"graph": "off"})  # a graph has no phases to look at
+    trainer = halfway(capture, settings, bench.device)
     watch = Stopwatch(bench.device)
     with watch.watching(*WATCHED):
         for _ in range(UNCOUNTED):

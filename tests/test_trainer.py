@@ -29,6 +29,7 @@ from pmni.rendering.marching import march
 from pmni.rendering.renderer import render
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.data import patch_rays
+from pmni.training.draws import Draws
 from pmni.training.trainer import Trainer
 
 TINY = TrainSettings.parse(
@@ -127,13 +128,12 @@ def test_pose_gradient_matches_finite_differences():
     trainer.warm_start()
     run(trainer, 3)
     trainer.step_number = 3
-    generator = torch.Generator().manual_seed(0)
-    batch = trainer.sampler.draw(64, generator)
+    batch = trainer.sampler.draw(64, Draws(0, torch.tensor(0)))
 
     def loss_at(delta):
         trainer.poses.parameters_.data = base + delta
         c2w = trainer.poses()
-        patches = patch_rays(batch, trainer.views.intrinsics.double(), c2w)
+        patches = patch_rays(batch, c2w)
         image = render(network, patches, planes, torch.tensor(100.0).double(), settings.rendering)
         wanted = batch.normal.double()
         return ((image.normal - wanted) ** 2 * batch.mask[..., None]).mean() + image.opacity.mean()
@@ -142,7 +142,7 @@ def test_pose_gradient_matches_finite_differences():
     trainer.poses.double()
     base = trainer.poses.parameters_.data.clone()
     with torch.no_grad():
-        here = patch_rays(batch, trainer.views.intrinsics.double(), trainer.poses())
+        here = patch_rays(batch, trainer.poses())
         planes = march(here, trainer.occupancy, torch.tensor(0.03), torch.full((64,), 0.5).double())
     loss = loss_at(torch.zeros_like(base))
     (gradient,) = torch.autograd.grad(loss, trainer.poses.parameters_)

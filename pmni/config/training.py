@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pmni.config.base import Settings
 
@@ -258,11 +258,22 @@ class TrainSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one; `cuda` without a GPU is an error."""
 
+    graph: Literal["auto", "on", "off"] = "auto"
+    """Whether steps are recorded and replayed as CUDA graphs. `auto`: on a GPU, unless a term
+    (chamfer, consistency, depth_robust) or a backend needs to know sizes in between; `on` makes
+    that an error."""
+
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
 
     save_every: int = Field(1000, ge=1)
     """Steps between saves of the resumable state."""
+
+    @field_validator("graph", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        """YAML reads on and off as truth values."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":

@@ -4,7 +4,7 @@ import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 EMPTY, SHELL, INSIDE = 0, 1, 2
@@ -34,24 +34,34 @@ class OccupancyGrid:
         )
 
     @torch.no_grad()
-    def refresh(self, f: Values) -> None:
-        """Classify all cells. f is evaluated at coarse cells, and at the cells of those near 0."""
+    def refresh(self, f: Values, room: int | None = None) -> Int[Tensor, ""]:
+        """Classify all cells. f is evaluated at coarse cells, and at the cells of those near 0.
+
+        Only `room` coarse cells are evaluated more finely, if it is given, and nothing waits for
+        the device then: cells of the others that are near 0 belong to the shell. Returns how many
+        are near 0.
+        """
         n, step = self.resolution, self.COARSE
         device = self.cells.device
         half_diagonal = math.sqrt(3) / n
-        coarse = cell_centres(n // step, device)
-        values = f(coarse.view(-1, 3))
+        coarse = cell_centres(n // step, device).view(-1, 3)
+        values = f(coarse)
         near = values.abs() < self.shell + (1 + self.SLACK * step) * half_diagonal
-        cells = torch.where(values < 0, INSIDE, EMPTY).to(torch.uint8)
-        children = cells[:, None].expand(-1, step**3).clone()
+        cells = torch.where(near, SHELL, torch.where(values < 0, INSIDE, EMPTY)).to(torch.uint8)
+        children = cells[:, None].repeat(1, step**3)
+        if room is None:
+            chosen = near.nonzero()[:, 0]
+        else:  # those near 0 first
+            chosen = near.to(torch.uint8).argsort(descending=True, stable=True)[:room]
         offsets = (cell_centres(step, device) * (step / n)).view(1, -1, 3)
-        fine = f((coarse.view(-1, 1, 3)[near] + offsets).reshape(-1, 3))
+        fine = f((coarse[chosen, None] + offsets).reshape(-1, 3)).view(-1, step**3)
         kind = torch.where(fine < 0, INSIDE, EMPTY)
-        kind = torch.where(fine.abs() < self.shell + half_diagonal, SHELL, kind)
-        children[near] = kind.to(torch.uint8).view(-1, step**3)
+        kind = torch.where(fine.abs() < self.shell + half_diagonal, SHELL, kind).to(torch.uint8)
+        children[chosen] = torch.where(near[chosen, None], kind, children[chosen])
         m = n // step
         blocks = children.view(m, m, m, step, step, step)
-        self.cells = blocks.permute(0, 3, 1, 4, 2, 5).reshape(n, n, n).contiguous()
+        self.cells.copy_(blocks.permute(0, 3, 1, 4, 2, 5).reshape(n, n, n))
+        return near.sum()
 
     def at(self, x: Float[Tensor, "*batch 3"]) -> UInt8[Tensor, "*batch"]:
         """The kind of the cell at points; EMPTY outside [-1, 1]^3."""

@@ -1,11 +1,11 @@
 """What keeps a corrected surface where it is."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pmni.fields.band import BandSDF
 from pmni.fields.network import NeuralSDF
+from pmni.training.draws import Draws, Stream
 
 REACH = 1.5
 """Cells from the surface within which corrections count."""
@@ -20,9 +20,8 @@ class Anchor:
         self.spacing = surface.grid.spacing
         self.near = surface.grid.positions()[surface.values.abs() < REACH * self.spacing]
 
-    def loss(self, correction: NeuralSDF, generator: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, correction: NeuralSDF, draws: Draws) -> Float[Tensor, ""]:
         """Mean square of the correction, in cells."""
-        device = self.near.device
-        node = torch.randint(len(self.near), (POINTS,), generator=generator).to(device)
-        shift = (torch.rand(POINTS, 3, generator=generator) - 0.5).to(device) * self.spacing
+        node = draws.below(len(self.near), Stream.ANCHOR_NODE, POINTS)
+        shift = (draws.uniform(Stream.ANCHOR_SHIFT, POINTS, 3) - 0.5) * self.spacing
         return ((correction(self.near[node] + shift) / self.spacing) ** 2).mean()

@@ -13,6 +13,7 @@ from pmni.capture.capture import Capture
 from pmni.capture.heldout import heldout_blocks
 from pmni.errors import InputError
 from pmni.rendering.marching import Patches
+from pmni.training.draws import Draws, Stream
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class PatchBatch:
     normal: Float[Tensor, "P h w 3"]
     mask: Float[Tensor, "P h w"]
     distance: Float[Tensor, "P h w"]
+    m: Float[Tensor, "P h w 3"]
+    """K^-1 (column, row, 1)."""
+    focal: Float[Tensor, "P 2"]
+    """fx and fy, pixels."""
 
 
 class PatchSampler:
@@ -93,6 +98,12 @@ class PatchSampler:
         self.views = views
         self.patch = patch
         self.background = background
+        K = views.intrinsics
+        self.focal = K[:, [0, 1], [0, 1]]
+        self.inverse = torch.linalg.inv(K)
+        width = views.masks.shape[2]
+        inner = torch.arange(patch, device=views.device)
+        self.offsets = inner[:, None] * width + inner
         masks = views.masks.cpu().numpy() > 0
         grown = masks
         if margin:
@@ -100,50 +111,53 @@ class PatchSampler:
         self.foreground_places = self._places(masks)
         self.background_places = self._places(grown & ~masks)
 
-    def _places(self, centres: Bool[np.ndarray, "V H W"]) -> Int[Tensor, "N 3"]:
-        """View, row and column of the first pixel of the patches with these centres."""
+    def _places(self, centres: Bool[np.ndarray, "V H W"]) -> Int[Tensor, "N"]:
+        """The first pixels, numbered through all views, of the patches with these centres."""
         height, width = centres.shape[1:]
-        places = np.argwhere(centres)
-        places[:, 1] = np.clip(places[:, 1] - self.patch // 2, 0, height - self.patch)
-        places[:, 2] = np.clip(places[:, 2] - self.patch // 2, 0, width - self.patch)
+        view, row, column = np.nonzero(centres)
+        row = np.clip(row - self.patch // 2, 0, height - self.patch)
+        column = np.clip(column - self.patch // 2, 0, width - self.patch)
         heldout = sliding_window_view(
             self.views.heldout.cpu().numpy(), (self.patch, self.patch), axis=(1, 2)
         )
-        view, row, column = places.T
-        places = places[~heldout.max((3, 4))[view, row, column]]
+        touched = np.asarray(heldout.any((3, 4)))[view, row, column]
+        places = ((view * height + row) * width + column)[~touched]
         return torch.as_tensor(places, device=self.views.device)
 
-    def draw(self, count: int, generator: torch.Generator) -> PatchBatch:
+    def draw(self, count: int, draws: Draws) -> PatchBatch:
         """`count` patches, a fixed part of them in the margin around the masks."""
         outside = round(count * self.background) if len(self.background_places) else 0
-        chosen = []
-        groups = ((self.foreground_places, count - outside), (self.background_places, outside))
-        for places, number in groups:
-            if number:
-                index = torch.randint(len(places), (number,), generator=generator)
-                chosen.append(places[index.to(places.device)])
-        view, row, column = torch.cat(chosen).unbind(-1)
-        offsets = torch.arange(self.patch, device=view.device)
-        rows = (row[:, None] + offsets)[:, :, None].expand(-1, -1, self.patch)
-        columns = (column[:, None] + offsets)[:, None, :].expand(-1, self.patch, -1)
-        where = (view[:, None, None], rows, columns)
+        chosen = [
+            places[draws.below(len(places), stream, number)]
+            for places, stream, number in (
+                (self.foreground_places, Stream.FOREGROUND, count - outside),
+                (self.background_places, Stream.BACKGROUND, outside),
+            )
+            if number
+        ]
+        views = self.views
+        height, width = views.masks.shape[1:]
+        first = torch.cat(chosen)
+        view = first // (height * width)
+        place = first[:, None, None] + self.offsets
+        columns, rows = place % width, place // width % height
+        # m = K^-1 (column, row, 1)
+        inverse = self.inverse[view][:, None, None]  # (P, 1, 1, 3, 3)
+        m = inverse[..., 0] * columns[..., None] + inverse[..., 1] * rows[..., None]
         return PatchBatch(
             view=view,
             pixels=torch.stack([columns, rows], dim=-1),
-            normal=self.views.normals[where],
-            mask=self.views.masks[where],
-            distance=self.views.distances[where],
+            normal=views.normals.view(-1, 3)[place],
+            mask=views.masks.view(-1)[place],
+            distance=views.distances.view(-1)[place],
+            m=m + inverse[..., 2],
+            focal=self.focal[view],
         )
 
 
-def patch_rays(
-    batch: PatchBatch, intrinsics: Float[Tensor, "V 3 3"], c2w: Float[Tensor, "V 4 4"]
-) -> Patches:
+def patch_rays(batch: PatchBatch, c2w: Float[Tensor, "V 4 4"]) -> Patches:
     """The rays of the patches; differentiable in the poses."""
-    K = intrinsics[batch.view]
-    ones = torch.ones_like(batch.pixels[..., :1])
-    pixels = torch.cat([batch.pixels, ones], dim=-1).to(K.dtype)
-    inverse = torch.linalg.inv(K)[:, None, None]
-    m = (inverse * pixels[..., None, :]).sum(-1)
-    pose = c2w[batch.view]
-    return Patches(m, K[:, [0, 1], [0, 1]], pose[:, :3, :3], pose[:, :3, 3])
+    pose = c2w.index_select(0, batch.view)
+    return Patches(
+        batch.m.to(c2w.dtype), batch.focal.to(c2w.dtype), pose[:, :3, :3], pose[:, :3, 3]
+    )

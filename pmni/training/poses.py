@@ -1,10 +1,13 @@
 """The camera poses: learned as a left perturbation of each initial pose, or put somewhere."""
 
+from math import factorial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pmni.lie import se3_exp
+TERMS = 12
+"""Of the power series of the exponential's coefficients: enough for turns by up to pi."""
 
 
 class LearnedPoses(nn.Module):
@@ -20,6 +23,8 @@ class LearnedPoses(nn.Module):
     initial: Tensor
     current: Tensor
     axes: Tensor
+    generators: Tensor
+    series: Tensor
 
     def __init__(self, initial: Float[Tensor, "V 4 4"], gauge: str, method: str) -> None:
         super().__init__()
@@ -29,6 +34,8 @@ class LearnedPoses(nn.Module):
         units = torch.ones(len(initial), 3, dtype=initial.dtype, device=initial.device)
         units[:, 2] = torch.linalg.vector_norm(initial[:, :3, 3], dim=-1)
         self.register_buffer("axes", torch.stack([rotation * units[:, None], rotation], dim=1))
+        self.register_buffer("generators", se3_generators().to(initial), persistent=False)
+        self.register_buffer("series", exponential_series().to(initial), persistent=False)
         self.parameters_ = nn.Parameter(
             initial.new_zeros(len(initial), 6), requires_grad=method == "adam"
         )
@@ -44,11 +51,43 @@ class LearnedPoses(nn.Module):
         """The current camera-to-world matrices."""
         if not self.parameters_.requires_grad:
             return self.current
-        return se3_exp(self.xi()) @ self.initial
+        return self._exponential(self.xi()) @ self.initial
+
+    def _exponential(self, xi: Float[Tensor, "V 6"]) -> Float[Tensor, "V 4 4"]:
+        """Exp: se(3) -> SE(3), |phi| up to pi: I + X + B X^2 + C X^3 for the twist X of xi, where
+        B = (1 - cos |phi|) / |phi|^2 and C = (|phi| - sin |phi|) / |phi|^3.
+
+        Smooth, and without a case to tell apart, so that nothing waits for the device.
+        """
+        twist = (xi @ self.generators.flatten(1)).view(-1, 4, 4)
+        squared = (xi[:, 3:] ** 2).sum(-1, keepdim=True)
+        powers = squared ** torch.arange(TERMS, device=xi.device)
+        b, c = (powers @ self.series)[..., None, None].unbind(1)
+        one = torch.eye(4, dtype=xi.dtype, device=xi.device)
+        return one + twist @ (one + twist @ (b * one + c * twist))
 
     def put(self, c2w: Float[Tensor, "V 4 4"]) -> None:
         """Move the cameras there."""
         self.current.copy_(c2w)
+
+
+def se3_generators() -> Float[Tensor, "6 4 4"]:
+    """Twists of the unit translations and rotations."""
+    generators = torch.zeros(6, 4, 4, dtype=torch.float64)
+    for axis in range(3):
+        following, last = (axis + 1) % 3, (axis + 2) % 3
+        generators[axis, axis, 3] = 1
+        generators[3 + axis, last, following] = 1
+        generators[3 + axis, following, last] = -1
+    return generators
+
+
+def exponential_series() -> Float[Tensor, "n 2"]:
+    """Coefficients of the powers of |phi|^2 in B and C."""
+    rows = [
+        [(-1) ** k / factorial(2 * k + 2), (-1) ** k / factorial(2 * k + 3)] for k in range(TERMS)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 class ViewScales(nn.Module):

@@ -2,6 +2,10 @@
 
 import math
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from pmni.config.training import FieldSettings, PhaseSettings, TrainSettings
 
 
@@ -10,10 +14,15 @@ def progress(step: int, settings: TrainSettings) -> float:
     return step / max(1, settings.steps - 1)
 
 
+def phase_number(step: int, settings: TrainSettings) -> int:
+    """Which phase a step belongs to."""
+    done = step / settings.steps
+    return next(number for number, phase in enumerate(settings.phases) if done < phase.until)
+
+
 def phase_at(step: int, settings: TrainSettings) -> PhaseSettings:
     """The phase that a step belongs to."""
-    done = step / settings.steps
-    return next(phase for phase in settings.phases if done < phase.until)
+    return settings.phases[phase_number(step, settings)]
 
 
 def rate_factor(step: int, settings: TrainSettings) -> float:
@@ -33,3 +42,36 @@ def active_levels(step: int, field: FieldSettings) -> int:
 def log_linear(start: float, end: float, fraction: float) -> float:
     """From start to end, linear in the logarithm."""
     return start * (end / start) ** min(1.0, fraction)
+
+
+def inverse_width(step: int, settings: TrainSettings) -> float:
+    """The scheduled sharpness inv_s."""
+    sharpness = settings.sharpness
+    return log_linear(sharpness.start, sharpness.end, progress(step, settings))
+
+
+def spacing(step: int, settings: TrainSettings) -> float:
+    """The distance between planes."""
+    rendering = settings.rendering
+    return log_linear(rendering.step_start, rendering.step_end, progress(step, settings))
+
+
+def moving(step: int, settings: TrainSettings) -> bool:
+    """Whether poses move."""
+    return step >= settings.poses.start * settings.steps
+
+
+COLUMNS = (
+    rate_factor,
+    lambda step, settings: phase_at(step, settings).pose_rate * rate_factor(step, settings),
+    moving,
+    spacing,
+    inverse_width,
+)
+
+
+def table(settings: TrainSettings) -> Float[Tensor, "steps 5"]:
+    """For all steps: the factor of the learning rates, the poses' learning rate, whether poses move
+    (1) or not (0), the distance between planes, the scheduled sharpness."""
+    rows = [[float(of(step, settings)) for of in COLUMNS] for step in range(settings.steps)]
+    return torch.tensor(rows)

@@ -29,6 +29,7 @@ from pmni.io.tables import Row, write_rows
 from pmni.lie import rotation_angle_deg
 from pmni.refinement.correction import corrected
 from pmni.refinement.measurements import load_measurements
+from pmni.training import schedule
 from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.data import load_views
 from pmni.training.heldout import heldout_errors, heldout_pixels
@@ -39,7 +40,7 @@ from pmni.training.signals import StopRequest
 from pmni.training.trainer import StepReport, Trainer
 
 LOGGER = logging.getLogger("train")
-HISTORY_ROWS = 400
+HISTORY_ROWS = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,19 +221,22 @@ def optimise(
 
 def history_row(trainer: Trainer, report: StepReport, seconds: float) -> Row:
     """The numbers of a step, read from the device."""
-    poses = trainer.poses()
-    moved = poses.detach().double().cpu().numpy()
-    start = trainer.poses.initial.double().cpu().numpy()
+    moved, start = (
+        pose.detach().double().cpu().numpy() for pose in (trainer.poses(), trainer.poses.initial)
+    )
     angles = rotation_angle_deg(start[:, :3, :3], moved[:, :3, :3])
     distance = np.linalg.norm(start[:, :3, 3], axis=1)
     shift = np.linalg.norm(moved[:, :3, 3] - start[:, :3, 3], axis=1)
+    measured = {"loss": report.loss, **report.terms, "inv_s": report.inv_s}
+    numbers = torch.stack([value.float() for value in measured.values()]).tolist()
+    settings, done = trainer.settings, trainer.step_number
     return {
-        "step": trainer.step_number,
+        "step": done,
         "seconds": round(seconds, 3),
-        "loss": float(report.loss),
-        **{name: float(term) for name, term in report.terms.items()},
-        **report.values,
-        "inv_s": float(trainer.inv_s(trainer.step_number - 1)),
+        **dict(zip(measured, numbers, strict=True)),
+        "rate": settings.rate * schedule.rate_factor(done - 1, settings),
+        "levels": trainer.network.active,
+        "samples": int(report.samples),
         "pose_rotation_deg": float(angles.mean()),
         "pose_translation_percent": float((shift / distance).mean() * 100),
     }

@@ -1,10 +1,11 @@
 """The optimisation of surface and poses, one step at a time."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni.config.training import TrainSettings
@@ -13,35 +14,54 @@ from pmni.fields.band import BandSDF
 from pmni.fields.corrected import CorrectedSDF
 from pmni.fields.network import NeuralSDF
 from pmni.fields.visual_hull import mask_distances, visual_hulls
-from pmni.rendering.compositing import Rendering
-from pmni.rendering.marching import march
+from pmni.rendering.marching import Patches, Planes, march, march_within
 from pmni.rendering.occupancy import OccupancyGrid
 from pmni.rendering.renderer import render
-from pmni.rendering.sphere_tracing import visible
-from pmni.training import losses, multiview, schedule
+from pmni.training import schedule
 from pmni.training.anchor import Anchor
-from pmni.training.data import PatchBatch, PatchSampler, Views, patch_rays
+from pmni.training.data import PatchSampler, Views, patch_rays
+from pmni.training.draws import Draws, Stream
+from pmni.training.graph import Recorded, hindrance, records
+from pmni.training.objective import Objective
 from pmni.training.pose_steps import PoseSteps
 from pmni.training.poses import LearnedPoses, ViewScales
+from pmni.training.rooms import Rooms
+from pmni.training.updates import Updates
 from pmni.training.warm_start import fit_network
+
+LOGGER = logging.getLogger("train")
+LOOK_EVERY = 25
+"""Recorded steps between looks at what the device has noted."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did; tensors, so that reading them is the caller's choice."""
+    """What a step did; tensors, so that reading them is the caller's choice. The next step may
+    overwrite them."""
 
     loss: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
-    values: dict[str, int | float]
+    samples: Int[Tensor, ""]
+    """Intervals of all rays."""
+    inv_s: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Steps that are replayed as graphs."""
+
+    rooms: Rooms
+    step: Recorded[StepReport]
+    refresh: Recorded[None]
+    """Of the occupancy grid."""
 
 
 class Trainer:
     """Networks, poses, optimisers and occupancy of one training.
 
-    Every random draw comes from a generator seeded by (seed, step): step k does the same whether
-    the training ran through or was resumed. With a `surface` to start from, the network is the
-    correction of that, and all levels of its encoding are on. `pose_steps` are those of the method
-    `gauss_newton`.
+    Every random draw is a function of seed and step: step k does the same whether the training ran
+    through or was resumed. With a `surface` to start from, the network is the correction of that,
+    and all levels of its encoding are on. `pose_steps` are those of the method `gauss_newton`.
     """
 
     def __init__(
@@ -73,11 +93,40 @@ class Trainer:
         self.occupancy = OccupancyGrid(
             settings.rendering.occupancy_resolution, settings.rendering.shell, self.device
         )
-        self.field_optimiser = torch.optim.Adam(self._field_groups())
-        self.pose_optimiser = torch.optim.Adam(
-            [*self.poses.parameters(), *self.scales.parameters()], lr=0.0
+        self.objective = Objective(
+            settings, views, self.surface, self.network, self.anchor, self.scales
         )
-        self.step_number = 0
+        self.updates = Updates(
+            settings,
+            self._field_groups(),
+            list(self.poses.parameters()),
+            list(self.scales.parameters()),
+            self.device,
+        )
+        self.clock = torch.zeros((), dtype=torch.int64, device=self.device)
+        """The step's number, on the device."""
+        self._number = 0
+        self._names: dict[int, list[str]] = {}
+        self.schedule = schedule.table(settings).to(self.device)
+        self.recording: Recording | None = None
+        if records(settings, self.device):
+            self.recording = Recording(
+                Rooms(self.device),
+                Recorded(self._body, self.device),
+                Recorded(self._occupy, self.device),
+            )
+        elif self.device.type == "cuda" and settings.graph != "off":
+            LOGGER.info("steps are not recorded: %s", hindrance(settings, self.device))
+
+    @property
+    def step_number(self) -> int:
+        """How many steps have been done."""
+        return self._number
+
+    @step_number.setter
+    def step_number(self, number: int) -> None:
+        self._number = number
+        self.clock.fill_(number)
 
     def _field_groups(self) -> list[dict[str, Any]]:
         rate = self.settings.rate
@@ -107,207 +156,138 @@ class Trainer:
             chosen.ignore,
             sizes,
         )[-1]
-        generator = self._generator(-1)
-        return fit_network(self.network, hull, chosen.steps, chosen.points, 5e-3, generator)
+        return fit_network(
+            self.network, hull, chosen.steps, chosen.points, 5e-3, self.settings.seed
+        )
 
     def _levels(self, step: int) -> int:
         """How many levels of the encoding are on."""
         field = self.settings.field
         return field.levels if self.anchor is not None else schedule.active_levels(step, field)
 
-    def _generator(self, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.settings.seed << 32) + step + 1)
-
-    def inv_s(self, step: int) -> Tensor:
-        """The sharpness at a step."""
-        sharpness = self.settings.sharpness
-        if sharpness.mode == "learned":
-            return torch.exp(10 * self.variance).clamp(1e-6, 1e6)
-        done = schedule.progress(step, self.settings)
-        value = schedule.log_linear(sharpness.start, sharpness.end, done)
-        return torch.tensor(value, device=self.device)
-
     def step(self) -> StepReport:
-        """One optimiser step. Raises DivergenceError naming step and term of a non-finite value."""
-        settings, step = self.settings, self.step_number
-        phase = schedule.phase_at(step, settings)
-        done = schedule.progress(step, settings)
+        """One optimiser step.
+
+        Raises DivergenceError naming step and term of the first value that was not finite: at once,
+        or when recorded steps are looked at. Nothing was changed from that step on.
+        """
+        settings, step = self.settings, self._number
         self.network.active = self._levels(step)
-        if step % settings.rendering.occupancy_every == 0:
-            self.occupancy.refresh(self.surface)
-        generator = self._generator(step)
-        batch = self.sampler.draw(settings.patches, generator)
+        refreshing = step % settings.rendering.occupancy_every == 0
+        recording = self.recording
+        if recording is None or not recording.rooms.known:
+            if refreshing:
+                self._occupy()
+            report = self._body()
+        else:
+            rooms, phase = recording.rooms, schedule.phase_number(step, settings)
+            if refreshing:
+                recording.refresh((self.network.active, rooms.cells), kind=None)
+            report = recording.step((self.network.active, rooms.planes, phase), kind=phase)
+        self._number += 1
+        due = self._number % settings.poses.every == 0 and schedule.moving(step, settings)
+        if self.pose_steps and due:
+            self.poses.put(self.pose_steps.step(self.surface, self.poses(), self._number))
+        if recording is None or self._is_looked_at(self._number):
+            self.check()
+            if recording is not None:
+                recording.rooms.adapt(self._number)
+        return report
+
+    def _is_looked_at(self, done: int) -> bool:
+        return done == 1 or done % LOOK_EVERY == 0 or done in self.settings.kept_steps()
+
+    def _occupy(self) -> None:
+        """Refresh the occupancy grid."""
+        room = None if self.recording is None else self.recording.rooms.cells
+        needed = self.occupancy.refresh(self.surface, room)
+        if self.recording is not None:
+            self.recording.rooms.note_cells(needed)
+
+    def _planes(
+        self, patches: Patches, spacing: Float[Tensor, ""], jitter: Float[Tensor, "P"]
+    ) -> Planes:
+        """All planes; as many as there is room for, if there are rooms."""
+        rooms = None if self.recording is None else self.recording.rooms
+        if rooms is None or rooms.planes is None:
+            planes = march(patches, self.occupancy, spacing, jitter)
+            needed = planes.first[-1]
+        else:
+            planes, needed = march_within(rooms.planes, patches, self.occupancy, spacing, jitter)
+        if rooms is not None:
+            rooms.note_planes(needed)
+        return planes
+
+    def _body(self) -> StepReport:
+        """The step whose number the clock shows: all of it is done on the device."""
+        settings, phase = self.settings, schedule.phase_number(self._number, self.settings)
+        now = self.schedule.index_select(0, self.clock[None])[0]
+        factor, pose_rate, moving, spacing, width = now.unbind()
+        weights = settings.phases[phase].weights
+        draws = Draws(settings.seed, self.clock)
+        batch = self.sampler.draw(settings.patches, draws)
         c2w = self.poses()
-        patches = patch_rays(batch, self.views.intrinsics, c2w)
-        spacing = schedule.log_linear(
-            settings.rendering.step_start, settings.rendering.step_end, done
-        )
-        jitter = torch.rand(settings.patches, generator=generator).to(self.device)
-        planes = march(patches, self.occupancy, torch.tensor(spacing, device=self.device), jitter)
-        inv_s = self.inv_s(step)
+        patches = patch_rays(batch, c2w)
+        planes = self._planes(patches, spacing, draws.uniform(Stream.JITTER, settings.patches))
+        inv_s = self._sharpness(width)
         rendering = render(self.surface, patches, planes, inv_s, settings.rendering)
-        terms = self._terms(batch, patches.m, c2w, rendering, generator)
-        weights = phase.weights.model_dump()
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-
-        factor = schedule.rate_factor(step, settings)
-        moving = step >= settings.poses.start * settings.steps
-        self.field_optimiser.zero_grad(set_to_none=True)
-        self.pose_optimiser.zero_grad(set_to_none=True)
+        terms = self.objective.terms(weights, batch, c2w, rendering, draws)
+        self._names[phase] = list(terms)
+        loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+        self.updates.forget_gradients()
         loss.backward()
-        for group in self.field_optimiser.param_groups:
-            group["lr"] = group["base"] * factor
-        for group in self.pose_optimiser.param_groups:
-            group["lr"] = phase.pose_rate * factor if moving else 0.0
-        self._clip(terms)
-        self.field_optimiser.step()
-        if moving:
-            self.pose_optimiser.step()
-        self.step_number += 1
-        if moving and self.pose_steps and self.step_number % settings.poses.every == 0:
-            self.poses.put(self.pose_steps.step(self.surface, self.poses(), self.step_number))
-        values = {
-            "rate": settings.rate * factor,
-            "levels": self.network.active,
-            "samples": int(rendering.intervals),
-        }
-        return StepReport(loss.detach(), {k: v.detach() for k, v in terms.items()}, values)
+        known = {name: term.detach() for name, term in terms.items()}
+        self.updates.make(self.clock, list(known.values()), factor, pose_rate, moving)
+        self.clock.add_(1)
+        return StepReport(loss.detach(), known, rendering.intervals, inv_s.detach())
 
-    def _clip(self, terms: dict[str, Tensor]) -> None:
-        """Clip both groups' gradients; non-finite ones stop the training."""
-        field = nn.utils.clip_grad_norm_(
-            [*self.network.parameters(), self.variance], self.settings.clip_field
-        )
-        poses = nn.utils.clip_grad_norm_(self.poses.parameters(), self.settings.clip_poses)
-        if torch.isfinite(field + poses):
+    def _sharpness(self, scheduled: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        if self.settings.sharpness.mode == "learned":
+            return torch.exp(10 * self.variance).clamp(1e-6, 1e6)
+        return scheduled
+
+    def check(self) -> None:
+        """Raise DivergenceError if a value was not finite. Waits for the device."""
+        failed = int(self.updates.failed)
+        if failed < 0:
             return
-        broken = [name for name, term in terms.items() if not torch.isfinite(term)]
+        names = self._names[schedule.phase_number(failed, self.settings)]
+        finite = self.updates.finite.tolist()
+        broken = [name for name, ok in zip(names, finite, strict=False) if not ok]
         what = f"the term '{broken[0]}'" if broken else "the gradient (every term is finite)"
         raise DivergenceError(
-            f"step {self.step_number}: {what} is not finite; lower the learning rate or look at "
-            "the input normals"
-        )
-
-    def _terms(
-        self,
-        batch: PatchBatch,
-        m: Float[Tensor, "P h w 3"],
-        c2w: Float[Tensor, "V 4 4"],
-        rendering: Rendering,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """The terms of the loss whose weights are not zero."""
-        settings = self.settings
-        weights = schedule.phase_at(self.step_number, settings).weights
-        views = len(self.views.names)
-        measured = batch.mask * (batch.distance > 0)
-        terms = {}
-        if weights.normal:
-            terms["normal"] = losses.normal_loss(
-                rendering.normal, batch.normal, batch.mask, settings.normal_norm
-            )
-        if weights.mask:
-            terms["mask"] = losses.mask_loss(rendering.opacity, batch.mask)
-        if weights.eikonal:
-            terms["eikonal"] = losses.eikonal_loss(rendering.slope_error, rendering.intervals)
-        if weights.depth or weights.surface or weights.chamfer:
-            if settings.poses.learn_scale:
-                scale = self.scales()
-            else:
-                scale = losses.closed_form_scales(
-                    batch.distance, rendering.distance, measured, batch.view, views
-                )
-            terms |= self._distance_terms(batch, m, c2w, rendering, measured, scale)
-        if weights.depth_robust:
-            terms["depth_robust"] = losses.robust_depth_loss(
-                batch.distance, rendering.distance, measured, batch.view, views
-            )
-        if weights.consistency:
-            terms["consistency"] = self._consistency(batch, m, c2w, rendering, generator)
-        if weights.anchor and self.anchor is not None:
-            terms["anchor"] = self.anchor.loss(self.network, generator)
-        return terms
-
-    def _distance_terms(
-        self,
-        batch: PatchBatch,
-        m: Float[Tensor, "P h w 3"],
-        c2w: Float[Tensor, "V 4 4"],
-        rendering: Rendering,
-        measured: Float[Tensor, "P h w"],
-        scale: Float[Tensor, "V"],
-    ) -> dict[str, Tensor]:
-        """The terms of the integrated distances; those on points use each patch's centre pixel."""
-        weights = schedule.phase_at(self.step_number, self.settings).weights
-        mine = scale[batch.view]
-        terms = {}
-        if weights.depth:
-            terms["depth"] = losses.depth_loss(batch.distance, rendering.distance, measured, mine)
-        if weights.surface or weights.chamfer:
-            centre = (slice(None), m.shape[1] // 2, m.shape[2] // 2)
-            points = multiview.back_project(
-                m[centre], mine * batch.distance[centre], c2w[batch.view]
-            )
-            on = measured[centre]
-            if weights.surface:
-                terms["surface"] = multiview.surface_loss(self.surface, points, on)
-            if weights.chamfer:
-                terms["chamfer"] = multiview.chamfer_loss(points, batch.view, len(scale), on)
-        return terms
-
-    def _consistency(
-        self,
-        batch: PatchBatch,
-        m: Float[Tensor, "P h w 3"],
-        c2w: Float[Tensor, "V 4 4"],
-        rendering: Rendering,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Normals of the patches' centre points against those of another, random view."""
-        centre = (slice(None), m.shape[1] // 2, m.shape[2] // 2)
-        opacity = rendering.opacity[centre]
-        on = (opacity.detach() > 0.9) & (batch.mask[centre] > 0)
-        distance = rendering.distance[centre] / opacity.clamp(min=0.1)
-        mine = c2w[batch.view]
-        x = multiview.back_project(m[centre], distance, mine)
-        normal = (mine[:, :3, :3] * rendering.normal[centre][:, None, :]).sum(-1)
-        normal = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True).clamp(min=1e-6)
-        views = len(self.views.names)
-        shift = torch.randint(1, views, (len(batch.view),), generator=generator)
-        other = (batch.view + shift.to(self.device)) % views
-        with torch.no_grad():
-            seen = on & visible(self.surface, x, c2w[other, :3, 3])
-        return multiview.consistency_loss(
-            x,
-            normal,
-            other,
-            seen,
-            c2w,
-            self.views.intrinsics,
-            self.views.normals,
-            self.views.masks * ~self.views.heldout,
+            f"step {failed}: {what} is not finite; lower the learning rate or look at the input "
+            "normals"
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything that the remaining steps depend on."""
-        return {
-            "step": self.step_number,
+        """Everything that the remaining steps depend on. Raises DivergenceError as `check`."""
+        self.check()
+        state = {
+            "step": self._number,
             "network": self.network.state_dict(),
             "variance": self.variance.detach(),
             "poses": self.poses.state_dict(),
             "scales": self.scales.state_dict(),
-            "field_optimiser": self.field_optimiser.state_dict(),
-            "pose_optimiser": self.pose_optimiser.state_dict(),
+            "updates": self.updates.state(),
             "occupancy": self.occupancy.cells,
         }
+        if self.recording is not None:
+            state["rooms"] = self.recording.rooms.state()
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state: the steps that follow are bit for bit those of the first run."""
+        """Go on from a state: the steps that follow are bit for bit those of the first run, if
+        both are recorded or neither is."""
         self.step_number = state["step"]
         self.network.load_state_dict(state["network"])
         self.variance.data.copy_(state["variance"])
         self.poses.load_state_dict(state["poses"])
         self.scales.load_state_dict(state["scales"])
-        self.field_optimiser.load_state_dict(state["field_optimiser"])
-        self.pose_optimiser.load_state_dict(state["pose_optimiser"])
-        self.occupancy.cells = state["occupancy"].to(self.device)
+        self.updates.restore(state["updates"])
+        self.occupancy.cells.copy_(state["occupancy"])
+        if self.recording is not None:
+            self.recording.step.forget()
+            self.recording.refresh.forget()
+            if "rooms" in state:
+                self.recording.rooms.restore(state["rooms"])

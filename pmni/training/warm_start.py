@@ -4,8 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni import kernels
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
+from pmni.training.draws import Draws, Stream
+from pmni.training.graph import Recorded
+from pmni.training.updates import adam, advance
 
 
 def fit_network(
@@ -14,7 +18,7 @@ def fit_network(
     steps: int,
     points: int,
     rate: float,
-    generator: torch.Generator,
+    seed: int,
 ) -> float:
     """Fit the network's values to a grid of values, most points near its surface.
 
@@ -26,20 +30,28 @@ def fit_network(
     near = grid_nodes(len(target), device)[target.abs() < 2 * spacing]
     if len(near) == 0:
         near = torch.zeros(1, 3, device=device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
-    error = float("nan")
-    for _ in range(steps):
-        number = points // 2
-        index = torch.randint(len(near), (number,), generator=generator).to(device)
-        noise = (torch.rand(number, 3, generator=generator) - 0.5).to(device) * 2 * spacing
-        anywhere = (torch.rand(points - number, 3, generator=generator) * 2 - 1).to(device)
-        x = torch.cat([near[index] + noise, anywhere]).clamp(-1, 1)
+    optimiser = adam([{"params": list(network.parameters())}], device)
+    optimiser.param_groups[0]["lr"].fill_(rate)
+    clock = torch.zeros((), dtype=torch.int64, device=device)
+    draws = Draws(seed, clock)
+    number = points // 2
+
+    def step() -> Tensor:
+        node = draws.below(len(near), Stream.FIT_NODE, number)
+        noise = (draws.uniform(Stream.FIT_SHIFT, number, 3) - 0.5) * 2 * spacing
+        anywhere = draws.uniform(Stream.FIT_ANYWHERE, points - number, 3) * 2 - 1
+        x = torch.cat([near[node] + noise, anywhere]).clamp(-1, 1)
         wanted = grid(x)
         weight = 1 / (1 + (wanted.abs() / (4 * spacing)) ** 2)
         difference = (network(x) - wanted).abs()
-        loss = (weight * difference).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        error = float(difference.detach().mean())
-    return error
+        (weight * difference).mean().backward()
+        advance(optimiser)
+        clock.add_(1)
+        return difference.detach().mean()
+
+    recorded = Recorded(step, device) if kernels.chosen(device) else None
+    error = torch.tensor(torch.nan)
+    for _ in range(steps):
+        error = recorded(key=None, kind=None) if recorded else step()
+    return float(error)

@@ -1,0 +1,39 @@
+"""Random numbers in one launch: the twin is `training.draws`."""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Int
+from torch import Tensor
+
+from pmni.kernels.band import device_of
+from pmni.training.draws import FIRST, GOLDEN, LOW, SECOND
+
+NUMBERS = 256
+"""A program's."""
+_FIRST, _SECOND = tl.constexpr(FIRST), tl.constexpr(SECOND)
+_GOLDEN, _LOW = tl.constexpr(GOLDEN), tl.constexpr(LOW)
+
+
+def words(key: int, step: Int[Tensor, ""], count: int) -> Int[Tensor, "count"]:
+    """As `training.draws.Draws.words`, of a stream's key."""
+    out = torch.empty(count, dtype=torch.int64, device=step.device)
+    if count:
+        with device_of(step):
+            _words[(triton.cdiv(count, NUMBERS),)](step, out, key, count, NUMBERS=NUMBERS)
+    return out
+
+
+@triton.jit
+def _mixed(x):
+    x = ((x ^ (x >> 16)) * _FIRST) & _LOW
+    x = ((x ^ (x >> 15)) * _SECOND) & _LOW
+    return x ^ (x >> 16)
+
+
+@triton.jit(do_not_specialize=["key"])
+def _words(step, out, key, count, NUMBERS: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * NUMBERS + tl.arange(0, NUMBERS)
+    first = _mixed((_mixed(tl.load(step) & _LOW) + key) & _LOW)
+    found = _mixed(_mixed((place + first) & _LOW) ^ _mixed(first ^ _GOLDEN))
+    tl.store(out + place, found, mask=place < count)
