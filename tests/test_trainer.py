@@ -54,6 +54,7 @@ TINY = TrainSettings.parse(
     },
     "test",
 )  # fmt: skip
+CPU = torch.device("cpu")
 ALL_TERMS = dict.fromkeys(
     ("normal", "depth", "depth_robust", "mask", "eikonal", "consistency", "surface", "chamfer"), 0.1
 )
@@ -63,13 +64,14 @@ def changed(settings, **changes):
     return TrainSettings.parse({**settings.model_dump(), **changes}, "test")
 
 
-def make_trainer(settings, noise_deg=2.0):
+def make_trainer(settings, noise_deg=2.0, device=CPU):
     capture, distances = sphere_capture()
     generator = np.random.default_rng(0)
     turn = Rotation.from_rotvec(np.deg2rad(noise_deg) * generator.normal(size=(6, 3))).as_matrix()
     start = capture.reference_c2w.copy()
     start[:, :3] = turn @ start[:, :3]
-    return Trainer(views_of(capture, distances), torch.tensor(start, dtype=torch.float32), settings)
+    views = views_of(capture, distances, device=device)
+    return Trainer(views, torch.tensor(start, dtype=torch.float32, device=device), settings)
 
 
 def run(trainer, steps):

@@ -19,6 +19,7 @@ from pmni.training.draws import Draws
 from pmni.training.poses import LearnedPoses, ViewScales
 from pmni.training.warm_start import fit_network
 
+CPU = torch.device("cpu")
 K = np.array([[600.0, 0, 31.5], [0, 600.0, 23.5], [0, 0, 1]])
 
 
@@ -43,8 +44,8 @@ def sphere_capture(views=6, radius=0.5, height=48, width=64):
     ), np.where(mask, distance, np.nan)[None].repeat(views, 0).astype(np.float32)
 
 
-def views_of(capture, distances, exclude=()):
-    return load_views(capture, distances, exclude, torch.device("cpu"))
+def views_of(capture, distances, exclude=(), device=CPU):
+    return load_views(capture, distances, exclude, device)
 
 
 # ------------------------------------------------------------------------------------ schedules

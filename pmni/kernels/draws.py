@@ -34,6 +34,6 @@ def _mixed(x):
 @triton.jit(do_not_specialize=["key"])
 def _words(step, out, key, count, NUMBERS: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * NUMBERS + tl.arange(0, NUMBERS)
-    first = _mixed((_mixed(tl.load(step) & _LOW) + key) & _LOW)
+    first = _mixed((_mixed((tl.load(step) ^ _GOLDEN) & _LOW) + key) & _LOW)
     found = _mixed(_mixed((place + first) & _LOW) ^ _mixed(first ^ _GOLDEN))
     tl.store(out + place, found, mask=place < count)

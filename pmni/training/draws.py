@@ -47,7 +47,7 @@ class Draws:
             from pmni.kernels.draws import words
 
             return words(key, self.step, count)
-        first = mixed(mixed(self.step & LOW) + key & LOW)
+        first = mixed(mixed((self.step ^ GOLDEN) & LOW) + key & LOW)
         place = torch.arange(count, device=self.step.device)
         return mixed(mixed(place + first & LOW) ^ mixed(first ^ GOLDEN))
 
@@ -74,4 +74,5 @@ def mixed(x: Words) -> Words:
 @cache
 def stream_key(seed: int, stream: int) -> int:
     """What sets a stream of a seed apart."""
-    return mixed((seed & LOW) ^ mixed((seed >> 32) + stream * GOLDEN & LOW))
+    high = mixed((seed >> 32) + stream * GOLDEN + FIRST & LOW)
+    return mixed((seed & LOW) ^ high)

@@ -55,7 +55,6 @@ class Recorded(Generic[Result]):
 
     def _record(self, key: Hashable) -> None:
         self.forget()
-        torch.cuda.empty_cache()  # what the last recording held
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             self.result = self.work()

@@ -195,7 +195,9 @@ class Trainer:
         return report
 
     def _is_looked_at(self, done: int) -> bool:
-        return done == 1 or done % LOOK_EVERY == 0 or done in self.settings.kept_steps()
+        """Early ones too: at first much changes."""
+        early = done < LOOK_EVERY and done.bit_count() == 1  # 1, 2, 4, ...
+        return early or done % LOOK_EVERY == 0 or done in self.settings.kept_steps()
 
     def _occupy(self) -> None:
         """Refresh the occupancy grid."""
