@@ -62,17 +62,6 @@ def test_integers_are_below_their_limit_and_all_occur():
     assert at(3).below(2**31, 1, 1000).max() > 2**30
 
 
-def test_draws_by_a_kernel_are_the_same():
-    pytest.importorskip("triton")
-    from pmni.kernels.draws import words
-    from pmni.training.draws import stream_key
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for seed, stream, step, count in ((0, 0, 0, 1), (2**33 + 7, 5, 29999, 700), (3, 1, 2**31, 256)):
-        found = words(stream_key(seed, stream), torch.tensor(step, device=device), count)
-        assert torch.equal(found.cpu(), at(step, seed).words(stream, count))
-
-
 # ------------------------------------------------------------------------------------- schedules
 def test_the_table_holds_what_the_functions_say():
     settings = TrainSettings.parse(
@@ -191,12 +180,11 @@ def updated(gradients, moving=1.0):
     """Updates of two parameters after steps with these gradients of both."""
     field = nn.Parameter(torch.ones(2))
     pose = nn.Parameter(torch.ones(1))
-    updates = Updates(TINY, [{"params": [field], "base": 0.1}], [pose], [], CPU)
+    updates = Updates(changed(TINY, rate=0.1), [field], [], [pose], [], CPU)
     for step, (a, b) in enumerate(gradients):
         field.grad, pose.grad = torch.tensor(a), torch.tensor(b)
-        terms = [torch.tensor(1.0), torch.tensor(float("nan"))]
-        rates = torch.tensor(0.5), torch.tensor(0.01), torch.tensor(moving)
-        updates.make(torch.tensor(step), terms, *rates)
+        terms = torch.tensor([1.0, float("nan")])
+        updates.make(torch.tensor(step), terms, torch.tensor([0.5, 0.01, moving]))
     return updates, field.detach(), pose.detach()
 
 
@@ -216,9 +204,8 @@ def test_gradients_are_clipped_each_by_its_own_limit():
     limited = changed(TINY, clip_field=1.0, clip_poses=10.0)
     assert (limited.clip_field, limited.clip_poses) == (TINY.clip_field, TINY.clip_poses)
     state = updated([([30.0, 40.0], [5.0])])[0].state()
-    first = {name: state[name]["state"][0]["exp_avg"] for name in ("field", "poses")}
-    torch.testing.assert_close(first["field"], torch.tensor([0.06, 0.08]))
-    torch.testing.assert_close(first["poses"], torch.tensor([0.5]))
+    torch.testing.assert_close(state["network"]["means"][0], torch.tensor([0.06, 0.08]))
+    torch.testing.assert_close(state["poses"]["means"][0], torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize("broken", [([float("nan"), 0.0], [0.1]), ([0.1, 0.1], [float("inf")])])
@@ -231,8 +218,7 @@ def test_nothing_moves_from_the_first_broken_gradient_on(broken):
     assert int(before.failed) == -1
     assert int(after.failed) == 1
     assert after.finite.tolist()[:3] == [True, False, True]
-    steps = after.state()["field"]["state"][0]["step"]
-    assert float(steps) == 1
+    assert float(after.state()["network"]["steps"][0]) == 1
 
 
 def test_poses_stay_until_they_move():

@@ -31,9 +31,14 @@ def _mixed(x):
     return x ^ (x >> 16)
 
 
+@triton.jit
+def word(key, step, place):
+    """The number of a stream's key and a step at a place."""
+    first = _mixed((_mixed((tl.load(step) ^ _GOLDEN) & _LOW) + key) & _LOW)
+    return _mixed(_mixed((place + first) & _LOW) ^ _mixed(first ^ _GOLDEN))
+
+
 @triton.jit(do_not_specialize=["key"])
 def _words(step, out, key, count, NUMBERS: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * NUMBERS + tl.arange(0, NUMBERS)
-    first = _mixed((_mixed((tl.load(step) ^ _GOLDEN) & _LOW) + key) & _LOW)
-    found = _mixed(_mixed((place + first) & _LOW) ^ _mixed(first ^ _GOLDEN))
-    tl.store(out + place, found, mask=place < count)
+    tl.store(out + place, word(key, step, place), mask=place < count)

@@ -9,6 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
+from pmni import kernels
 from pmni.capture.capture import Capture
 from pmni.capture.heldout import heldout_blocks
 from pmni.errors import InputError
@@ -86,6 +87,8 @@ class PatchBatch:
     """K^-1 (column, row, 1)."""
     focal: Float[Tensor, "P 2"]
     """fx and fy, pixels."""
+    jitter: Float[Tensor, "P"]
+    """By what part of their distance the planes are shifted, in [0, 1)."""
 
 
 class PatchSampler:
@@ -99,8 +102,8 @@ class PatchSampler:
         self.patch = patch
         self.background = background
         K = views.intrinsics
-        self.focal = K[:, [0, 1], [0, 1]]
-        self.inverse = torch.linalg.inv(K)
+        self.focal = K[:, [0, 1], [0, 1]].contiguous()
+        self.inverse = torch.linalg.inv(K.cpu()).to(K).contiguous()
         width = views.masks.shape[2]
         inner = torch.arange(patch, device=views.device)
         self.offsets = inner[:, None] * width + inner
@@ -127,21 +130,30 @@ class PatchSampler:
     def draw(self, count: int, draws: Draws) -> PatchBatch:
         """`count` patches, a fixed part of them in the margin around the masks."""
         outside = round(count * self.background) if len(self.background_places) else 0
+        counts = count - outside, outside
+        views = self.views
+        if kernels.chosen(views.device):
+            from pmni.kernels.patches import drawn
+
+            places = self.foreground_places, self.background_places
+            images = views.normals, views.masks, views.distances
+            cameras = self.inverse, self.focal
+            return PatchBatch(*drawn(places, counts, draws, images, cameras, self.patch))
         chosen = [
             places[draws.below(len(places), stream, number)]
-            for places, stream, number in (
-                (self.foreground_places, Stream.FOREGROUND, count - outside),
-                (self.background_places, Stream.BACKGROUND, outside),
+            for places, stream, number in zip(
+                (self.foreground_places, self.background_places),
+                (Stream.FOREGROUND, Stream.BACKGROUND),
+                counts,
+                strict=True,
             )
             if number
         ]
-        views = self.views
         height, width = views.masks.shape[1:]
         first = torch.cat(chosen)
         view = first // (height * width)
         place = first[:, None, None] + self.offsets
         columns, rows = place % width, place // width % height
-        # m = K^-1 (column, row, 1)
         inverse = self.inverse[view][:, None, None]  # (P, 1, 1, 3, 3)
         m = inverse[..., 0] * columns[..., None] + inverse[..., 1] * rows[..., None]
         return PatchBatch(
@@ -152,12 +164,12 @@ class PatchSampler:
             distance=views.distances.view(-1)[place],
             m=m + inverse[..., 2],
             focal=self.focal[view],
+            jitter=draws.uniform(Stream.JITTER, count),
         )
 
 
 def patch_rays(batch: PatchBatch, c2w: Float[Tensor, "V 4 4"]) -> Patches:
     """The rays of the patches; differentiable in the poses."""
     pose = c2w.index_select(0, batch.view)
-    return Patches(
-        batch.m.to(c2w.dtype), batch.focal.to(c2w.dtype), pose[:, :3, :3], pose[:, :3, 3]
-    )
+    rotation, centre = pose[:, :3, :3].contiguous(), pose[:, :3, 3].contiguous()
+    return Patches(batch.m.to(c2w.dtype), batch.focal.to(c2w.dtype), rotation, centre)

@@ -46,7 +46,8 @@ def heldout_pixels(views: Views) -> HeldoutPixels:
     )
     pixel = torch.stack([column, row, torch.ones_like(row)], dim=-1).to(views.normals.dtype)
     block = (view * len(masks[0]) + row // BLOCK) * len(masks[0, 0]) + column // BLOCK
-    m = (torch.linalg.inv(views.intrinsics)[view] @ pixel[..., None])[..., 0]
+    inverse = torch.linalg.inv(views.intrinsics.cpu()).to(views.intrinsics)
+    m = (inverse[view] @ pixel[..., None])[..., 0]
     return HeldoutPixels(
         view=view,
         direction=normalize(m, dim=-1),

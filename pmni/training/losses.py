@@ -4,7 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pmni import kernels
+
 TINY = 1e-9
+LEAST_OPACITY = 1e-3
+"""Opacities count as between this and 1 minus this."""
 
 
 def masked_mean(values: Float[Tensor, "*n"], mask: Float[Tensor, "*n"]) -> Float[Tensor, ""]:
@@ -27,9 +31,34 @@ def normal_loss(
     return masked_mean(per_pixel, mask)
 
 
+def pixel_terms(
+    normal: Float[Tensor, "*n 3"],
+    opacity: Float[Tensor, "*n"],
+    slope_error: Float[Tensor, "*n"],
+    intervals: Int[Tensor, ""],
+    given: Float[Tensor, "*n 3"],
+    mask: Float[Tensor, "*n"],
+    norm: str,
+) -> Float[Tensor, "3"]:
+    """The losses of normals, mask and slopes."""
+    if kernels.chosen(mask.device) and normal.dtype == torch.float32:
+        from pmni.kernels.pixel_terms import pixel_terms as by_kernels
+
+        return by_kernels(normal, opacity, slope_error, intervals, given, mask, norm)
+    return torch.stack(
+        [
+            normal_loss(normal, given, mask, norm),
+            mask_loss(opacity, mask),
+            eikonal_loss(slope_error, intervals),
+        ]
+    )
+
+
 def mask_loss(opacity: Float[Tensor, "*n"], mask: Float[Tensor, "*n"]) -> Float[Tensor, ""]:
     """Binary cross-entropy of the opacity."""
-    return torch.nn.functional.binary_cross_entropy(opacity.clamp(1e-3, 1 - 1e-3), mask)
+    return torch.nn.functional.binary_cross_entropy(
+        opacity.clamp(LEAST_OPACITY, 1 - LEAST_OPACITY), mask
+    )
 
 
 def eikonal_loss(slope_error: Float[Tensor, "*n"], intervals: Int[Tensor, ""]) -> Float[Tensor, ""]:

@@ -44,16 +44,22 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Those whose weights are not zero."""
         views = len(self.views.names)
+        of_pixels = losses.pixel_terms(
+            rendering.normal,
+            rendering.opacity,
+            rendering.slope_error,
+            rendering.intervals,
+            batch.normal,
+            batch.mask,
+            self.settings.normal_norm,
+        )
+        names = ("normal", "mask", "eikonal")
+        terms = {
+            name: term
+            for name, term in zip(names, of_pixels.unbind(), strict=True)
+            if getattr(weights, name)
+        }
         measured = batch.mask * (batch.distance > 0)
-        terms = {}
-        if weights.normal:
-            terms["normal"] = losses.normal_loss(
-                rendering.normal, batch.normal, batch.mask, self.settings.normal_norm
-            )
-        if weights.mask:
-            terms["mask"] = losses.mask_loss(rendering.opacity, batch.mask)
-        if weights.eikonal:
-            terms["eikonal"] = losses.eikonal_loss(rendering.slope_error, rendering.intervals)
         if weights.depth or weights.surface or weights.chamfer:
             if self.settings.poses.learn_scale:
                 scale = self.scales()

@@ -20,7 +20,7 @@ from pmni.rendering.renderer import render
 from pmni.training import schedule
 from pmni.training.anchor import Anchor
 from pmni.training.data import PatchSampler, Views, patch_rays
-from pmni.training.draws import Draws, Stream
+from pmni.training.draws import Draws
 from pmni.training.graph import Recorded, hindrance, records
 from pmni.training.objective import Objective
 from pmni.training.pose_steps import PoseSteps
@@ -98,7 +98,8 @@ class Trainer:
         )
         self.updates = Updates(
             settings,
-            self._field_groups(),
+            [*self.network.layers.parameters(), self.variance],
+            list(self.network.encoding.parameters()),
             list(self.poses.parameters()),
             list(self.scales.parameters()),
             self.device,
@@ -107,6 +108,7 @@ class Trainer:
         """The step's number, on the device."""
         self._number = 0
         self._names: dict[int, list[str]] = {}
+        self._phase_weights: dict[int, Tensor] = {}
         self.schedule = schedule.table(settings).to(self.device)
         self.recording: Recording | None = None
         if records(settings, self.device):
@@ -127,15 +129,6 @@ class Trainer:
     def step_number(self, number: int) -> None:
         self._number = number
         self.clock.fill_(number)
-
-    def _field_groups(self) -> list[dict[str, Any]]:
-        rate = self.settings.rate
-        grid = list(self.network.encoding.parameters())
-        network = list(self.network.layers.parameters())
-        groups = [{"params": network, "base": rate}, {"params": [self.variance], "base": rate}]
-        if grid:
-            groups.append({"params": grid, "base": self.settings.grid_rate or rate})
-        return groups
 
     def warm_start(self) -> float | None:
         """Fit the network to the visual hull, unless it corrects a surface or starts as a sphere.
@@ -224,24 +217,34 @@ class Trainer:
         """The step whose number the clock shows: all of it is done on the device."""
         settings, phase = self.settings, schedule.phase_number(self._number, self.settings)
         now = self.schedule.index_select(0, self.clock[None])[0]
-        factor, pose_rate, moving, spacing, width = now.unbind()
+        spacing, width = now[3], now[4]
         weights = settings.phases[phase].weights
         draws = Draws(settings.seed, self.clock)
         batch = self.sampler.draw(settings.patches, draws)
         c2w = self.poses()
         patches = patch_rays(batch, c2w)
-        planes = self._planes(patches, spacing, draws.uniform(Stream.JITTER, settings.patches))
+        planes = self._planes(patches, spacing, batch.jitter)
         inv_s = self._sharpness(width)
         rendering = render(self.surface, patches, planes, inv_s, settings.rendering)
         terms = self.objective.terms(weights, batch, c2w, rendering, draws)
         self._names[phase] = list(terms)
-        loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+        every = torch.stack(list(terms.values()))
+        loss = (every * self._weights(phase)).sum()
         self.updates.forget_gradients()
         loss.backward()
-        known = {name: term.detach() for name, term in terms.items()}
-        self.updates.make(self.clock, list(known.values()), factor, pose_rate, moving)
+        every = every.detach()
+        self.updates.make(self.clock, every, now[:3])
         self.clock.add_(1)
+        known = dict(zip(terms, every.unbind(), strict=True))
         return StepReport(loss.detach(), known, rendering.intervals, inv_s.detach())
+
+    def _weights(self, phase: int) -> Float[Tensor, "T"]:
+        """Of a phase's terms."""
+        if phase not in self._phase_weights:
+            weights = self.settings.phases[phase].weights
+            found = [getattr(weights, name) for name in self._names[phase]]
+            self._phase_weights[phase] = torch.tensor(found, device=self.device)
+        return self._phase_weights[phase]
 
     def _sharpness(self, scheduled: Float[Tensor, ""]) -> Float[Tensor, ""]:
         if self.settings.sharpness.mode == "learned":

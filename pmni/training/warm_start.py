@@ -7,9 +7,9 @@ from torch import Tensor
 from pmni import kernels
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
+from pmni.training.adam import Adam
 from pmni.training.draws import Draws, Stream
 from pmni.training.graph import Recorded
-from pmni.training.updates import adam, advance
 
 
 def fit_network(
@@ -30,8 +30,8 @@ def fit_network(
     near = grid_nodes(len(target), device)[target.abs() < 2 * spacing]
     if len(near) == 0:
         near = torch.zeros(1, 3, device=device)
-    optimiser = adam([{"params": list(network.parameters())}], device)
-    optimiser.param_groups[0]["lr"].fill_(rate)
+    optimiser = Adam(list(network.parameters()))
+    constant = torch.tensor(rate, device=device)
     clock = torch.zeros((), dtype=torch.int64, device=device)
     draws = Draws(seed, clock)
     number = points // 2
@@ -44,9 +44,9 @@ def fit_network(
         wanted = grid(x)
         weight = 1 / (1 + (wanted.abs() / (4 * spacing)) ** 2)
         difference = (network(x) - wanted).abs()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.forget_gradients()
         (weight * difference).mean().backward()
-        advance(optimiser)
+        optimiser.step(constant)
         clock.add_(1)
         return difference.detach().mean()
 
