@@ -90,6 +90,11 @@ class PatchBatch:
     jitter: Float[Tensor, "P"]
     """By what part of their distance the planes are shifted, in [0, 1)."""
 
+    @property
+    def measured(self) -> Float[Tensor, "P h w"]:
+        """1 where there is a distance on the object, 0 elsewhere."""
+        return self.mask * (self.distance > 0)
+
 
 class PatchSampler:
     """Draws patches from all views at once; the draw depends on seed and step only.

@@ -33,6 +33,7 @@ class Objective:
     ) -> None:
         self.settings, self.views, self.surface = settings, views, surface
         self.network, self.anchor, self.scales = network, anchor, scales
+        self.count = len(views.names)
 
     def terms(
         self,
@@ -43,7 +44,6 @@ class Objective:
         draws: Draws,
     ) -> dict[str, Tensor]:
         """Those whose weights are not zero."""
-        views = len(self.views.names)
         of_pixels = losses.pixel_terms(
             rendering.normal,
             rendering.opacity,
@@ -59,18 +59,11 @@ class Objective:
             for name, term in zip(names, of_pixels.unbind(), strict=True)
             if getattr(weights, name)
         }
-        measured = batch.mask * (batch.distance > 0)
         if weights.depth or weights.surface or weights.chamfer:
-            if self.settings.poses.learn_scale:
-                scale = self.scales()
-            else:
-                scale = losses.closed_form_scales(
-                    batch.distance, rendering.distance, measured, batch.view, views
-                )
-            terms |= self._of_distances(weights, batch, c2w, rendering, measured, scale)
+            terms |= self._of_distances(weights, batch, c2w, rendering)
         if weights.depth_robust:
             terms["depth_robust"] = losses.robust_depth_loss(
-                batch.distance, rendering.distance, measured, batch.view, views
+                batch.distance, rendering.distance, batch.measured, batch.view, self.count
             )
         if weights.consistency:
             terms["consistency"] = self._consistency(batch, c2w, rendering, draws)
@@ -84,10 +77,15 @@ class Objective:
         batch: PatchBatch,
         c2w: Float[Tensor, "V 4 4"],
         rendering: Rendering,
-        measured: Float[Tensor, "P h w"],
-        scale: Float[Tensor, "V"],
     ) -> dict[str, Tensor]:
         """The terms of the integrated distances; those on points use each patch's centre pixel."""
+        measured = batch.measured
+        if self.settings.poses.learn_scale:
+            scale = self.scales()
+        else:
+            scale = losses.closed_form_scales(
+                batch.distance, rendering.distance, measured, batch.view, self.count
+            )
         mine = scale[batch.view]
         terms = {}
         if weights.depth:
@@ -102,7 +100,7 @@ class Objective:
             if weights.surface:
                 terms["surface"] = multiview.surface_loss(self.surface, points, on)
             if weights.chamfer:
-                terms["chamfer"] = multiview.chamfer_loss(points, batch.view, len(scale), on)
+                terms["chamfer"] = multiview.chamfer_loss(points, batch.view, self.count, on)
         return terms
 
     def _consistency(
@@ -122,9 +120,8 @@ class Objective:
         x = multiview.back_project(m[centre], distance, mine)
         normal = (mine[:, :3, :3] * rendering.normal[centre][:, None, :]).sum(-1)
         normal = normal / torch.linalg.vector_norm(normal, dim=-1, keepdim=True).clamp(min=1e-6)
-        views = len(self.views.names)
-        shift = 1 + draws.below(views - 1, Stream.OTHER_VIEW, len(batch.view))
-        other = (batch.view + shift) % views
+        shift = 1 + draws.below(self.count - 1, Stream.OTHER_VIEW, len(batch.view))
+        other = (batch.view + shift) % self.count
         with torch.no_grad():
             seen = on & visible(self.surface, x, c2w[other, :3, 3])
         return multiview.consistency_loss(
