@@ -34,18 +34,16 @@ from pmni.lie import rotation_angle_deg
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import (
-    EXACT_CONTOUR,
     FULL_STEPS,
     PATIENCE,
     Refiner,
     Report,
-    Scales,
     check_converged,
-    doubtful_rim,
     finest_cells,
 )
 from pmni.refinement.stage import SUSPICIOUS
 from pmni.refinement.unseen import closed
+from pmni.refinement.weights import EXACT_CONTOUR, Scales, doubtful_rim
 from pmni.registration.errors import add_view_errors
 
 CPU = torch.device("cpu")

@@ -47,5 +47,9 @@ class RefineSettings(Settings):
     flattening: bool = True
     """Whether a common flattening of the normals (towards or away from the camera) is estimated."""
 
+    open_hollows: bool = True
+    """Whether the surface yields where other views agree with a pixel's normal farther along its
+    ray; wrong where poses are several degrees wrong on finer grids."""
+
     seed: int = Field(0, ge=0)
     """Seed of the draws."""

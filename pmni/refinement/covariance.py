@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pmni.refinement.estimate import ROTATION, TRANSLATION, VIEW_UNKNOWNS
 from pmni.refinement.normal_equations import WeightedResiduals
-from pmni.refinement.refine import Refiner, pixel_sizes
+from pmni.refinement.refine import Refiner
 
 PATCH = 0.2
 """Side of the patches of a view whose errors count as independent, normalised units."""
@@ -26,7 +26,7 @@ def pose_covariances(refiner: Refiner) -> Float[np.ndarray, "V 6 6"]:
     """
     now = refiner.linearise()
     views = len(refiner.measurements)
-    sizes = pixel_sizes(refiner.measurements, refiner.estimate.centres)
+    sizes = refiner.measurements.pixel_sizes(refiner.estimate.centres)
     side = (PATCH / sizes).float()[:, None, None]
     pixels = refiner.measurements.pixels[now.pixels]
     contour = refiner.measurements.contour[now.contour]

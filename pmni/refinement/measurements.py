@@ -31,6 +31,8 @@ class Measurements:
     """How far they are from the contour, pixels."""
     first_pixel: Int[Tensor, "V+1"]
     """Where each view's pixels begin."""
+    index_at: Int[Tensor, "V H W"]
+    """Where each pixel stands in the list; -1 where it does not."""
     contour: Float[Tensor, "M 2"]
     """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
     first_contour: Int[Tensor, "V+1"]
@@ -67,6 +69,11 @@ class Measurements:
         rays = ray_directions(homogeneous, torch.linalg.inv(K))
         scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
         return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+
+    def pixel_sizes(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
+        """How wide a pixel of each view is at the object, normalised units."""
+        distance = torch.linalg.vector_norm(centres, dim=-1)
+        return distance / self.intrinsics[:, 0, 0].to(distance)
 
 
 def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
@@ -116,6 +123,9 @@ def load_measurements(
         raise InputError(f"{capture.name}: the object fills all images; its outline must be seen")
     first_pixel = np.cumsum([0, *map(len, pixels)])
     first_contour = np.cumsum([0, *map(len, contours)])
+    index_at = np.full(distances.shape, -1, np.int32)
+    for image, first, place in zip(index_at, first_pixel, pixels, strict=False):
+        image[place[:, 1], place[:, 0]] = np.arange(first, first + len(place))
     found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
     return Measurements(
         names=tuple(capture.views[index] for index in chosen),
@@ -124,6 +134,7 @@ def load_measurements(
         normals=torch.nn.functional.normalize(found, dim=-1),
         depth_in_mask=torch.as_tensor(np.concatenate(depths), device=device),
         first_pixel=torch.as_tensor(first_pixel, device=device),
+        index_at=torch.as_tensor(index_at, device=device),
         contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
         first_contour=torch.as_tensor(first_contour, device=device),
         mask_distances=torch.as_tensor(distances, device=device),

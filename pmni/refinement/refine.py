@@ -22,13 +22,21 @@ from pmni.refinement.estimate import (
     Estimate,
     Increment,
 )
+from pmni.refinement.hollows import MISLED, hollow_residuals
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
 from pmni.refinement.residuals import (
-    Residuals,
     contour_residuals,
     coverage_residuals,
     normal_residuals,
+)
+from pmni.refinement.weights import (
+    EXACT_CONTOUR,
+    Scales,
+    doubtful_rim,
+    measure,
+    robust_distances,
+    robust_normals,
 )
 
 CONTOUR_POINTS = 0.075
@@ -37,11 +45,9 @@ CONTOUR_SHARE = 0.4
 """Weight of all contour points together, relative to all pixels, when both have residuals of their
 own usual size: normals are so correlated that many count as one. So are the points of a contour if
 it is ragged."""
-FINEST_CONTOUR = 0.2
-"""Least scale of contour residuals, pixels."""
-EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
-"""Contour residuals up to so many pixels say that the contours are not ragged; beyond, so many
-times the excess is the width of the rim where normals are not trusted, at most so many pixels."""
+MOST_MISLED, PUSH = 0.05, 3.0
+"""At most this part of the pixels of a view is looked at for hollows; and how many times a usual
+residual of normals one pixel of a push counts."""
 CELL_PIXELS = 0.7
 """Width of the finest grid's cells that is fine enough, in pixels at the object."""
 INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
@@ -70,18 +76,6 @@ WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85,
 
 
 @dataclass(frozen=True)
-class Scales:
-    """The usual sizes of residuals, from which the weights follow."""
-
-    normal: float
-    """Median length, radians."""
-    contour: float
-    """Robust standard deviation, pixels."""
-    normal_by_view: Float[Tensor, "V"]
-    """Median length in each view, radians; pi where nothing is hit."""
-
-
-@dataclass(frozen=True)
 class Report:
     """What an outer iteration found and did."""
 
@@ -104,14 +98,8 @@ class Report:
 
 def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
     """The fewest of 128, 256 and 512 that are at most CELL_PIXELS wide, or 512."""
-    pixel = float(pixel_sizes(measurements, c2w[:, :3, 3]).median())
+    pixel = float(measurements.pixel_sizes(c2w[:, :3, 3]).median())
     return next((cells for cells in (128, 256) if 2 / cells <= CELL_PIXELS * pixel), 512)
-
-
-def pixel_sizes(measurements: Measurements, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
-    """How wide a pixel of each view is at the object, normalised units."""
-    distance = torch.linalg.vector_norm(centres, dim=-1)
-    return distance / measurements.intrinsics[:, 0, 0].to(distance)
 
 
 @dataclass(frozen=True)
@@ -120,13 +108,30 @@ class Linearisation:
 
     pixels: Int[Tensor, "V P"]
     contour: Int[Tensor, "V Q"]
-    normals: WeightedResiduals
-    contours: WeightedResiduals
-    missed: WeightedResiduals
-    """Of the pixels that should see the surface, and do not."""
+    terms: tuple[WeightedResiduals, ...]
+    """Of normals; of contours; of the pixels that should see the surface, and do not; of those that
+    see farther than the surface, except on the coarsest grid."""
     scales: Scales
     hit_fraction: float
     """Of the pixels that see the surface."""
+
+    @property
+    def normals(self) -> WeightedResiduals:
+        """Those of normals."""
+        return self.terms[0]
+
+    @property
+    def contours(self) -> WeightedResiduals:
+        """Those of contours."""
+        return self.terms[1]
+
+
+def some(
+    pixels: Int[Tensor, "V P"], wanted: Bool[Tensor, "V P"], most: int
+) -> tuple[Int[Tensor, "V Q"], Bool[Tensor, "V Q"]]:
+    """At most so many wanted pixels of each view; and which are, where a view has fewer."""
+    found, columns = wanted.int().topk(most, dim=1)
+    return pixels.gather(1, columns), found > 0
 
 
 class Refiner:
@@ -201,7 +206,7 @@ class Refiner:
         device = self.measurements.device
         equations = NormalEquations(
             self.estimate.surface,
-            (now.normals, now.contours, now.missed),
+            now.terms,
             len(self.measurements),
             self.prior(now),
             self.free_view(),
@@ -212,32 +217,48 @@ class Refiner:
 
     def linearise(self) -> Linearisation:
         """Residuals and weights at the current estimate, of newly drawn pixels."""
-        drawn = self.pixels * self.estimate.surface.grid.cells // self.cells
+        m, estimate = self.measurements, self.estimate
+        drawn = self.pixels * estimate.surface.grid.cells // self.cells
         drawn = min(self.pixels, max(drawn, FEWEST_PIXELS))
-        pixels = self.measurements.draw_pixels(drawn, self.generator)
+        pixels = m.draw_pixels(drawn, self.generator)
         count = max(50, round(CONTOUR_POINTS * drawn))
-        points = self.measurements.draw_contour(count, self.generator)
+        points = m.draw_contour(count, self.generator)
         uniform = torch.rand(pixels.numel(), generator=self.generator, device=pixels.device)
-        spread = (2 * uniform - 1) * self.estimate.surface.grid.spacing
-        normals = normal_residuals(self.measurements, self.estimate, pixels, spread)
-        contours = contour_residuals(self.measurements, self.estimate, points)
+        spread = (2 * uniform - 1) * estimate.surface.grid.spacing
+        normals = normal_residuals(m, estimate, pixels, spread)
+        contours = contour_residuals(m, estimate, points)
         hits = float(normals.valid.mean())
         if hits == 0:
             raise LostSurfaceError(
                 "no pixel of any mask sees the surface: the initial poses are too wrong"
             )
-        sizes = pixel_sizes(self.measurements, self.estimate.centres).float()
+        sizes = m.pixel_sizes(estimate.centres).float()
         scales = measure(normals, contours, sizes)
-        rim = doubtful_rim(self.estimate.offsets / sizes, scales)
-        certain = self.measurements.depth_in_mask[pixels] > rim[:, None]
-        unseen = certain & (normals.valid.view_as(pixels) == 0)
-        normals = replace(normals, valid=normals.valid * certain.view(-1))
+        rim = doubtful_rim(estimate.offsets / sizes, scales)
+        certain = m.depth_in_mask[pixels] > rim[:, None]
+        seen = normals.valid.view_as(pixels) > 0
+        normals = normals.only(certain)
+
+        unseen = certain & ~seen
         most = min(count, max(1, int(unseen.sum(1).max())))
-        index = pixels.gather(1, unseen.int().topk(most, dim=1).indices)
-        missed = coverage_residuals(self.measurements, self.estimate, index)
+        index, _ = some(pixels, unseen, most)
+        missed = coverage_residuals(m, estimate, index)
         ragged = min(1.0, EXACT_CONTOUR / scales.contour) if self._fine() else 1.0
-        weighted = weigh(normals, contours, missed, sizes, scales, CONTOUR_SHARE * ragged)
-        return Linearisation(pixels, points, *weighted, scales, hits)
+        share = CONTOUR_SHARE * ragged * drawn / count
+        strength = share * (scales.normal / scales.contour) ** 2
+        terms = [
+            robust_normals(normals, scales),
+            robust_distances(contours, strength, sizes, scales),
+            robust_distances(missed, strength, sizes, scales),
+        ]
+        if self._fine() and self.settings.open_hollows:
+            misled = (normals.valid * normals.lengths() > MISLED).view_as(pixels)
+            most = max(1, round(MOST_MISLED * drawn))
+            index, chosen = some(pixels, misled, most)
+            hollows = hollow_residuals(m, estimate, index).only(chosen)
+            strength = (PUSH * scales.normal) ** 2
+            terms.append(robust_distances(hollows, strength, sizes, scales))
+        return Linearisation(pixels, points, tuple(terms), scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
@@ -263,7 +284,7 @@ class Refiner:
         value[:, BIAS] = self.estimate.bias.reshape(views, 9)
         contours = (now.contours.root_weight**2).sum() / views
         # What the offsets explain already is no longer in the residuals.
-        found = self.estimate.offsets / pixel_sizes(self.measurements, self.estimate.centres)
+        found = self.estimate.offsets / self.measurements.pixel_sizes(self.estimate.centres)
         spread = now.scales.contour**2 + float(found.square().mean())
         excess = max(spread - EXACT_CONTOUR**2, LEAST_OFFSET**2)
         relative = now.scales.contour**2 / excess
@@ -317,56 +338,3 @@ def check_converged(name: str, views: tuple[str, ...], report: Report) -> None:
             f"{name}: the views do not fit one surface ({', '.join(found)}): the initial poses are "
             "too wrong, or a normal map or mask belongs to another view; look at history.csv"
         )
-
-
-def doubtful_rim(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
-    """How many pixels inside each view's contour there may be something else than the object;
-    `offsets` in pixels."""
-    ragged = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
-    return (offsets.clamp(min=0) + ragged).clamp(max=MOST_RIM)
-
-
-def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
-    """The usual sizes of the residuals."""
-    lengths = torch.linalg.vector_norm(normals.value, dim=-1)
-    lengths = torch.where(normals.valid > 0, lengths, torch.nan)
-    by_view = lengths.view(len(sizes), -1).nanmedian(dim=1).values
-    off = (contours.value[:, 0].view(len(sizes), -1) / sizes[:, None]).reshape(-1)
-    off = off[contours.valid > 0]
-    return Scales(
-        normal=float(lengths.nanmedian()),
-        contour=max(1.4826 * float(off.abs().median()), FINEST_CONTOUR),
-        normal_by_view=by_view.nan_to_num(math.pi),
-    )
-
-
-def weigh(
-    normals: Residuals,
-    contours: Residuals,
-    missed: Residuals,
-    sizes: Float[Tensor, "V"],
-    scales: Scales,
-    share: float,
-) -> tuple[WeightedResiduals, WeightedResiduals, WeightedResiduals]:
-    """Huber weights: the contours' together `share` times the normals', a missed pixel's as a
-    contour point's."""
-    threshold = min(max(3 * scales.normal, 0.25), 0.8)
-    lengths = torch.linalg.vector_norm(normals.value, dim=-1).clamp(min=1e-6)
-    weight = normals.valid * (threshold / lengths).clamp(max=1)
-    ratio = len(normals.valid) / len(contours.valid)
-    strength = share * ratio * (scales.normal / scales.contour) ** 2
-
-    def across(term: Residuals) -> WeightedResiduals:
-        return WeightedResiduals(term, (strength * in_pixels(term, sizes, scales)).sqrt())
-
-    return WeightedResiduals(normals, weight.sqrt()), across(contours), across(missed)
-
-
-def in_pixels(
-    distances: Residuals, sizes: Float[Tensor, "V"], scales: Scales
-) -> Float[Tensor, "K"]:
-    """Huber weights of distances across rays, for their squares in pixels."""
-    pixel = sizes[:, None].expand(-1, len(distances.valid) // len(sizes)).reshape(-1)
-    off = (distances.value[:, 0] / pixel).abs().clamp(min=1e-6)
-    threshold = min(max(3 * scales.contour, 2.5), 15.0)
-    return distances.valid * (threshold / off).clamp(max=1) / pixel**2

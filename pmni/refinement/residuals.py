@@ -8,10 +8,11 @@ of f; omega, tau a left perturbation of a pose: R <- exp(omega) R, C <- exp(omeg
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import trilinear, trilinear_gradient
 from pmni.refinement.estimate import (
     BIAS,
@@ -57,6 +58,33 @@ class Residuals:
     by_view: Float[Tensor, "K D 16"]
     by_common: Float[Tensor, "K D 2"]
     valid: Float[Tensor, "K"]
+
+    def lengths(self) -> Float[Tensor, "K"]:
+        """|r|."""
+        return torch.linalg.vector_norm(self.value, dim=-1)
+
+    def only(self, chosen: Bool[Tensor, "V P"]) -> "Residuals":
+        """The others are no longer valid."""
+        return replace(self, valid=self.valid * chosen.view(-1))
+
+
+def rays_through(
+    measurements: Measurements, estimate: Estimate, points: Float[Tensor, "V P 2"]
+) -> tuple[Float[Tensor, "V P 3"], Float[Tensor, "K 3"], Float[Tensor, "K 3"]]:
+    """Rays through image points: camera-frame directions, and world origins and directions."""
+    local = measurements.directions(points, estimate.log_focal)
+    d = (estimate.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
+    origin = estimate.centres.float()[:, None].expand(local.shape).reshape(-1, 3)
+    return local, origin, d
+
+
+def first_hits(
+    sdf: BandSDF, origin: Float[Tensor, "K 3"], d: Float[Tensor, "K 3"]
+) -> tuple[Bool[Tensor, "K"], Float[Tensor, "K 3"]]:
+    """Whether rays meet the surface, and where; for the others, where they enter the box."""
+    near, far = box_interval(origin, d)
+    hits = trace(sdf, origin, d, near, far, 0.25 * sdf.grid.spacing, MOST_STEPS)
+    return hits.mask, origin + torch.where(hits.mask, hits.distance, near)[:, None] * d
 
 
 @dataclass(frozen=True)
@@ -117,13 +145,9 @@ def normal_residuals(
     sdf = estimate.surface
     views, count = index.shape
     pixels = measurements.pixels[index].float()
-    local = measurements.directions(pixels, estimate.log_focal)
-    R, C = estimate.rotations.float()[:, None], estimate.centres.float()
-    d = (R @ local[..., None])[..., 0].view(-1, 3)
-    origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
-    near, far = box_interval(origin, d)
-    hits = trace(sdf, origin, d, near, far, 0.25 * sdf.grid.spacing, MOST_STEPS)
-    x = origin + torch.where(hits.mask, hits.distance, near)[:, None] * d
+    R = estimate.rotations.float()[:, None]
+    local, origin, d = rays_through(measurements, estimate, pixels)
+    hit, x = first_hits(sdf, origin, d)
     n_f = normalize(sdf.value_and_gradient(x)[1], dim=-1)
     facing = (n_f * d).sum(-1)
     H = normal_derivative(estimate, x, n_f)
@@ -157,7 +181,7 @@ def normal_residuals(
         weights=gradient_weights - met,
         by_view=by_view,
         by_common=by_common,
-        valid=(hits.mask & (facing < -0.02) & inside).float(),
+        valid=(hit & (facing < -0.02) & inside).float(),
     )
 
 
@@ -194,10 +218,8 @@ def nearest_residuals(
     """
     sdf = estimate.surface
     views, count, _ = points.shape
-    local = measurements.directions(points, estimate.log_focal)
-    R, C = estimate.rotations.float()[:, None], estimate.centres.float()
-    d = (R @ local[..., None])[..., 0].view(-1, 3)
-    origin = C[:, None].expand(-1, count, -1).reshape(-1, 3)
+    R = estimate.rotations.float()[:, None]
+    local, origin, d = rays_through(measurements, estimate, points)
     near, far = box_interval(origin, d)
     distance, _ = least_value(sdf, origin, d, near, far, step=2.5 * sdf.grid.spacing)
     x = origin + distance[:, None] * d

@@ -136,7 +136,9 @@ class Verifier:
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
         self.measurements = load_measurements(small, (), views.depth.device)
-        self.settings = RefineSettings(cells=COARSE, bias_deg=0.0, flattening=False, seed=seed)
+        self.settings = RefineSettings(
+            cells=COARSE, bias_deg=0.0, flattening=False, open_hollows=False, seed=seed
+        )
 
     def best(
         self,

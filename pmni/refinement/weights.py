@@ -1,0 +1,67 @@
+"""What each residual counts, from the usual sizes of the residuals themselves."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.refinement.normal_equations import WeightedResiduals
+from pmni.refinement.residuals import Residuals
+
+FINEST_CONTOUR = 0.2
+"""Least scale of contour residuals, pixels."""
+EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
+"""Contour residuals up to so many pixels say that the contours are not ragged; beyond, so many
+times the excess is the width of the rim where normals are not trusted, at most so many pixels."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The usual sizes of residuals, from which the weights follow."""
+
+    normal: float
+    """Median length, radians."""
+    contour: float
+    """Robust standard deviation, pixels."""
+    normal_by_view: Float[Tensor, "V"]
+    """Median length in each view, radians; pi where nothing is hit."""
+
+
+def doubtful_rim(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
+    """How many pixels inside each view's contour there may be something else than the object;
+    `offsets` in pixels."""
+    ragged = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
+    return (offsets.clamp(min=0) + ragged).clamp(max=MOST_RIM)
+
+
+def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
+    """The usual sizes of the residuals."""
+    lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
+    by_view = lengths.view(len(sizes), -1).nanmedian(dim=1).values
+    off = (contours.lengths().view(len(sizes), -1) / sizes[:, None]).reshape(-1)
+    off = off[contours.valid > 0]
+    return Scales(
+        normal=float(lengths.nanmedian()),
+        contour=max(1.4826 * float(off.median()), FINEST_CONTOUR),
+        normal_by_view=by_view.nan_to_num(math.pi),
+    )
+
+
+def robust_normals(normals: Residuals, scales: Scales) -> WeightedResiduals:
+    """Huber weights of 1 up to a few times the usual residual."""
+    threshold = min(max(3 * scales.normal, 0.25), 0.8)
+    lengths = normals.lengths().clamp(min=1e-6)
+    return WeightedResiduals(normals, (normals.valid * (threshold / lengths).clamp(max=1)).sqrt())
+
+
+def robust_distances(
+    distances: Residuals, strength: float, sizes: Float[Tensor, "V"], scales: Scales
+) -> WeightedResiduals:
+    """Huber weights of `strength` for the squares of distances, in pixels."""
+    pixel = sizes[:, None].expand(-1, len(distances.valid) // len(sizes)).reshape(-1)
+    off = distances.lengths() / pixel
+    threshold = min(max(3 * scales.contour, 2.5), 15.0)
+    weight = distances.valid * (threshold / off.clamp(min=1e-6)).clamp(max=1) / pixel**2
+    return WeightedResiduals(distances, (strength * weight).sqrt())
