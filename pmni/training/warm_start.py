@@ -4,12 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni import kernels
+from pmni.cuda_graphs import repeat
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.network import NeuralSDF
 from pmni.training.adam import Adam
 from pmni.training.draws import Draws, Stream
-from pmni.training.graph import Recorded
 
 
 def fit_network(
@@ -36,7 +35,9 @@ def fit_network(
     draws = Draws(seed, clock)
     number = points // 2
 
-    def step() -> Tensor:
+    error = torch.full((), torch.nan, device=device)
+
+    def step() -> None:
         node = draws.below(len(near), Stream.FIT_NODE, number)
         noise = (draws.uniform(Stream.FIT_SHIFT, number, 3) - 0.5) * 2 * spacing
         anywhere = draws.uniform(Stream.FIT_ANYWHERE, points - number, 3) * 2 - 1
@@ -48,10 +49,7 @@ def fit_network(
         (weight * difference).mean().backward()
         optimiser.step(constant)
         clock.add_(1)
-        return difference.detach().mean()
+        error.copy_(difference.detach().mean())
 
-    recorded = Recorded(step, device) if kernels.chosen(device) else None
-    error = torch.tensor(torch.nan)
-    for _ in range(steps):
-        error = recorded(key=None, kind=None) if recorded else step()
+    repeat(step, steps, device)
     return float(error)
