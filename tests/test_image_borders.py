@@ -19,11 +19,12 @@ from pmni.fields.visual_hull import mask_distances, visual_hulls
 from pmni.refinement.estimate import Estimate
 from pmni.refinement.measurements import contour_points, load_measurements
 from pmni.refinement.residuals import contour_residuals
-from pmni.registration.scoring import agreement
-from pmni.registration.silhouettes import hull_rays, tangency
-from pmni.registration.verification import shrunk
+from pmni.registration.pairwise.scoring import agreement
+from pmni.registration.pairwise.silhouettes import hull_rays, tangency
+from pmni.registration.verification.verifier import shrunk
 from pmni.registration.views import UNSEEN, make_views
 from pmni.training.data import PatchSampler, load_views
+from pmni.training.draws import Draws
 
 CPU = torch.device("cpu")
 
@@ -149,7 +150,7 @@ def test_patches_keep_within_each_image():
     capture = sphere_cut()
     distances = np.zeros(capture.masks.shape, np.float32)
     views = load_views(capture, distances, (), CPU)
-    batch = PatchSampler(views, 3, 4, 0.5).draw(20000, torch.Generator().manual_seed(0))
+    batch = PatchSampler(views, 3, 4, 0.5).draw(20000, Draws(0, torch.tensor(0)))
     own = views.sizes[batch.view].flip(-1)[:, None, None]
     assert (batch.pixels < own).all()
     column = batch.pixels[batch.view == 2][..., 0]

@@ -23,14 +23,14 @@ from pmni.errors import ConvergenceError, InputError, LostSurfaceError
 from pmni.integration.stage import integrated_distances
 from pmni.io.poses import read_poses
 from pmni.lie import rotation_angle_deg
-from pmni.registration.free import Search, search
-from pmni.registration.graph import PairGraph, pair_graph, reliable
-from pmni.registration.lookalikes import Motion, disentangled, moved, turns
 from pmni.registration.methods import METHODS, Request
-from pmni.registration.neighbours import disorder_of, normal_differences
-from pmni.registration.pose_set import PoseSet, make_sight
-from pmni.registration.trial import elsewhere, margin_over
-from pmni.registration.verification import LOOK, Verifier
+from pmni.registration.search.free import Search, search
+from pmni.registration.search.graph import PairGraph, pair_graph, reliable
+from pmni.registration.search.lookalikes import Motion, disentangled, moved, turns
+from pmni.registration.search.pose_set import PoseSet, make_sight
+from pmni.registration.verification.neighbours import disorder_of, normal_differences
+from pmni.registration.verification.trial import elsewhere, margin_over
+from pmni.registration.verification.verifier import LOOK, Verifier
 from pmni.registration.views import make_views
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120
@@ -176,7 +176,7 @@ class TestPutRight:
 
     def test_normals_that_make_no_sense_are_refused(self, start, monkeypatch):
         """Their x axis points the wrong way. No view is moved, which would help nothing."""
-        monkeypatch.setattr("pmni.registration.verification.ROUNDS", 0)
+        monkeypatch.setattr("pmni.registration.verification.verifier.ROUNDS", 0)
         capture, distances = duck()
         mirrored = replace(capture, normals=capture.normals * np.float32([-1, 1, 1]))
         views = make_views(mirrored, distances, 0, torch.device("cpu"))
@@ -261,8 +261,8 @@ class TestLookalikes:
         np.testing.assert_array_equal(after.rotations[~chosen], poses.rotations[~chosen])
 
     def test_the_views_on_the_wrong_side_are_found_and_moved(self, start, monkeypatch):
-        monkeypatch.setattr("pmni.registration.lookalikes.WORST", 1)
-        monkeypatch.setattr("pmni.registration.lookalikes.ROUNDS", 2)
+        monkeypatch.setattr("pmni.registration.search.lookalikes.WORST", 1)
+        monkeypatch.setattr("pmni.registration.search.lookalikes.ROUNDS", 2)
         sight = make_sight(searched().views)
         graph = reliable(searched().graph)
         found = disentangled(sight, graph, self.poses(quarter_turned(start, 4)))
@@ -278,7 +278,7 @@ def matrices(poses: PoseSet) -> np.ndarray:
 
 def test_a_body_of_revolution_is_refused(monkeypatch):
     """By its pairs of views alone."""
-    monkeypatch.setattr("pmni.registration.free._climb", lambda *_: [])
+    monkeypatch.setattr("pmni.registration.search.free._climb", lambda *_: [])
     vase = union(disc(-0.8, 0.1, 0.55, 0.3), rod((0, 0, 0), (0, 0, 0.9), 0.3, 0.18), blend=0.1)
     capture, distances = views_of("vase", vase)
     with pytest.raises(ConvergenceError, match="vase: the views do not determine the poses"):

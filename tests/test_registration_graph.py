@@ -17,30 +17,30 @@ from pmni.capture.views import render
 from pmni.config.registration import RegisterSettings
 from pmni.errors import InputError
 from pmni.lie import rotation_angle_deg
-from pmni.registration import free
-from pmni.registration.assignment import reassign
-from pmni.registration.averaging import average_rotations, average_translations
-from pmni.registration.equal_steps import by_order, by_slots
-from pmni.registration.graph import (
+from pmni.registration.pairwise.pairs import Hypotheses
+from pmni.registration.pairwise.silhouettes import tangency
+from pmni.registration.search import free
+from pmni.registration.search.assignment import reassign
+from pmni.registration.search.averaging import average_rotations, average_translations
+from pmni.registration.search.equal_steps import by_order, by_slots
+from pmni.registration.search.graph import (
     cycle_support,
     pair_graph,
     reliable,
     spanning_tree,
     spanning_trees,
 )
-from pmni.registration.joint import carried, refine_jointly
-from pmni.registration.objective import evaluate
-from pmni.registration.pairs import Hypotheses
-from pmni.registration.pose_set import (
+from pmni.registration.search.joint import carried, refine_jointly
+from pmni.registration.search.objective import evaluate
+from pmni.registration.search.pose_set import (
     PoseSet,
     differences_deg,
     distinct,
     make_sight,
     partners,
 )
-from pmni.registration.silhouettes import tangency
-from pmni.registration.slots import assign_slots, value
-from pmni.registration.turntable import (
+from pmni.registration.search.slots import assign_slots, value
+from pmni.registration.search.turntable import (
     about,
     common_axis,
     equal_steps,

@@ -17,10 +17,10 @@ from pmni.capture.spheretrace import AnalyticSurface
 from pmni.capture.views import render
 from pmni.errors import InputError
 from pmni.lie import rotation_angle_deg
-from pmni.registration.alignment import align, compare, pair_equations, perturbed
-from pmni.registration.pairs import MOST, pair_hypotheses
-from pmni.registration.scoring import Agreement, agreement
-from pmni.registration.supports import (
+from pmni.registration.pairwise.alignment import align, compare, pair_equations, perturbed
+from pmni.registration.pairwise.pairs import MOST, pair_hypotheses
+from pmni.registration.pairwise.scoring import Agreement, agreement
+from pmni.registration.pairwise.supports import (
     cells_of,
     search,
     search_grid,

@@ -12,9 +12,9 @@ from pmni.capture.capture import Capture
 from pmni.config.registration import RegisterSettings
 from pmni.errors import InputError
 from pmni.registration.errors import add_noise, add_view_errors
-from pmni.registration.free import search
 from pmni.registration.ring import ring
-from pmni.registration.verification import CONVINCING, CONVINCING_ABOUT_AXIS, Verifier
+from pmni.registration.search.free import search
+from pmni.registration.verification.verifier import CONVINCING, CONVINCING_ABOUT_AXIS, Verifier
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from pmni.fields.grid import grid_nodes
 from pmni.fields.sdf import SDF
-from pmni.registration.trial import COARSEST, Trial, explained
+from pmni.registration.verification.trial import COARSEST, Trial, explained
 
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.silhouettes import hull_rays
+from pmni.registration.pairwise.silhouettes import hull_rays
 from pmni.registration.views import Views
 
 FEW = 24

@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.alignment import pair_equations
-from pmni.registration.pose_set import PoseSet, Sight, mutual, partners
-from pmni.registration.silhouettes import tangency
+from pmni.registration.pairwise.alignment import pair_equations
+from pmni.registration.pairwise.silhouettes import tangency
+from pmni.registration.search.pose_set import PoseSet, Sight, mutual, partners
 from pmni.registration.views import Views
 
 NEAR = float(np.cos(np.deg2rad(65.0)))

@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
-from pmni.registration.graph import PairGraph
-from pmni.registration.joint import refine_view
-from pmni.registration.objective import COARSE, FINE, evaluate, view_scores
-from pmni.registration.pose_set import PoseSet, Sight
+from pmni.registration.search.graph import PairGraph
+from pmni.registration.search.joint import refine_view
+from pmni.registration.search.objective import COARSE, FINE, evaluate, view_scores
+from pmni.registration.search.pose_set import PoseSet, Sight
 
 MARGIN = 0.02
 """By which a view must fit better elsewhere to move."""

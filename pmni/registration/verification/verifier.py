@@ -20,12 +20,13 @@ from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner
-from pmni.registration.graph import PairGraph
-from pmni.registration.lookalikes import turns
-from pmni.registration.neighbours import disorder
-from pmni.registration.revolution import turning_loss
-from pmni.registration.symmetry import SYMMETRY_LOSS, symmetry_loss
-from pmni.registration.trial import (
+from pmni.registration.search.graph import PairGraph
+from pmni.registration.search.lookalikes import turns
+from pmni.registration.search.turntable import OFF_AXIS, OFF_STEP, fit_turntable
+from pmni.registration.verification.neighbours import disorder
+from pmni.registration.verification.revolution import turning_loss
+from pmni.registration.verification.symmetry import SYMMETRY_LOSS, symmetry_loss
+from pmni.registration.verification.trial import (
     COARSE,
     COARSEST,
     Trial,
@@ -35,7 +36,6 @@ from pmni.registration.trial import (
     margin_over,
     shrunk,
 )
-from pmni.registration.turntable import OFF_AXIS, OFF_STEP, fit_turntable
 from pmni.registration.views import Views
 
 LOOK = (COARSEST,) * 3

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from pmni.registration.pose_set import PoseSet, Sight, mutual, partners
-from pmni.registration.scoring import Agreement, agreement
-from pmni.registration.silhouettes import tangency
+from pmni.registration.pairwise.scoring import Agreement, agreement
+from pmni.registration.pairwise.silhouettes import tangency
+from pmni.registration.search.pose_set import PoseSet, Sight, mutual, partners
 from pmni.registration.views import Views
 
 NEAR = float(np.cos(np.deg2rad(75.0)))

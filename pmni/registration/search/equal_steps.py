@@ -5,13 +5,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.registration.averaging import average_translations
-from pmni.registration.graph import pair_graph
-from pmni.registration.objective import COARSE, NEAR, compare
-from pmni.registration.pose_set import PoseSet, Sight
-from pmni.registration.silhouettes import tangency
-from pmni.registration.slots import assign_slots
-from pmni.registration.supports import (
+from pmni.registration.pairwise.silhouettes import tangency
+from pmni.registration.pairwise.supports import (
     SearchGrid,
     Supports,
     cells_of,
@@ -19,7 +14,12 @@ from pmni.registration.supports import (
     search_grid,
     view_supports,
 )
-from pmni.registration.turntable import about
+from pmni.registration.search.averaging import average_translations
+from pmni.registration.search.graph import pair_graph
+from pmni.registration.search.objective import COARSE, NEAR, compare
+from pmni.registration.search.pose_set import PoseSet, Sight
+from pmni.registration.search.slots import assign_slots
+from pmni.registration.search.turntable import about
 
 MOST_STEPS = 6
 """Between views that are compared."""

@@ -14,16 +14,16 @@ from pmni.cameras import invert_rigid
 from pmni.capture.capture import Capture
 from pmni.config.registration import RegisterSettings
 from pmni.errors import InputError
-from pmni.registration.assignment import reassign
-from pmni.registration.averaging import average_rotations, average_translations
-from pmni.registration.equal_steps import by_order, by_order_upright, by_slots
-from pmni.registration.graph import PairGraph, pair_graph, reliable, spanning_trees
-from pmni.registration.joint import refine_jointly
-from pmni.registration.lookalikes import disentangled
-from pmni.registration.objective import COARSE, FINE, Objective, compare, evaluate
-from pmni.registration.pairs import Hypotheses, no_progress, pair_hypotheses
-from pmni.registration.pose_set import PoseSet, Sight, distinct, make_sight
-from pmni.registration.turntable import common_axis, fit_turntable, restrict
+from pmni.registration.pairwise.pairs import Hypotheses, no_progress, pair_hypotheses
+from pmni.registration.search.assignment import reassign
+from pmni.registration.search.averaging import average_rotations, average_translations
+from pmni.registration.search.equal_steps import by_order, by_order_upright, by_slots
+from pmni.registration.search.graph import PairGraph, pair_graph, reliable, spanning_trees
+from pmni.registration.search.joint import refine_jointly
+from pmni.registration.search.lookalikes import disentangled
+from pmni.registration.search.objective import COARSE, FINE, Objective, compare, evaluate
+from pmni.registration.search.pose_set import PoseSet, Sight, distinct, make_sight
+from pmni.registration.search.turntable import common_axis, fit_turntable, restrict
 from pmni.registration.views import Views, make_views
 
 TREES = 60

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.assignment import reassign
-from pmni.registration.graph import PairGraph
-from pmni.registration.joint import refine_jointly
-from pmni.registration.objective import CONFLICT_WEIGHT, FINE, evaluate, pair_parts
-from pmni.registration.pose_set import PoseSet, Sight
+from pmni.registration.search.assignment import reassign
+from pmni.registration.search.graph import PairGraph
+from pmni.registration.search.joint import refine_jointly
+from pmni.registration.search.objective import CONFLICT_WEIGHT, FINE, evaluate, pair_parts
+from pmni.registration.search.pose_set import PoseSet, Sight
 
 MODES = 3
 """Motions that are tried."""

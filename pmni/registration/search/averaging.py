@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.graph import PairGraph
+from pmni.registration.search.graph import PairGraph
 
 LOWEST_WEIGHT = 0.02
 """Scores below this count as this."""

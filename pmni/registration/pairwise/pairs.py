@@ -10,9 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pmni.registration.alignment import align
-from pmni.registration.scoring import agreement
-from pmni.registration.supports import SearchGrid, Supports, search, search_grid, view_supports
+from pmni.registration.pairwise.alignment import align
+from pmni.registration.pairwise.scoring import agreement
+from pmni.registration.pairwise.supports import (
+    SearchGrid,
+    Supports,
+    search,
+    search_grid,
+    view_supports,
+)
 from pmni.registration.views import Views
 
 MOST = 4

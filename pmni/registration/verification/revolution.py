@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.registration.alignment import pair_equations, perturbed
-from pmni.registration.graph import PairGraph
-from pmni.registration.joint import SIGMA_NORMAL
-from pmni.registration.objective import ANGLE, TOLERANCE
-from pmni.registration.scoring import agreement
+from pmni.registration.pairwise.alignment import pair_equations, perturbed
+from pmni.registration.pairwise.scoring import agreement
+from pmni.registration.search.graph import PairGraph
+from pmni.registration.search.joint import SIGMA_NORMAL
+from pmni.registration.search.objective import ANGLE, TOLERANCE
 from pmni.registration.views import Views
 
 PAIRS = 60

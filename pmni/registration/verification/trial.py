@@ -13,7 +13,7 @@ from pmni.capture.capture import Capture
 from pmni.fields.sdf import SDF
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.refine import Refiner
-from pmni.registration.pose_set import differences_deg
+from pmni.registration.search.pose_set import differences_deg
 from pmni.registration.views import Views
 from pmni.rendering.sphere_tracing import box_interval, trace
 

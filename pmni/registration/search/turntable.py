@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.graph import PairGraph
+from pmni.registration.search.graph import PairGraph
 
 CONSISTENT = 12.0
 """Degrees from a common axis up to which a relative rotation is taken to be about it."""

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from pmni.registration.turntable import equal_steps
+from pmni.registration.search.turntable import equal_steps
 
 STARTS = 40
 """Random starts of the relaxed assignment; fewer beyond MANY views, where each takes longer."""

@@ -1,0 +1,1 @@
+"""Candidates: poses of all views from those of pairs."""

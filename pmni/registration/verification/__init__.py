@@ -1,0 +1,1 @@
+"""Candidates put to the test of one common surface."""
