@@ -45,9 +45,9 @@ CONTOUR_SHARE = 0.4
 """Weight of all contour points together, relative to all pixels, when both have residuals of their
 own usual size: normals are so correlated that many count as one. So are the points of a contour if
 it is ragged."""
-MOST_MISLED, PUSH = 0.05, 3.0
-"""At most this part of the pixels of a view is looked at for hollows; and how many times a usual
-residual of normals one pixel of a push counts."""
+MOST_MISLED, PUSH = 0.05, 0.35
+"""At most this part of the pixels of a view is looked at for hollows; and as how large a residual
+of a normal one pixel of a push counts, radians."""
 CELL_PIXELS = 0.7
 """Width of the finest grid's cells that is fine enough, in pixels at the object."""
 INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
@@ -256,8 +256,7 @@ class Refiner:
             most = max(1, round(MOST_MISLED * drawn))
             index, chosen = some(pixels, misled, most)
             hollows = hollow_residuals(m, estimate, index).only(chosen)
-            strength = (PUSH * scales.normal) ** 2
-            terms.append(robust_distances(hollows, strength, sizes, scales))
+            terms.append(robust_distances(hollows, PUSH**2, sizes, scales))
         return Linearisation(pixels, points, tuple(terms), scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
