@@ -11,6 +11,7 @@ import pmni.kernels.rays
 from pmni import kernels
 from pmni.errors import DivergenceError, InputError
 from pmni.fields.band import BandSDF, on_grid
+from pmni.kernels.band import sampled
 from pmni.kernels.rays import first_crossings, least_values
 from pmni.refinement.rays import HALVINGS, least_value
 from pmni.rendering.sphere_tracing import REFINEMENTS, STEP_FACTOR, box_interval, trace
@@ -43,6 +44,32 @@ def rays(seed: int, aim: float) -> tuple[torch.Tensor, ...]:
     directions = directions / directions.norm(dim=-1, keepdim=True)
     near, far = box_interval(origins, directions)
     return tuple(part.to(DEVICE) for part in (origins, directions, near, far))
+
+
+def test_values_and_gradients_are_the_twins(band):
+    x = 1.86 * torch.rand(COUNT, 3, generator=torch.Generator().manual_seed(3)) - 0.93
+    x[:20] *= 0.6 / x[:20].norm(dim=-1, keepdim=True)
+    x = x.to(DEVICE)
+    value, gradient = band.value_and_gradient(x)
+    found = sampled(band, x, with_gradient=True)
+    torch.testing.assert_close(found[0], value, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found[1:].t(), gradient, atol=1e-4, rtol=0)
+    assert torch.equal(sampled(band, x, with_gradient=False)[0], found[0])
+    assert sampled(band, x[:0], with_gradient=True).shape == (4, 0)
+
+
+def test_kernels_find_values_where_no_derivatives_are_wanted(band, monkeypatch):
+    monkeypatch.setattr(kernels, "chosen", lambda device: True)
+    x = torch.zeros(2, 3, device=DEVICE)
+    assert band._runs_kernels(x)
+    assert not band._runs_kernels(x.double())
+    x.requires_grad_()
+    assert not band._runs_kernels(x)
+    with torch.no_grad():
+        assert band._runs_kernels(x)
+        value, gradient = band.value_and_gradient(x)
+        torch.testing.assert_close(band(x), value)
+        assert gradient.shape == (2, 3)
 
 
 @pytest.mark.parametrize("most_steps", [None, 6])

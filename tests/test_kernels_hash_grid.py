@@ -56,8 +56,8 @@ def edges() -> torch.Tensor:
     return torch.cat([corners, faces, beyond]).to(DEVICE)
 
 
-def by_kernels(grid: HashGrid, active: int = 2):
-    return lambda x: hash_grid_features(x, grid.params, grid.layout, grid.features, active)
+def by_kernels(grid: HashGrid, active: int = 2, real: torch.Tensor | None = None):
+    return lambda x: hash_grid_features(x, grid.for_kernels(active, real))
 
 
 def by_twin(grid: HashGrid, active: int = 2):
@@ -149,6 +149,16 @@ def test_idle_levels_are_zero_and_get_no_gradient(active):
     assert not found["by table"][idle:].any()
 
 
+@pytest.mark.parametrize("count", [0, 13])
+def test_points_that_are_not_real_are_left_out(count):
+    grid, points = make(), uniform(COUNT // 2 + 20)
+    kept = (torch.arange(len(points), device=DEVICE) < count)[:, None].float()
+    twin = derivatives(lambda x: by_twin(grid)(x) * kept, grid, points)
+    points[count:] = torch.nan
+    real = torch.tensor(count, device=DEVICE)
+    assert_close(derivatives(by_kernels(grid, real=real), grid, points), twin)
+
+
 def test_no_points():
     grid = make()
     found = derivatives(by_kernels(grid), grid, uniform(0))
@@ -159,7 +169,7 @@ def test_no_points():
 
 def test_only_the_derivatives_asked_for_are_computed(monkeypatch):
     launched = []
-    launch, add = pmni.kernels.hash_grid._launch, pmni.kernels.hash_grid._add
+    launch, add = pmni.kernels.hash_grid._launch, pmni.kernels.hash_grid.table_derivatives
 
     def record(kernel, *rest):
         launched.append(kernel.__name__ if hasattr(kernel, "__name__") else kernel.fn.__name__)
@@ -167,10 +177,10 @@ def test_only_the_derivatives_asked_for_are_computed(monkeypatch):
 
     def record_addition(*rest):
         launched.append("add_to_entries")
-        add(*rest)
+        return add(*rest)
 
     monkeypatch.setattr(pmni.kernels.hash_grid, "_launch", record)
-    monkeypatch.setattr(pmni.kernels.hash_grid, "_add", record_addition)
+    monkeypatch.setattr(pmni.kernels.hash_grid, "table_derivatives", record_addition)
     grid = make()
     x = uniform(8).requires_grad_()
     features = by_kernels(grid)(x)
@@ -271,7 +281,7 @@ def test_network_trains_alike_on_both(monkeypatch):
 
     twin = gradients()
     encode = by_kernels(network.encoding)
-    monkeypatch.setattr(network.encoding, "forward", lambda x, active: encode(x))
+    monkeypatch.setattr(network.encoding, "forward", lambda x, active, real: encode(x))
     for found, expected in zip(gradients(), twin, strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(found / scale, expected / scale, atol=1e-4, rtol=1e-4)

@@ -73,7 +73,7 @@ def assert_close(found, expected):
 
 SHAPES = pytest.mark.parametrize(
     ("count", "features", "width"),
-    [(1, 13, 16), (POINTS + 5, 4, 16), (33, 28, 64), (POINTS, 0, 64), (20, 61, 100), (9, 2, 128)],
+    [(1, 13, 16), (POINTS + 5, 4, 16), (33, 28, 64), (POINTS, 0, 64), (20, 60, 100), (9, 2, 128)],
 )
 
 
@@ -110,6 +110,7 @@ def test_derivatives_of_values_can_be_differentiated_again():
 @pytest.mark.parametrize("programs", [1, 2])
 def test_sums_over_several_blocks(monkeypatch, programs):
     monkeypatch.setattr(pmni.kernels.mlp, "PROGRAMS", programs)
+    monkeypatch.setattr(pmni.kernels.mlp, "SUMS", programs)
     inputs = example(3 * POINTS - 7, 3, 16)
     twin_inputs = in_double(inputs)
     found = grad(loss(*values_and_slopes(*inputs)), inputs)
@@ -123,6 +124,27 @@ def test_softplus_far_from_where_it_bends():
     found, twin = values_and_slopes(*inputs), slopes_by_torch(*twin_inputs)
     assert_close(found, twin)
     assert_close(grad(loss(*found), inputs), grad(loss(*twin), twin_inputs))
+
+
+def test_points_that_are_not_real_are_left_out():
+    inputs = example(2 * POINTS + 9, 5, 16)
+    for count in (POINTS + 7, POINTS, 3, 0):
+        real = torch.tensor(count, device=DEVICE)
+        for spare in inputs[:2]:
+            spare.data[count:] = torch.nan
+        found = values_and_slopes(*inputs, real)
+        few = [tensor[:count] for tensor in inputs[:2]] + inputs[2:]
+        twin = slopes_by_torch(*few)
+        assert_close([part[:count] for part in found], twin)
+        assert not any(part[count:].any() for part in found)
+        weights = [random(*part.shape, seed=6) for part in found]
+        for weight in weights:
+            weight[count:] = 0  # what is done with the others does not depend on them
+        derivatives = grad(found, inputs, weights)
+        assert_close(derivatives, grad(twin, inputs, [weight[:count] for weight in weights]))
+        alone, twin = values(*inputs, real), by_torch(*few)
+        weight = weights[0]
+        assert_close(grad(alone, inputs, weight), grad(twin, inputs, weight[:count]))
 
 
 def test_no_points():
@@ -152,9 +174,17 @@ def test_tensors_in_any_layout():
 def test_only_the_derivatives_asked_for_are_computed(monkeypatch):
     inputs = [tensor.detach() for tensor in example(5, 4, 16)]
     inputs[0].requires_grad_()
-    monkeypatch.setattr(pmni.kernels.mlp, "head_weight_derivatives", None)
+    launched = []
+    kernel = pmni.kernels.mlp.head_derivatives
+
+    class Watched:
+        def __getitem__(self, programs):
+            return lambda *rest, **kind: launched.append(kind) or kernel[programs](*rest, **kind)
+
+    monkeypatch.setattr(pmni.kernels.mlp, "head_derivatives", Watched())
     f, by_x, _ = values_and_slopes(*inputs)
     grad(f.sum() + by_x.square().sum(), inputs[0])
+    assert [kind["WEIGHTS"] for kind in launched] == [False]
     with torch.no_grad():
         assert not values(*inputs).requires_grad
 
@@ -170,10 +200,10 @@ def test_third_derivatives_are_refused():
 def test_what_kernels_do_not_take_is_refused():
     with pytest.raises(TypeError, match="float32"):
         values(*in_double(example(2, 4, 16)))
-    with pytest.raises(ValueError, match="16 to 128 hidden units and at most 64 inputs, not 8"):
+    with pytest.raises(ValueError, match="16 to 128 hidden units and at most 63 inputs, not 8"):
         values_and_slopes(*example(2, 4, 8))
-    with pytest.raises(ValueError, match="not 16 and 65"):
-        values(*example(2, 62, 16))
+    with pytest.raises(ValueError, match="not 16 and 64"):
+        values(*example(2, 61, 16))
 
 
 GRID = {"levels": 2, "log2_entries": 8, "base_resolution": 4, "growth": 1.9}
@@ -225,10 +255,10 @@ def steps(field: NeuralSDF, moving: bool):
 @pytest.mark.parametrize("settings", FIELDS.values(), ids=FIELDS)
 def test_network_is_the_same_on_both(settings, moving, monkeypatch):
     launched = []
-    launch = pmni.kernels.mlp._values
+    launch = pmni.kernels.mlp.forward
     monkeypatch.setattr(
         pmni.kernels.mlp,
-        "_values",
+        "forward",
         lambda *rest, **kind: launched.append(kind) or launch(*rest, **kind),
     )
     ours, twin = networks(settings)
@@ -241,7 +271,7 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
     "change", [{"layers": 2}, {"layers": 2, "skip": 1}, {"width": 200}, {"backend": "torch"}]
 )
 def test_other_networks_keep_pytorch(change, monkeypatch):
-    monkeypatch.setattr(pmni.kernels.mlp, "_values", None)
+    monkeypatch.setattr(pmni.kernels.mlp, "forward", None)
     field = NeuralSDF(FIELDS["no encoding"].model_copy(update=change), seed=0).to(DEVICE)
     _, gradient = field.value_and_gradient(torch.zeros(2, 3, device=DEVICE))
     gradient.square().sum().backward()

@@ -29,10 +29,10 @@ class Sphere:
     def __init__(self, radius=0.5, centre=(0.0, 0.0, 0.0)):
         self.radius, self.centre = radius, torch.tensor(centre)
 
-    def __call__(self, x):
+    def __call__(self, x, real=None):
         return torch.linalg.vector_norm(x - self.centre.to(x), dim=-1) - self.radius
 
-    def value_and_gradient(self, x):
+    def value_and_gradient(self, x, real=None):
         away = x - self.centre.to(x)
         length = torch.linalg.vector_norm(away, dim=-1)
         return length - self.radius, away / length[:, None]
@@ -43,10 +43,10 @@ class Plane:
 
     normal = torch.tensor([0.36, 0.48, -0.8])
 
-    def __call__(self, x):
+    def __call__(self, x, real=None):
         return x @ self.normal.to(x) + 0.1
 
-    def value_and_gradient(self, x):
+    def value_and_gradient(self, x, real=None):
         return self(x), self.normal.to(x).expand_as(x)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from pmni import kernels
 from pmni.fields.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.fields.redistancing import redistance, redistance_dense
@@ -50,6 +51,10 @@ class BandSDF:
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Interpolated values."""
+        if self._runs_kernels(x):
+            from pmni.kernels.band import sampled
+
+            return sampled(self, x, with_gradient=False)[0]
         if self.grid.cells <= DENSE_CELLS:
             return self.base(x)
         rows, place, inside = self.grid.corners(x)
@@ -65,12 +70,23 @@ class BandSDF:
         self, x: Float[Tensor, "N 3"]
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Values, and differences of the nodes interpolated at x (continuous in the band)."""
+        if self._runs_kernels(x):
+            from pmni.kernels.band import sampled
+
+            value, *slopes = sampled(self, x, with_gradient=True)
+            return value, torch.stack(slopes, dim=-1)
         rows, place, inside = self.grid.corners(x)
         weights = trilinear(place)
         value, gradient = self.base.value_and_gradient(x)
         fine = (self.values[rows] * weights).sum(-1)
         slope = (self.node_gradients[rows] * weights[..., None]).sum(-2)
         return torch.where(inside, fine, value), torch.where(inside[:, None], slope, gradient)
+
+    def _runs_kernels(self, x: Float[Tensor, "N 3"]) -> bool:
+        """Whether kernels find values; they have no derivatives."""
+        wanted = x.requires_grad or self.values.requires_grad or self.base.values.requires_grad
+        single = x.dtype == self.values.dtype == torch.float32
+        return single and not (wanted and torch.is_grad_enabled()) and kernels.chosen(x.device)
 
 
 def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:

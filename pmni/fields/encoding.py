@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni.config.training import FieldSettings
@@ -17,8 +17,11 @@ class Encoding(Protocol):
 
     width: int
 
-    def __call__(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N D"]:
-        """Features (N, width) from the first `active` levels, zero from there on."""
+    def __call__(
+        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N D"]:
+        """Features (N, width) from the first `active` levels, zero from there on; those of points
+        beyond the first `real` ones, if that is given, mean nothing."""
         ...
 
 
@@ -27,7 +30,9 @@ class NoEncoding(nn.Module):
 
     width = 0
 
-    def forward(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N 0"]:
+    def forward(
+        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N 0"]:
         """An empty feature vector for each point."""
         return x.new_zeros(len(x), 0)
 
@@ -66,7 +71,9 @@ class TinyCudaGrid(nn.Module):
         """All entries, level after level."""
         return self.grid.params
 
-    def forward(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N D"]:
+    def forward(
+        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Features, with the columns of idle levels set to zero."""
         columns = torch.arange(self.width, device=x.device) < active * self.features
         return self.grid(x) * columns

@@ -20,6 +20,11 @@ from pmni.errors import MissingBackendError
 PRIMES = (1, 2654435761, 805459861)
 
 
+Grid = tuple[Tensor, Tensor, int, int, Tensor | None]
+"""The table, the layout (`layout_of` the levels), a level's features, how many levels are active,
+and how many of the points are real, if not all."""
+
+
 @dataclass(frozen=True)
 class Level:
     """One resolution of the grid."""
@@ -102,18 +107,24 @@ class HashGrid(nn.Module):
         self.backend = backend
         self.register_buffer("layout", layout_of(self.levels), persistent=False)
 
-    def forward(self, x: Float[Tensor, "N 3"], active: int) -> Float[Tensor, "N D"]:
+    def forward(
+        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N D"]:
         """Features (N, levels * features) of points in [0, 1]^3; zero from level `active` on."""
         if runs_kernels(self.backend, x.device):
             from pmni.kernels.hash_grid import hash_grid_features
 
-            return hash_grid_features(x, self.params, self.layout, self.features, active)
+            return hash_grid_features(x, self.for_kernels(active, real))
         table = self.params.view(-1, self.features)
         columns = [interpolate(table, level, x) for level in self.levels[:active]]
         idle = (len(self.levels) - active) * self.features
         if idle:
             columns.append(x.new_zeros(len(x), idle))
         return torch.cat(columns, dim=-1)
+
+    def for_kernels(self, active: int, real: Int[Tensor, ""] | None) -> Grid:
+        """What kernels know of it."""
+        return self.params, self.layout, self.features, min(active, len(self.levels)), real
 
 
 def interpolate(

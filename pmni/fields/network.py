@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.fields.encoding import make_encoding
+from pmni.fields.hash_grid import HashGrid, runs_kernels
 
 
 class NeuralSDF(nn.Module):
@@ -55,13 +56,15 @@ class NeuralSDF(nn.Module):
             last.weight.copy_(weight)
         last.bias.zero_()
 
-    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def forward(
+        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N"]:
         """Signed distances, normalised units; differentiable with respect to x, twice."""
-        features = self.encoding((x + 1) / 2, self.active)
+        features = self.encoding((x + 1) / 2, self.active, real)
         if self._runs_kernels(x):
             from pmni.kernels.mlp import values
 
-            return values(x, features, *self._weights())
+            return values(x, features, *self._weights(), real=real)
         inputs = torch.cat([x, features], dim=-1)
         hidden = inputs
         for index, layer in enumerate(self.layers):
@@ -73,27 +76,36 @@ class NeuralSDF(nn.Module):
         return hidden[:, 0]
 
     def value_and_gradient(
-        self, x: Float[Tensor, "N 3"]
+        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Values and analytic gradients; differentiable when autograd is recording."""
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
             points = x if x.requires_grad else x.detach().requires_grad_()
             if self._runs_kernels(x):
-                values, gradient = self._by_kernels(points, recording)
+                values, gradient = self._by_kernels(points, recording, real)
             else:
-                values = self(points)
+                values = self(points, real)
                 (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=recording)
         return (values, gradient) if recording else (values.detach(), gradient)
 
-    def _by_kernels(self, x: Float[Tensor, "N 3"], recording: bool) -> tuple[Tensor, Tensor]:
+    def _by_kernels(
+        self, x: Float[Tensor, "N 3"], recording: bool, real: Int[Tensor, ""] | None
+    ) -> tuple[Tensor, Tensor]:
         """Values and gradients: x reaches f by itself and through the encoding."""
+        encoding = self.encoding
+        if isinstance(encoding, HashGrid) and runs_kernels(encoding.backend, x.device):
+            from pmni.kernels.network import values_and_gradients
+
+            grid = encoding.for_kernels(self.active, real)
+            with torch.set_grad_enabled(recording):
+                return values_and_gradients(x, grid, self._weights())
         from pmni.kernels.mlp import values_and_slopes
 
-        features = self.encoding((x + 1) / 2, self.active)
+        features = encoding((x + 1) / 2, self.active, real)
         with torch.set_grad_enabled(recording):
-            values, gradient, slopes = values_and_slopes(x, features, *self._weights())
-        if self.encoding.width:
+            values, gradient, slopes = values_and_slopes(x, features, *self._weights(), real=real)
+        if encoding.width:
             (more,) = torch.autograd.grad(features, x, slopes, create_graph=recording)
             gradient = gradient + more
         return values, gradient
@@ -113,7 +125,7 @@ class NeuralSDF(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def _weights(self) -> tuple[Tensor, ...]:
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights and biases of both layers."""
         first, second = self._layer(0), self._layer(1)
         return first.weight, first.bias, second.weight, second.bias

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -16,6 +16,24 @@ class SDF(Protocol):
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+        """Signed distances and their gradients with respect to x."""
+        ...
+
+
+@runtime_checkable
+class SampledSDF(SDF, Protocol):
+    """A function that may be asked for its values at the first `real` points alone; what is found
+    at the others then means nothing."""
+
+    def __call__(
+        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N"]:
+        """Signed distances, normalised units."""
+        ...
+
+    def value_and_gradient(
+        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         ...

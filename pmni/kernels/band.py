@@ -1,4 +1,4 @@
-"""What kernels share: the value of a `BandSDF` at points."""
+"""The value of a `BandSDF` at points, which other kernels use too; and its gradient."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
 
 from pmni.fields.band import DENSE_CELLS, BandSDF
 from pmni.fields.block_grid import BLOCK
 
 assert BLOCK == 4
+POINTS = 128
+"""A program's: one a thread."""
 
 
 def arguments(sdf: BandSDF) -> dict[str, Any]:
@@ -29,6 +33,57 @@ def arguments(sdf: BandSDF) -> dict[str, Any]:
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """The context in which a kernel runs where a tensor lives; on the CPU, in the interpreter."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float[Tensor, "C N"]:
+    """Values and, if asked for, the three components of gradients: as `BandSDF` finds them."""
+    given = arguments(sdf)
+    if with_gradient:
+        dense = torch.cat([sdf.base.values[None], sdf.base.node_gradients])
+        fine = torch.cat([sdf.values[None], sdf.node_gradients.t()])
+        given |= {"values": fine, "base": dense}
+    channels = 4 if with_gradient else 1
+    found = x.new_empty(channels, len(x))
+    if len(x):
+        with device_of(x):
+            _sample[(triton.cdiv(len(x), POINTS),)](
+                x.contiguous(),
+                found,
+                len(x),
+                len(sdf.values),
+                CHANNELS=channels,
+                POINTS=POINTS,
+                **given,
+            )
+    return found
+
+
+@triton.jit
+def _sample(
+    xs,
+    found,
+    count,
+    nodes,
+    values,
+    table,
+    base,
+    cells,
+    side,
+    base_cells,
+    DENSE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    real = point < count
+    x = tl.load(xs + 3 * point, mask=real, other=0.0)
+    y = tl.load(xs + 3 * point + 1, mask=real, other=0.0)
+    z = tl.load(xs + 3 * point + 2, mask=real, other=0.0)
+    line = base_cells + 1
+    for channel in tl.static_range(CHANNELS):
+        fine, coarse = values + channel * nodes, base + channel * line * line * line
+        f = band_value(x, y, z, real, fine, table, coarse, cells, side, base_cells, DENSE)
+        tl.store(found + channel * count.to(tl.int64) + point, f, mask=real)
 
 
 @triton.jit

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 import triton
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 
+from pmni.fields.hash_grid import Grid
 from pmni.kernels.band import device_of
 from pmni.kernels.derivatives import last
 from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, values, x_slopes
@@ -28,30 +29,19 @@ ROWS, STEPS = 32, 16
 """Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 
-def hash_grid_features(
-    x: Float[Tensor, "N 3"],
-    params: Float[Tensor, "E"],
-    layout: Int32[Tensor, "L 5"],
-    features: int,
-    active: int,
-) -> Float[Tensor, "N D"]:
-    """Features (N, L * features) of points, as `fields.hash_grid.HashGrid.forward`.
+def hash_grid_features(x: Float[Tensor, "N 3"], grid: Grid) -> Float[Tensor, "N D"]:
+    """Features (N, L * features) of points, as `fields.hash_grid.HashGrid.forward`; of those that
+    are not real they and their derivatives are zero.
 
-    Differentiable twice with respect to x, and once more with respect to `params`.
-
-    Args:
-        x: float32. Farther than a hundred boxes' sizes away the twin takes other entries.
-        params: float32, the table.
-        layout: `fields.hash_grid.layout_of` the levels.
-        features: features of a level.
-        active: levels from this one on are zero.
+    Differentiable twice with respect to x, and once more with respect to the table. Both are
+    float32. Farther than a hundred boxes' sizes away the twin takes other entries.
     """
+    params = grid[0]
     if x.dtype != torch.float32 or params.dtype != torch.float32:
         raise TypeError(f"kernels of the hash grid take float32, not {x.dtype}, {params.dtype}")
-    grid = (layout, features, min(active, len(layout)))
-    found: Tensor = _Features.apply(x, (params,), *grid)
+    found: Tensor = _Features.apply(x, grid)
     if params.requires_grad and torch.is_grad_enabled():
-        found = found + _Entries.apply(x.detach(), params, *grid)
+        found = _Sum.apply(found, _Entries.apply(params, x.detach(), grid))
     return found
 
 
@@ -59,106 +49,152 @@ class _Features(torch.autograd.Function):
     """The features, as functions of x alone: autograd does not look into the tuple."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, table: tuple[Tensor], layout: Tensor, features: int, active: int
-    ) -> Tensor:
-        (params,) = table
-        ctx.save_for_backward(x, params, layout)
-        ctx.shape = features, active
-        found = _out(x, layout, features, active)
-        _launch(values, x, layout, features, active, params, found)
-        return found
+    def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.grid = grid
+        return values_at(x, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, params, layout = ctx.saved_tensors
-        return _Slopes.apply(x, params, gradient, layout, *ctx.shape), None, None, None, None
+        (x,) = ctx.saved_tensors
+        return _Slopes.apply(x, ctx.grid[0], gradient, ctx.grid), None
 
 
 class _Entries(torch.autograd.Function):
     """Zeros, with the features' derivatives by the table."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, params: Tensor, layout: Tensor, features: int, active: int
-    ) -> Tensor:
-        ctx.save_for_backward(x, params, layout)
-        ctx.shape = features, active
-        return x.new_zeros(()).expand(len(x), len(layout) * features)
+    def forward(ctx: Any, params: Tensor, x: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(params, x)
+        ctx.grid = grid
+        return x.new_zeros(()).expand(len(x), len(grid[1]) * grid[2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, params, layout = ctx.saved_tensors
-        features, active = ctx.shape
-
-        def add(total: Tensor, units: Tensor) -> None:
-            _add(x, layout, features, active, gradient.contiguous(), None, total, units)
-
-        def most() -> Tensor:  # weights of a point add up to one
-            return gradient.abs().amax() * len(x)
-
+        params, x = ctx.saved_tensors
         with torch.no_grad():
-            entries = _added_up(params, len(x), add, most)
-        return None, *last((entries,), (params, gradient)), None, None, None
+            entries = table_derivatives(x, ctx.grid, gradient.contiguous())
+        return *last((entries,), (params, gradient)), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """Of features and zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, zeros: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
 
 
 class _Slopes(torch.autograd.Function):
     """The derivative by x of the features' product with `gradient`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        params: Tensor,
-        gradient: Tensor,
-        layout: Tensor,
-        features: int,
-        active: int,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, params: Tensor, gradient: Tensor, grid: Grid) -> Tensor:
         gradient = gradient.contiguous()
-        ctx.save_for_backward(x, params, gradient, layout)
-        ctx.shape = features, active
-        parts = x.new_empty(active, 3, len(x))
-        _launch(x_slopes, x, layout, features, active, params, gradient, parts)
-        return parts.sum(0).t()
+        ctx.save_for_backward(x, params, gradient)
+        ctx.grid = grid
+        return slopes_at(x, grid, gradient)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        x, params, gradient, layout = ctx.saved_tensors
-        features, active = ctx.shape
-        along = _out(x, layout, features, active)
-        parts = x.new_empty(active, 3, len(x))
-        direction = direction.contiguous()
-
-        def add(total: Tensor, units: Tensor) -> None:
-            _add(x, layout, features, active, gradient, direction, total, units)
-
-        def most() -> Tensor:  # a cell's corners weigh +-scale, at most, along each axis
-            scale = layout[active - 1, 0].view(torch.float32)
-            steepest = direction.abs().sum(1).amax() * scale * 2
-            return gradient.abs().amax() * steepest * len(x)
-
+        x, params, gradient = ctx.saved_tensors
         with torch.no_grad():
-            tensors = (params, gradient, direction, along, parts)
-            _launch(second_derivatives, x, layout, features, active, *tensors)
-            entries = _added_up(params, len(x), add, most)
-            found = (parts.sum(0).t(), entries, along)
-        return *last(found, (x, params, gradient, direction)), None, None, None
+            direction = direction.contiguous()
+            by_x, along = slope_derivatives(x, ctx.grid, gradient, direction)
+            entries = table_derivatives(x, ctx.grid, None, gradient, direction)
+        return *last((by_x, entries, along), (x, params, gradient, direction)), None
 
 
-def _out(x: Tensor, layout: Tensor, features: int, active: int) -> Tensor:
+def values_at(x: Float[Tensor, "N 3"], grid: Grid) -> Float[Tensor, "N D"]:
+    """The features."""
+    found = _out(x, grid)
+    _launch(values, x, grid, grid[0], found)
+    return found
+
+
+def slopes_at(
+    x: Float[Tensor, "N 3"], grid: Grid, gradient: Float[Tensor, "N D"]
+) -> Float[Tensor, "N 3"]:
+    """The derivative by x of <features, gradient>."""
+    parts = x.new_empty(grid[3], 3, len(x))
+    _launch(x_slopes, x, grid, grid[0], gradient, parts)
+    return parts.sum(0).t()
+
+
+def slope_derivatives(
+    x: Float[Tensor, "N 3"],
+    grid: Grid,
+    gradient: Float[Tensor, "N D"],
+    direction: Float[Tensor, "N 3"],
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
+    """Those of <slopes_at, direction> by x and by the gradient."""
+    along = _out(x, grid)
+    parts = x.new_empty(grid[3], 3, len(x))
+    _launch(second_derivatives, x, grid, grid[0], gradient, direction, along, parts)
+    return parts.sum(0).t(), along
+
+
+def table_derivatives(
+    x: Float[Tensor, "N 3"],
+    grid: Grid,
+    gradient: Float[Tensor, "N D"] | None,
+    slope_gradient: Float[Tensor, "N D"] | None = None,
+    direction: Float[Tensor, "N 3"] | None = None,
+) -> Float[Tensor, "E"]:
+    """Those of <features, gradient> + <slopes_at the slope_gradient, direction>, by the table."""
+    params, layout, features, active, real = grid
+
+    def add(total: Tensor, units: Tensor) -> None:
+        with device_of(x):
+            add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), active)](
+                x.contiguous(),
+                real,
+                layout,
+                gradient,
+                slope_gradient,
+                direction,
+                total,
+                units,
+                len(x),
+                len(layout),
+                FEATURES=features,
+                PADDED=triton.next_power_of_2(features),
+                ROWS=ROWS,
+                STEPS=STEPS,
+                enable_fp_fusion=False,
+            )
+
+    def most() -> Tensor:
+        bound = x.new_zeros(())
+        if gradient is not None:  # weights of a point add up to one
+            bound = bound + gradient.abs().amax()
+        if slope_gradient is not None and direction is not None:
+            # A cell's corners weigh +-scale, at most, along each axis.
+            scale = layout[active - 1, 0].view(torch.float32)
+            bound = bound + slope_gradient.abs().amax() * direction.abs().sum(1).amax() * scale * 2
+        return bound * len(x)
+
+    return _added_up(params, len(x), add, most)
+
+
+def _out(x: Tensor, grid: Grid) -> Tensor:
     """Room for features; those of idle levels are zero."""
+    _, layout, features, active, _ = grid
     width = len(layout) * features
     return x.new_empty(len(x), width) if active == len(layout) else x.new_zeros(len(x), width)
 
 
-def _launch(
-    kernel: Any, x: Tensor, layout: Tensor, features: int, active: int, *tensors: Tensor
-) -> None:
+def _launch(kernel: Any, x: Tensor, grid: Grid, *tensors: Tensor) -> None:
     """Run a kernel over all points and active levels."""
+    _, layout, features, active, real = grid
     with device_of(x):
         kernel[(triton.cdiv(len(x), POINTS), active)](
             x.contiguous(),
+            real,
             layout,
             *tensors,
             len(x),
@@ -167,37 +203,6 @@ def _launch(
             PADDED=triton.next_power_of_2(features),
             POINTS=POINTS,
             enable_fp_fusion=False,  # a point on a face is in the cell in which the twin has it
-        )
-
-
-def _add(
-    x: Tensor,
-    layout: Tensor,
-    features: int,
-    active: int,
-    gradient: Tensor,
-    direction: Tensor | None,
-    total: Tensor,
-    units: Tensor,
-) -> None:
-    """Add the table's derivative of the features' product with `gradient`, or of the features'
-    derivative in the `direction`."""
-    with device_of(x):
-        add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), active)](
-            x.contiguous(),
-            layout,
-            gradient,
-            x if direction is None else direction,
-            total,
-            units,
-            len(x),
-            len(layout),
-            FEATURES=features,
-            PADDED=triton.next_power_of_2(features),
-            ROWS=ROWS,
-            STEPS=STEPS,
-            SLOPES=direction is not None,
-            enable_fp_fusion=False,
         )
 
 

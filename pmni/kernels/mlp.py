@@ -8,33 +8,32 @@ from typing import Any
 
 import torch
 import triton
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
 from pmni.kernels.band import device_of
 from pmni.kernels.derivatives import last
-from pmni.kernels.mlp_head import (
-    BETA,
-    head_input_derivatives,
-    head_values,
-    head_weight_derivatives,
-)
+from pmni.kernels.mlp_head import BETA, head_derivatives, head_values
 
 WIDTHS = 16, 128
 """Fewest and most hidden units."""
-MOST_INPUTS = 64
+MOST_INPUTS = 63
 """The three coordinates and the features."""
-POINTS = 64
-"""A program's, at a time."""
-UNITS = 32
-"""Hidden units at a time."""
-PROGRAMS = 264
-"""Most that sum up the derivatives by some hidden units' weights."""
-PRECISION = "tf32x3"
-"""Of products of matrices: about that of single precision."""
+POINTS, WARPS = 64, 4
+"""A program's at a time, and its warps."""
+PROGRAMS = 528
+"""Most for values."""
+SUMS = 264
+"""Most programs for derivatives: each has sums of its own of those by the weights."""
+PRECISION, LOWER = "tf32x3", "tf32"
+"""Of products of matrices: about that of single precision; and of those that only derivatives of
+the loss depend on, whose terms are 5e-4 off at most, at random."""
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of both layers, and their biases: first, bias, second, end."""
+Inputs = tuple[Tensor, Tensor, *Weights]
+"""Points, features and weights."""
 
 
 def values(
@@ -44,14 +43,16 @@ def values(
     bias: Float[Tensor, "W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
+    real: Int[Tensor, ""] | None = None,
 ) -> Float[Tensor, "N"]:
     """f = second . softplus(first [x, features] + bias) + end, where softplus has beta = 100.
 
-    All are float32. A derivative that is to be differentiated once more is PyTorch's: for that,
+    All are float32. If only some of the points are `real`, the others' values, and all derivatives
+    there, are zero. A derivative that is to be differentiated once more is PyTorch's: for that,
     `values_and_slopes` is faster.
     """
     _check(x, features, first)
-    found: Tensor = _Values.apply(x, features, first, bias, second, end)
+    found: Tensor = _Values.apply(real, x, features, first, bias, second, end)
     return found
 
 
@@ -62,10 +63,13 @@ def values_and_slopes(
     bias: Float[Tensor, "W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
+    real: Int[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and its partial derivatives by x and by the features, all differentiable once."""
     _check(x, features, first)
-    found: tuple[Tensor, Tensor, Tensor] = _Slopes.apply(x, features, first, bias, second, end)
+    found: tuple[Tensor, Tensor, Tensor] = _Slopes.apply(
+        real, x, features, first, bias, second, end
+    )
     return found
 
 
@@ -89,24 +93,27 @@ class _Values(torch.autograd.Function):
     """f alone."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: *Inputs) -> Tensor:
+    def forward(ctx: Any, real: Tensor | None, *inputs: *Inputs) -> Tensor:
         ctx.save_for_backward(*inputs)
-        return _values(inputs, slopes=False)[0]
+        ctx.real = real
+        return forward(inputs, real, slopes=False)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return _derivatives_by_torch(ctx.saved_tensors, ctx.needs_input_grad, gradient)
-        return _derivatives(ctx.saved_tensors, ctx.needs_input_grad, gradient, None)
+            return None, *_derivatives_by_torch(inputs, wanted, gradient)
+        return None, *backward(inputs, ctx.real, wanted, gradient)
 
 
 class _Slopes(torch.autograd.Function):
     """f and its derivatives by the inputs."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: *Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, real: Tensor | None, *inputs: *Inputs) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(*inputs)
-        return _values(inputs, slopes=True)
+        ctx.real = real
+        return forward(inputs, real, slopes=True)
 
     @staticmethod
     def backward(
@@ -114,71 +121,79 @@ class _Slopes(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         inputs, directions = ctx.saved_tensors, (by_x, by_features)
         with torch.no_grad():
-            found = _derivatives(inputs, ctx.needs_input_grad, gradient, directions)
+            found = backward(inputs, ctx.real, ctx.needs_input_grad[1:], gradient, directions)
         known = tuple(tensor for tensor in found if tensor is not None)
         refusing = iter(last(known, (*inputs, gradient, *directions)))
-        return tuple(None if tensor is None else next(refusing) for tensor in found)
+        return None, *(None if tensor is None else next(refusing) for tensor in found)
 
 
 def _shape(features: Tensor, first: Tensor, slopes: bool) -> dict[str, Any]:
     """How kernels are compiled."""
-    inputs = max(16, triton.next_power_of_2(first.shape[1]))
     return {
         "FEATURES": features.shape[1],
         "WIDTH": len(first),
-        "INPUTS": inputs,
-        "UNITS": min(UNITS, triton.next_power_of_2(len(first))),
+        "INPUTS": max(16, triton.next_power_of_2(first.shape[1] + 1)),
+        "UNITS": triton.next_power_of_2(len(first)),
         "POINTS": POINTS,
         "PRECISION": PRECISION,
         "SLOPES": slopes,
+        "num_warps": WARPS,
+        "num_stages": 1,
     }
 
 
-def _values(inputs: Inputs, slopes: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    inputs: Inputs, real: Int[Tensor, ""] | None, slopes: bool
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and, if asked for, its derivatives by x and by the features."""
     x, features, first, *rest = (tensor.contiguous() for tensor in inputs)
     found = x.new_empty(len(x))
     by_x = torch.empty_like(x) if slopes else x
     by_features = torch.empty_like(features) if slopes else features
     shape = _shape(features, first, slopes)
-    with device_of(x):
-        head_values[(triton.cdiv(len(x), POINTS),)](
-            x, features, first, *rest, found, by_x, by_features, len(x), **shape
-        )
+    programs = min(PROGRAMS, triton.cdiv(len(x), POINTS))
+    if programs:
+        with device_of(x):
+            head_values[(programs,)](
+                x, features, first, *rest, found, by_x, by_features, real, len(x), **shape
+            )
     return found, by_x, by_features
 
 
-def _derivatives(
+def backward(
     inputs: Inputs,
+    real: Int[Tensor, ""] | None,
     wanted: tuple[bool, ...],
-    gradient: Tensor,
-    directions: tuple[Tensor, Tensor] | None,
+    gradient: Float[Tensor, "N"],
+    directions: tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>."""
     given = [tensor.contiguous() for tensor in (*inputs[:5], gradient, *(directions or inputs[:2]))]
     x, features, first, _, second, gradient, *_ = given
     shape = _shape(features, first, directions is not None)
-    blocks = triton.cdiv(len(x), POINTS)
-    found: list[Tensor | None] = [None] * 6
-    with device_of(x):
-        if wanted[0] or wanted[1]:
-            by_x, by_features = torch.empty_like(x), torch.empty_like(features)
-            found[:2] = by_x, by_features
-            head_input_derivatives[(blocks,)](*given, by_x, by_features, len(x), **shape)
-        if any(wanted[2:]):
-            width, columns = first.shape
-            programs = min(blocks, PROGRAMS)
-            sums = x.new_empty(programs, width, columns + 2)
-            parts = triton.cdiv(width, shape["UNITS"])
-            head_weight_derivatives[(programs, parts)](*given, sums, len(x), **shape)
-            total = sums.sum(0)
-            found[2:] = (
-                total[:, :columns],
-                total[:, columns],
-                total[:, columns + 1].view_as(second),
-                gradient.sum().view(1),
+    width, columns = first.shape
+    weights = any(wanted[2:])
+    by_x, by_features = torch.empty_like(x), torch.empty_like(features)
+    programs = min(SUMS, triton.cdiv(len(x), POINTS))
+    sums = x.new_empty(programs if weights else 0, width, columns + 2)
+    if programs:
+        with device_of(x):
+            head_derivatives[(programs,)](
+                *given,
+                by_x,
+                by_features,
+                sums,
+                real,
+                len(x),
+                LOWER=LOWER,
+                WEIGHTS=weights,
+                **shape,
             )
-    return tuple(found)
+    if not weights:
+        return by_x, by_features, None, None, None, None
+    total = sums.sum(0)
+    by_weights = total[:, :columns], total[:, columns], total[:, columns + 1].view_as(second)
+    return by_x, by_features, *by_weights, gradient.sum().view(1)
 
 
 def _derivatives_by_torch(

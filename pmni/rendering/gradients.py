@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.errors import PmniError
-from pmni.fields.sdf import SDF
+from pmni.fields.sdf import SDF, SampledSDF
 from pmni.rendering.marching import Patches, Planes, plane_points
 
 
@@ -30,17 +30,20 @@ class Samples:
         return between_planes((to_camera * self.gradient[..., None, :]).sum(-1))
 
 
-def sample(sdf: SDF, patches: Patches, planes: Planes, method: str, epsilon: float) -> Samples:
-    """f and its gradient by a method of `RenderingSettings.gradient`."""
+def sample(
+    sdf: SampledSDF, patches: Patches, planes: Planes, method: str, epsilon: float
+) -> Samples:
+    """f and its gradient by a method of `RenderingSettings.gradient`; not on spare planes."""
     x = plane_points(patches, planes)
     shape = x.shape[:-1]
+    real = planes.first[-1] * shape[1:].numel()
     if method == "directional":
-        f = sdf(x.view(-1, 3)).view(shape)
+        f = sdf(x.view(-1, 3), real).view(shape)
         return Samples(f, directional_gradient(f, patches, planes), True)
     if method == "analytic":
-        f, gradient = sdf.value_and_gradient(x.view(-1, 3))
+        f, gradient = sdf.value_and_gradient(x.view(-1, 3), real)
     elif method == "finite_difference":
-        f, gradient = sdf(x.view(-1, 3)), central_differences(sdf, x.view(-1, 3), epsilon)
+        f, gradient = sdf(x.view(-1, 3), real), central_differences(sdf, x.view(-1, 3), epsilon)
     else:
         raise PmniError(f"unknown gradient method '{method}'")
     return Samples(f.view(shape), gradient.view(*shape, 3), False)

@@ -4,14 +4,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.training import RenderingSettings
-from pmni.fields.sdf import SDF
+from pmni.fields.sdf import SampledSDF
 from pmni.rendering.compositing import Rendering, composite
 from pmni.rendering.gradients import sample
 from pmni.rendering.marching import Patches, Planes
 
 
 def render(
-    sdf: SDF,
+    sdf: SampledSDF,
     patches: Patches,
     planes: Planes,
     inv_s: Float[Tensor, ""],

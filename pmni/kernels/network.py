@@ -1,0 +1,68 @@
+"""A network's values and gradients, from a hash grid and one hidden layer, as one node in
+autograd's graph: both ways to the table are added up in one pass."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.fields.hash_grid import Grid
+from pmni.kernels import hash_grid, mlp
+from pmni.kernels.derivatives import last
+from pmni.kernels.mlp import Weights
+
+PER_UNIT = 0.5
+"""The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""
+
+
+def values_and_gradients(
+    x: Float[Tensor, "N 3"], grid: Grid, weights: Weights
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    """f and its gradient by x, both differentiable once.
+
+    `weights` are those of the layers that follow the features of the `grid`.
+    """
+    found: tuple[Tensor, Tensor] = _ValuesAndGradients.apply(x, grid[0], grid, *weights)
+    return found
+
+
+class _ValuesAndGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, params: Tensor, grid: Grid, *weights: *Weights
+    ) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        features = hash_grid.values_at((x + 1) * PER_UNIT, grid)
+        f, by_x, by_features = mlp.forward((x, features, *weights), grid[-1], slopes=True)
+        ctx.save_for_backward(x, params, features, by_features, *weights)
+        ctx.grid = grid
+        return f, by_x.add_(
+            hash_grid.slopes_at((x + 1) * PER_UNIT, grid, by_features), alpha=PER_UNIT
+        )
+
+    @staticmethod
+    def backward(ctx: Any, by_f: Tensor, by_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, params, features, slopes, *weights = ctx.saved_tensors
+        moving, table, _, *others = ctx.needs_input_grad
+        grid, by_gradient = ctx.grid, by_gradient.contiguous()
+        with torch.no_grad():
+            place, direction = (x + 1) * PER_UNIT, by_gradient * PER_UNIT
+            bend, along = hash_grid.slope_derivatives(place, grid, slopes, direction)
+            wanted = (moving, True, *others)
+            inputs, directions = (x, features, *weights), (by_gradient, along)
+            by_x, by_features, *by_weights = mlp.backward(
+                inputs, grid[-1], wanted, by_f, directions
+            )
+            assert by_x is not None
+            assert by_features is not None
+            if moving:
+                by_x = by_x + PER_UNIT * (bend + hash_grid.slopes_at(place, grid, by_features))
+            entries = None
+            if table:
+                entries = hash_grid.table_derivatives(place, grid, by_features, slopes, direction)
+        every = (by_x if moving else None, entries, *by_weights)
+        known = tuple(tensor for tensor in every if tensor is not None)
+        refusing = iter(last(known, (x, params, *weights, by_f, by_gradient)))
+        first, second, *rest = (None if one is None else next(refusing) for one in every)
+        return first, second, None, *rest
