@@ -20,12 +20,12 @@ WIDTHS = 16, 128
 """Fewest and most hidden units."""
 MOST_INPUTS = 63
 """The three coordinates and the features."""
-POINTS, WARPS = 64, 4
-"""A program's at a time, and its warps."""
-PROGRAMS = 528
-"""Most for values."""
-SUMS = 264
-"""Most programs for derivatives: each has sums of its own of those by the weights."""
+POINTS, PROGRAMS = 64, 528
+"""A program's at a time, and most programs, for values."""
+DERIVATIVE_POINTS, SUMS = 32, 264
+"""The same for derivatives: each program has sums of its own of those by the weights."""
+WARPS = 4
+"""Of a program for 64 hidden units."""
 PRECISION, LOWER = "tf32x3", "tf32"
 """Of products of matrices: about that of single precision; and of those that only derivatives of
 the loss depend on, whose terms are 5e-4 off at most, at random."""
@@ -127,17 +127,18 @@ class _Slopes(torch.autograd.Function):
         return None, *(None if tensor is None else next(refusing) for tensor in found)
 
 
-def _shape(features: Tensor, first: Tensor, slopes: bool) -> dict[str, Any]:
+def _shape(features: Tensor, first: Tensor, points: int, slopes: bool) -> dict[str, Any]:
     """How kernels are compiled."""
+    units = triton.next_power_of_2(len(first))
     return {
         "FEATURES": features.shape[1],
         "WIDTH": len(first),
         "INPUTS": max(16, triton.next_power_of_2(first.shape[1] + 1)),
-        "UNITS": triton.next_power_of_2(len(first)),
-        "POINTS": POINTS,
+        "UNITS": units,
+        "POINTS": points,
         "PRECISION": PRECISION,
         "SLOPES": slopes,
-        "num_warps": WARPS,
+        "num_warps": WARPS * max(1, units // 64),
         "num_stages": 1,
     }
 
@@ -150,7 +151,7 @@ def forward(
     found = x.new_empty(len(x))
     by_x = torch.empty_like(x) if slopes else x
     by_features = torch.empty_like(features) if slopes else features
-    shape = _shape(features, first, slopes)
+    shape = _shape(features, first, POINTS, slopes)
     programs = min(PROGRAMS, triton.cdiv(len(x), POINTS))
     if programs:
         with device_of(x):
@@ -170,11 +171,11 @@ def backward(
     """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>."""
     given = [tensor.contiguous() for tensor in (*inputs[:5], gradient, *(directions or inputs[:2]))]
     x, features, first, _, second, gradient, *_ = given
-    shape = _shape(features, first, directions is not None)
+    shape = _shape(features, first, DERIVATIVE_POINTS, directions is not None)
     width, columns = first.shape
     weights = any(wanted[2:])
     by_x, by_features = torch.empty_like(x), torch.empty_like(features)
-    programs = min(SUMS, triton.cdiv(len(x), POINTS))
+    programs = min(SUMS, triton.cdiv(len(x), DERIVATIVE_POINTS))
     sums = x.new_empty(programs if weights else 0, width, columns + 2)
     if programs:
         with device_of(x):
