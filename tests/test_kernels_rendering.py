@@ -22,6 +22,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLOSE = {"atol": 5e-5, "rtol": 0}
 """In units of the largest value expected."""
 ROOM = 96
+REACH = torch.tensor(0.045, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def scene(request) -> tuple[Patches, OccupancyGrid, torch.Tensor]:
 
 def planes_within(scene, room: int) -> Planes:
     patches, grid, jitter = scene
-    return march_within(room, patches, grid, torch.tensor(0.02, device=DEVICE), jitter)[0]
+    return march_within(room, patches, grid, REACH, torch.tensor(0.02, device=DEVICE), jitter)[0]
 
 
 def assert_close(found, expected):
@@ -67,8 +68,8 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 def test_planes_are_the_twins(scene, step, room):
     patches, grid, jitter = scene
     step = torch.tensor(step, device=DEVICE)
-    twin, needed = march_within(room, patches, grid, step, jitter)
-    found, count = pmni.kernels.marching.march_within(room, patches, grid, step, jitter)
+    twin, needed = march_within(room, patches, grid, REACH, step, jitter)
+    found, count = pmni.kernels.marching.march_within(room, patches, grid, REACH, step, jitter)
     assert int(count) == int(needed)
     assert len(found.z) == len(twin.z) == room
     for name in ("patch", "joined", "first"):
@@ -79,7 +80,7 @@ def test_planes_are_the_twins(scene, step, room):
 def test_planes_within_are_those_that_march_finds_and_spare_ones(scene):
     patches, grid, jitter = scene
     step = torch.tensor(0.02, device=DEVICE)
-    every = march(patches, grid, step, jitter)
+    every = march(patches, grid, REACH, step, jitter)
     total = len(every.z)
     assert 10 < total < ROOM
     planes = planes_within(scene, ROOM)
@@ -88,7 +89,7 @@ def test_planes_within_are_those_that_march_finds_and_spare_ones(scene):
         assert not getattr(planes, name)[total:].any(), name
     assert torch.equal(planes.first, every.first)
     assert int(planes.first[2] - planes.first[1]) == 0, "the second patch misses the object"
-    cut, needed = march_within(12, patches, grid, step, jitter)
+    cut, needed = march_within(12, patches, grid, REACH, step, jitter)
     assert int(needed) == total
     assert torch.equal(cut.z, every.z[:12])
     assert not cut.joined[-1], "what is cut off bounds no interval"
@@ -174,9 +175,9 @@ def test_spare_planes_do_nothing(scene):
 
 def test_no_planes(scene):
     patches, grid, jitter = scene
-    grid.cells.zero_()
+    grid.values.fill_(1)
     step = torch.tensor(0.02, device=DEVICE)
-    planes, needed = pmni.kernels.marching.march_within(8, patches, grid, step, jitter)
+    planes, needed = pmni.kernels.marching.march_within(8, patches, grid, REACH, step, jitter)
     assert int(needed) == 0
     assert not planes.joined.any()
     f = torch.zeros(8, *patches.m.shape[1:3], device=DEVICE, requires_grad=True)

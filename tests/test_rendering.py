@@ -1,7 +1,5 @@
 """Marching, gradients and compositing of patches, against exact answers."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -17,10 +15,11 @@ from pmni.rendering.compositing import (
 )
 from pmni.rendering.gradients import central_differences, sample
 from pmni.rendering.marching import Patches, Planes, march, plane_points
-from pmni.rendering.occupancy import EMPTY, INSIDE, SHELL, OccupancyGrid, cell_centres
+from pmni.rendering.occupancy import TAIL, OccupancyGrid, cell_centres
 from pmni.rendering.renderer import render
 
 CPU = torch.device("cpu")
+REACH = torch.tensor(0.03)
 
 
 class Sphere:
@@ -129,19 +128,45 @@ def test_nerfacc_agrees_with_torch():
     )
 
 
-def test_occupancy_never_misses_the_surface_and_finds_the_inside():
+def test_occupancy_remembers_f_near_the_surface_and_its_sign_elsewhere():
     sphere = Sphere(0.5, (0.1, 0.0, -0.2))
-    grid = OccupancyGrid(32, shell=0.02, device=CPU)
+    grid = OccupancyGrid(64, shell=0.02, device=CPU)
+    assert not grid.values.any(), "nothing is known yet"
     grid.refresh(sphere)
-    value = sphere(cell_centres(32, CPU).view(-1, 3)).view(32, 32, 32)
-    margin = 0.02 + math.sqrt(3) / 32
-    expected = torch.where(value.abs() < margin, SHELL, torch.where(value < 0, INSIDE, EMPTY))
-    assert torch.equal(grid.cells.long(), expected)
-    directions = torch.nn.functional.normalize(torch.randn(5000, 3), dim=-1)
-    for offset in (-0.02, 0.0, 0.02):
-        on = sphere.centre + (0.5 + offset) * directions
-        assert (grid.at(on) == SHELL).all()
-    assert grid.at(torch.tensor([[1.2, 0, 0], [0.1, 0, -0.2]])).tolist() == [EMPTY, INSIDE]
+    x = cell_centres(64, CPU).view(-1, 3)
+    torch.testing.assert_close(grid.at(x), grid.values.view(-1))
+    value = sphere(x)
+    near = value.abs() < 0.1
+    torch.testing.assert_close(grid.at(x)[near], value[near])
+    assert torch.equal(grid.at(x)[~near] > 0, value[~near] > 0)
+    anywhere = 2 * torch.rand(20000, 3) - 1
+    value, found = sphere(anywhere), grid.at(anywhere)
+    near = value.abs() < 0.08
+    torch.testing.assert_close(found[near], value[near], atol=7e-4, rtol=0)
+    assert (found[~near].abs() > 0.07).all()
+    assert grid.at(torch.tensor([[1.2, 0, 0]])) > 0.3
+
+
+def test_half_a_cell_is_what_a_thin_sheet_is_mistaken_by():
+    """However it lies; and so much is added to the reach."""
+    grid = OccupancyGrid(32, shell=1.0, device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    x = 1.6 * torch.rand(5000, 3, generator=generator) - 0.8
+    reach = float(grid.reach(torch.tensor(1e9)))
+    for seed in range(10):
+        normal = torch.randn(3, generator=generator.manual_seed(seed))
+        normal /= normal.norm()
+        grid.refresh(lambda x, n=normal, at=seed / 300: (x @ n - at).abs())
+        on = x - (x @ normal - seed / 300)[:, None] * normal
+        on = on[on.abs().amax(-1) < 0.9]
+        assert grid.at(on).max() < reach
+    assert reach == pytest.approx(1 / 32)
+
+
+def test_the_reach_follows_the_sharpness_down_from_the_shell():
+    grid = OccupancyGrid(32, shell=0.03, device=CPU)
+    assert float(grid.reach(torch.tensor(10.0))) == pytest.approx(0.03 + 1 / 32)
+    assert float(grid.reach(torch.tensor(1000.0))) == pytest.approx(TAIL / 1000 + 1 / 32)
 
 
 def test_planes_bracket_the_first_surface_and_stop_behind_it():
@@ -149,12 +174,13 @@ def test_planes_bracket_the_first_surface_and_stop_behind_it():
     grid = OccupancyGrid(64, shell=0.03, device=CPU)
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (2, 2)))
-    planes = march(patches, grid, torch.tensor(0.01), torch.tensor([0.3, 0.8]))
+    planes = march(patches, grid, REACH, torch.tensor(0.01), torch.tensor([0.3, 0.8]))
     assert (planes.patch == 0).all(), "the second patch misses the object"
     f = sphere(plane_points(patches, planes).view(-1, 3)).view(-1, 3, 3)[:, 1, 1]
-    assert (f[0] > 0.03) or (f[1] > 0)
-    assert f.min() < -0.03
-    assert f.min() > -0.3, "planes went on to the back of the sphere"
+    assert f[0] > REACH > f[1], "the first interval ends within reach"
+    assert f[-2] > -2 * REACH > -0.2, "planes went on to the back of the sphere"
+    assert f[-1] < -REACH
+    assert (f.diff() < 0).all()
     gaps = planes.z.diff()[planes.joined[:-1]]
     torch.testing.assert_close(gaps, torch.full_like(gaps, 0.01), atol=1e-5, rtol=0)
     assert not planes.joined[-1]
@@ -218,7 +244,7 @@ def test_a_rendered_sphere_is_a_sphere(method):
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (50, 40), (2, 2)))
     settings = RenderingSettings(gradient=method, epsilon=1e-3)
-    planes = march(patches, grid, torch.tensor(2e-3), torch.tensor([0.1, 0.5, 0.9]))
+    planes = march(patches, grid, REACH, torch.tensor(2e-3), torch.tensor([0.1, 0.5, 0.9]))
     image = render(sphere, patches, planes, torch.tensor(2000.0), settings)
     ray = patches.m / torch.linalg.vector_norm(patches.m, dim=-1, keepdim=True)
     centre = -patches.rotation.transpose(1, 2) @ patches.centre[..., None]
@@ -241,13 +267,52 @@ def test_a_rendered_sphere_is_a_sphere(method):
     torch.testing.assert_close(image.slope_error.sum(), error, atol=1e-5, rtol=1e-4)
 
 
+def crossing(*shift: float) -> tuple[Patches, Sphere]:
+    """Patches of a middle ray, of rays at and beyond the rim, and what they see."""
+    radius, scale = 0.5, 900 / 10.3
+    pixels = [(64 + scale * part * radius, 48.0) for part in (0.0, 0.7, 0.97, 1.0, 1.01, 1.03, 1.2)]
+    return make_patches(pixels=pixels), Sphere(radius, shift or (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("inv_s", [150.0, 400.0, 1500.0])
+def test_what_is_left_out_does_not_matter(inv_s, monkeypatch):
+    """Against planes all along the rays: images and derivatives; with a fraction of the samples.
+
+    Without what is added to opacities: that of empty intervals is larger than all that is left out.
+    """
+    monkeypatch.setattr("pmni.rendering.compositing.EPSILON", 1e-9)
+    patches, sphere = crossing()
+    grid = OccupancyGrid(128, shell=0.1, device=CPU)
+    grid.refresh(sphere)
+    sharpness, step = torch.tensor(inv_s), torch.tensor(min(4e-3, 1 / inv_s))
+    jitter = torch.linspace(0, 0.9, 7)
+    settings = RenderingSettings()
+
+    def rendered(reach):
+        planes = march(patches, grid, reach, step, jitter)
+        shift = torch.zeros(3, requires_grad=True)
+        moved = Patches(patches.m, patches.focal, patches.rotation, patches.centre + shift)
+        image = render(sphere, moved, planes, sharpness, settings)
+        parts = image.opacity, image.distance / 10, image.normal
+        slopes = [torch.autograd.grad(part.sum(), shift, retain_graph=True)[0] for part in parts]
+        return int(image.intervals), parts, slopes
+
+    few, image, slopes = rendered(grid.reach(sharpness))
+    many, whole, true_slopes = rendered(torch.tensor(0.4))
+    assert few < 0.4 * many
+    for found, expected in zip(image, whole, strict=True):
+        torch.testing.assert_close(found, expected, atol=2.5e-3, rtol=0)
+    for found, expected in zip(slopes, true_slopes, strict=True):
+        assert (found - expected).norm() < 0.02 * true_slopes[2].norm()
+
+
 def test_rendering_is_differentiable_in_the_pose():
     """The derivative of a loss with respect to a pose matches finite differences."""
     sphere = Sphere(0.5, (0.05, 0.1, 0.0))
     grid = OccupancyGrid(64, shell=0.05, device=CPU)
     grid.refresh(sphere)
     base = make_patches(pixels=((50, 40), (70, 55)), dtype=torch.float64)
-    planes = march(base, grid, torch.tensor(5e-3), torch.zeros(2, dtype=torch.float64))
+    planes = march(base, grid, REACH, torch.tensor(5e-3), torch.zeros(2, dtype=torch.float64))
     settings = RenderingSettings()
 
     def loss(shift):

@@ -11,7 +11,7 @@ from torch import nn
 from pmni import kernels
 from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError, InputError
-from pmni.rendering.occupancy import SHELL, OccupancyGrid
+from pmni.rendering.occupancy import OccupancyGrid
 from pmni.training import schedule
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.draws import Draws
@@ -121,7 +121,7 @@ def test_steps_of_fixed_size_are_the_same(gradient):
     losses = run(usual, 12), run(sized, 12)
     torch.testing.assert_close(*map(torch.tensor, losses), atol=2e-4, rtol=0)
     torch.testing.assert_close(usual.poses(), sized.poses(), atol=1e-4, rtol=0)
-    assert (usual.occupancy.cells != sized.occupancy.cells).float().mean() < 1e-3
+    torch.testing.assert_close(usual.occupancy.values, sized.occupancy.values, atol=2e-3, rtol=0)
     rooms = sized.recording.rooms
     assert rooms.planes % UNIT == rooms.cells % UNIT == 0
     levels = [key[0] for key in sized.recording.step.keys]
@@ -142,7 +142,7 @@ def test_too_little_room_is_noticed_told_and_made(caplog):
         report = trainer.step()
     assert "before step 25 there was room for 128 planes, not" in caplog.text
     assert int(report.samples) < UNIT * 9
-    assert rooms.planes > 4 * UNIT
+    assert rooms.planes > 3 * UNIT
     assert int(trainer.step().samples) > UNIT * 9
 
 
@@ -168,11 +168,11 @@ def test_occupancy_with_enough_room_is_the_same_and_with_too_little_it_is_safe()
     grids = [OccupancyGrid(32, 0.02, CPU) for _ in range(3)]
     needed = int(grids[0].refresh(f))
     assert int(grids[1].refresh(f, needed + 20)) == needed
-    assert torch.equal(grids[1].cells, grids[0].cells)
+    assert torch.equal(grids[1].values, grids[0].values)
     assert int(grids[2].refresh(f, needed // 2)) == needed
-    other = grids[2].cells != grids[0].cells
+    other = grids[2].values != grids[0].values
     assert other.any()
-    assert (grids[2].cells[other] == SHELL).all()
+    assert not grids[2].values[other].any(), "zero: samples are taken there"
 
 
 # --------------------------------------------------------------------------------------- updates

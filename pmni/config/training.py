@@ -85,7 +85,8 @@ class RenderingSettings(Settings):
     """Steps between refreshes of the occupancy grid."""
 
     shell: float = Field(0.025, gt=0)
-    """Samples are taken where |f| is below this. PMNI: 0.0275, where sigmoid(-80 f) = 0.1."""
+    """Samples are taken where |f| is below this, or less where the sharpness makes weights vanish
+    earlier. PMNI: 0.0275, where sigmoid(-80 f) = 0.1."""
 
 
 class LossWeights(Settings):
@@ -103,8 +104,8 @@ class LossWeights(Settings):
     mask: float = Field(1.0, ge=0)
     """Binary cross-entropy of opacity and mask."""
 
-    eikonal: float = Field(1.0, ge=0)
-    """Unit gradient at the samples."""
+    eikonal: float = Field(0.5, ge=0)
+    """Unit gradient at the samples, in the mean over them."""
 
     consistency: float = Field(0.0, ge=0)
     """A surface point seen from two views has one world normal."""

@@ -12,20 +12,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from pmni.kernels.band import device_of
-from pmni.rendering.marching import Patches, Planes
-from pmni.rendering.occupancy import INSIDE, SHELL, OccupancyGrid
+from pmni.rendering.marching import RISE, Patches, Planes
+from pmni.rendering.occupancy import OccupancyGrid
 
 CANDIDATES = 256
 """Planes that a program looks at together: one patch's."""
 POINTS = 256
 """A program's, at a time."""
-_INSIDE, _SHELL = tl.constexpr(INSIDE), tl.constexpr(SHELL)
 
 
 def march_within(
     room: int,
     patches: Patches,
     occupancy: OccupancyGrid,
+    reach: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
@@ -41,15 +41,16 @@ def march_within(
         patches.rotation.contiguous(),
         patches.centre.contiguous(),
         jitter.contiguous(),
+        reach,
         step,
-        occupancy.cells,
+        occupancy.values,
     )
     shape: dict[str, Any] = {
         "resolution": occupancy.resolution,
         "PIXELS": h * w,
         "MIDDLE": h // 2 * w + w // 2,
+        "RISE": RISE,
         "CANDIDATES": CANDIDATES,
-        "enable_fp_fusion": False,  # a point on a face is in the cell in which the twin has it
     }
     nothing = (counts, patch, z, joined)
     with device_of(m):
@@ -113,14 +114,27 @@ def _row(matrix, row):
 
 
 @triton.jit
-def _kind(x, y, z, cells, resolution, wanted):
-    """Kinds of the cells around points; 0 beyond the box."""
-    half = resolution / 2.0
-    i, j, k = tl.floor((x + 1) * half), tl.floor((y + 1) * half), tl.floor((z + 1) * half)
-    within = wanted & (i >= 0) & (i < resolution) & (j >= 0) & (j < resolution)
-    within = within & (k >= 0) & (k < resolution)
-    i, j, k = i.to(tl.int32), j.to(tl.int32), k.to(tl.int32)
-    return tl.load(cells + (i * resolution + j) * resolution + k, mask=within, other=0)
+def _remembered(x, y, z, values, resolution, trusted, wanted):
+    """f between the cells' centres, trilinear, and constant beyond them. Where the nearest cell's
+    is above what is `trusted`, that is taken."""
+    top = resolution - 1.0
+    u = tl.minimum(tl.maximum(((x + 1) * resolution - 1) / 2, 0.0), top)
+    v = tl.minimum(tl.maximum(((y + 1) * resolution - 1) / 2, 0.0), top)
+    w = tl.minimum(tl.maximum(((z + 1) * resolution - 1) / 2, 0.0), top)
+    i, j, k = (u + 0.5).to(tl.int32), (v + 0.5).to(tl.int32), (w + 0.5).to(tl.int32)
+    nearest = tl.load(values + (i * resolution + j) * resolution + k, mask=wanted, other=0.0)
+    near = wanted & (tl.abs(nearest) < trusted)
+    i = tl.minimum(u.to(tl.int32), resolution - 2)
+    j = tl.minimum(v.to(tl.int32), resolution - 2)
+    k = tl.minimum(w.to(tl.int32), resolution - 2)
+    u, v, w = u - i, v - j, w - k
+    found = tl.zeros_like(x)
+    for corner in tl.static_range(8):
+        a, b, c = corner // 4, corner // 2 % 2, corner % 2
+        place = ((i + a) * resolution + j + b) * resolution + k + c
+        weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
+        found += weight * tl.load(values + place, mask=near, other=0.0)
+    return tl.where(near, found, nearest)
 
 
 @triton.jit
@@ -129,8 +143,9 @@ def _march(
     rotations,
     centres,
     jitters,
+    reaching,
     spacing,
-    cells,
+    values,
     counts,
     patch_of,
     depths,
@@ -139,12 +154,14 @@ def _march(
     resolution,
     PIXELS: tl.constexpr,
     MIDDLE: tl.constexpr,
+    RISE: tl.constexpr,
     CANDIDATES: tl.constexpr,
     WRITING: tl.constexpr,
 ):
     """counts (P): a patch's planes; or, if WRITING, the planes from counts (P + 1) on."""
     patch = tl.program_id(0)
     u, v, w = _row(ms, patch.to(tl.int64) * PIXELS + MIDDLE)
+    first_u, first_v, first_w = _row(ms, patch.to(tl.int64) * PIXELS)
     rotation = rotations + patch.to(tl.int64) * 9
     a, b, c = _row(rotation, 0)
     x = a * u + b * v + c * w
@@ -153,29 +170,33 @@ def _march(
     a, b, c = _row(rotation, 2)
     z = a * u + b * v + c * w
     ox, oy, oz = _row(centres, patch.to(tl.int64))
-    nearest = -(ox * x + oy * y + oz * z) / (x * x + y * y + z * z)
-    jitter, step = tl.load(jitters + patch), tl.load(spacing)
+    length2 = x * x + y * y + z * z
+    nearest = -(ox * x + oy * y + oz * z) / length2
+    first_u, first_v, first_w = first_u - u, first_v - v, first_w - w
+    corner = tl.sqrt(first_u * first_u + first_v * first_v + first_w * first_w) * nearest
+    jitter, step, reach = tl.load(jitters + patch), tl.load(spacing), tl.load(reaching)
+    trusted = reach + corner + 6.0 / resolution
+    length = step * tl.sqrt(length2)
     count = tl.div_rn(2.0, step).to(tl.int32) + 2
     half = count.to(tl.float32) / 2
     found = tl.load(counts + patch).to(tl.int32) if WRITING else count * 0
     stop = count - 1  # the first interval that is not looked at
-    for chunk in range(0, count, CANDIDATES):
-        k = chunk + tl.arange(0, CANDIDATES)
+    place = tl.arange(0, CANDIDATES)
+    before, behind = tl.maximum(place - 1, 0), tl.minimum(place + 1, CANDIDATES - 1)
+    # The first and the last of the candidates are only looked at for the sake of those between.
+    for chunk in range(-1, count, CANDIDATES - 2):
+        k = chunk + place
         depth = nearest + (k.to(tl.float32) - half + jitter) * step
-        before = nearest + ((k - 1).to(tl.float32) - half + jitter) * step
-        ahead, behind = depth + step / 2, before + step / 2
-        kind = _kind(ox + ahead * x, oy + ahead * y, oz + ahead * z, cells, resolution, k < count)
-        stop = tl.minimum(stop, tl.min(tl.where(kind == _INSIDE, k, count), 0))
-        other = _kind(
-            ox + behind * x,
-            oy + behind * y,
-            oz + behind * z,
-            cells,
-            resolution,
-            (k > 0) & (k < count),
-        )
-        occupied = (kind == _SHELL) & (k < stop) & (depth > 0)
-        bounds = occupied | ((other == _SHELL) & (k - 1 < stop) & (before > 0))
+        px, py, pz = ox + depth * x, oy + depth * y, oz + depth * z
+        f = _remembered(px, py, pz, values, resolution, trusted, (k >= 0) & (k <= count))
+        ahead = tl.gather(f, behind, 0)
+        slope = (ahead - f) / length
+        far = reach + corner * tl.sqrt(tl.maximum(1 - slope * slope, 0.0))
+        seen = (k >= 0) & (place < CANDIDATES - 1)
+        stop = tl.minimum(stop, tl.min(tl.where(seen & (f < -far), k, count), 0))
+        occupied = seen & (ahead < far) & (slope < RISE) & (k < stop) & (depth > 0)
+        inner = (place > 0) & (place < CANDIDATES - 1)
+        bounds = inner & (occupied | (tl.gather(occupied.to(tl.int32), before, 0) != 0))
         rank = found + tl.cumsum(bounds.to(tl.int32), 0) - 1
         if WRITING:
             wanted = bounds & (rank < room)

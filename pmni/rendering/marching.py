@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pmni import kernels
-from pmni.rendering.occupancy import INSIDE, SHELL, OccupancyGrid
+from pmni.rendering.occupancy import OccupancyGrid
+
+RISE = 0.1
+"""Where f grows faster than this along a ray, per unit of length, the ray leaves the surface."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,34 @@ class Planes:
 def march(
     patches: Patches,
     occupancy: OccupancyGrid,
+    reach: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> Planes:
-    """The planes, `step` apart, that bound intervals in the occupied shell.
+    """The planes, `step` apart, that bound intervals of some weight.
 
-    Intervals behind the first one that starts in an INSIDE cell carry no weight and are left out.
+    NeuS gives an interval none in which f grows, or from above the `reach` of the surface to above
+    it, or from below to below; nor any behind it. That is asked of what the occupancy grid
+    remembers of f on the patch's middle ray, and of how much f can change from there to a corner.
     `jitter` in [0, 1) shifts each patch's planes by a part of the step.
     """
     h, w = patches.m.shape[1:3]
-    axis = _rotate(patches.rotation, patches.m[:, h // 2, w // 2])  # (P, 3), z-depth 1
+    middle = patches.m[:, h // 2, w // 2]
+    axis = _rotate(patches.rotation, middle)  # (P, 3), z-depth 1
     # The unit sphere about the origin is crossed where |centre + z axis| < 1.
-    length2 = (axis**2).sum(-1)
-    middle = -(patches.centre * axis).sum(-1) / length2  # (P,) z-depth nearest to the origin
+    length2 = (axis**2).sum(-1, keepdim=True)
+    nearest = -(patches.centre * axis).sum(-1, keepdim=True) / length2  # (P, 1) z-depth
+    corner = (patches.m[:, 0, 0] - middle).norm(dim=-1, keepdim=True) * nearest
     count = int(2 / step) + 2
-    k = torch.arange(count, device=axis.device, dtype=axis.dtype)
-    z = middle[:, None] + (k - count / 2 + jitter[:, None]) * step  # (P, S)
-    centres = patches.centre[:, None] + (z + step / 2)[..., None] * axis[:, None]
-    kind = occupancy.at(centres)  # (P, S): of the interval from plane k to k + 1
-    behind = (kind == INSIDE).cumsum(-1) > 0
-    occupied = (kind == SHELL) & ~behind & (z > 0)
+    k = torch.arange(count + 1, device=axis.device, dtype=axis.dtype)
+    z = nearest + (k - count / 2 + jitter[:, None]) * step  # (P, S + 1)
+    f = occupancy.at(patches.centre[:, None] + z[..., None] * axis[:, None])
+    f, ahead = f[:, :-1], f[:, 1:]  # of the interval from plane k to k + 1
+    slope = (ahead - f) / (step * length2.sqrt())
+    across = (1 - slope**2).clamp(min=0).sqrt()
+    reach = reach + corner * across
+    behind = (f < -reach).cumsum(-1) > 0
+    occupied = (ahead < reach) & (slope < RISE) & ~behind & (z[:, :-1] > 0)
     occupied[:, -1] = False
     bounds = occupied.clone()
     bounds[:, 1:] |= occupied[:, :-1]
@@ -84,6 +95,7 @@ def march_within(
     room: int,
     patches: Patches,
     occupancy: OccupancyGrid,
+    reach: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
@@ -95,8 +107,8 @@ def march_within(
     if kernels.chosen(patches.m.device):
         from pmni.kernels.marching import march_within as by_kernels
 
-        return by_kernels(room, patches, occupancy, step, jitter)
-    found = march(patches, occupancy, step, jitter)
+        return by_kernels(room, patches, occupancy, reach, step, jitter)
+    found = march(patches, occupancy, reach, step, jitter)
     needed = len(found.patch)
     kept, spare = min(needed, room), max(0, room - needed)
     joined = found.joined[:kept].clone()

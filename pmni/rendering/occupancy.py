@@ -1,13 +1,16 @@
-"""Which cells of the normalised world can hold samples that matter."""
+"""Where samples can matter: a coarse memory of f."""
 
 import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-EMPTY, SHELL, INSIDE = 0, 1, 2
+TAIL = 5.0
+"""Weights where |f| > TAIL / inv_s add up to less than exp(-TAIL) before the surface, and as much
+behind it."""
 
 
 @runtime_checkable
@@ -18,9 +21,10 @@ class Values(Protocol):
 
 
 class OccupancyGrid:
-    """Cells of [-1, 1]^3: EMPTY, SHELL (the surface may be near) or INSIDE.
+    """f at the centres of the cells of [-1, 1]^3, as it was when they were last refreshed.
 
-    A cell belongs to the shell when |f| at its centre is below `shell` plus half its diagonal.
+    Zero is what it may be anywhere: at first, and where there was no room to evaluate it. Far from
+    the surface f is that of a coarser grid.
     """
 
     COARSE = 4  # cells of a coarse cell along a side
@@ -29,48 +33,55 @@ class OccupancyGrid:
     def __init__(self, resolution: int, shell: float, device: torch.device) -> None:
         self.resolution = resolution
         self.shell = shell
-        self.cells: UInt8[Tensor, "n n n"] = torch.full(
-            (resolution,) * 3, SHELL, dtype=torch.uint8, device=device
-        )
+        self.values: Float[Tensor, "n n n"] = torch.zeros((resolution,) * 3, device=device)
+
+    def reach(self, inv_s: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Samples matter where the remembered |f| is below this.
+
+        That is the shell, or less if the sharpness makes their weights vanish earlier, and half a
+        cell: by so much a distance from a plane, or from both sides of a thin sheet, may differ
+        from what is interpolated between the cells. In most places f is smoother, and this is what
+        it may move by until the next refresh.
+        """
+        return (TAIL / inv_s.detach()).clamp(max=self.shell) + 1 / self.resolution
 
     @torch.no_grad()
     def refresh(self, f: Values, room: int | None = None) -> Int[Tensor, ""]:
-        """Classify all cells. f is evaluated at coarse cells, and at the cells of those near 0.
+        """Evaluate f at coarse cells, and at the cells of those near 0.
 
         Only `room` coarse cells are evaluated more finely, if it is given, and nothing waits for
-        the device then: cells of the others that are near 0 belong to the shell. Returns how many
-        are near 0.
+        the device then: in the others that are near 0, f may be anything. Returns how many are near
+        0.
         """
         n, step = self.resolution, self.COARSE
-        device = self.cells.device
+        device = self.values.device
         half_diagonal = math.sqrt(3) / n
         coarse = cell_centres(n // step, device).view(-1, 3)
         values = f(coarse)
         near = values.abs() < self.shell + (1 + self.SLACK * step) * half_diagonal
-        cells = torch.where(near, SHELL, torch.where(values < 0, INSIDE, EMPTY)).to(torch.uint8)
-        children = cells[:, None].repeat(1, step**3)
+        children = torch.where(near, 0.0, values)[:, None].repeat(1, step**3)
         if room is None:
             chosen = near.nonzero()[:, 0]
         else:  # those near 0 first
             chosen = near.to(torch.uint8).argsort(descending=True, stable=True)[:room]
         offsets = (cell_centres(step, device) * (step / n)).view(1, -1, 3)
         fine = f((coarse[chosen, None] + offsets).reshape(-1, 3)).view(-1, step**3)
-        kind = torch.where(fine < 0, INSIDE, EMPTY)
-        kind = torch.where(fine.abs() < self.shell + half_diagonal, SHELL, kind).to(torch.uint8)
-        children[chosen] = torch.where(near[chosen, None], kind, children[chosen])
+        children[chosen] = torch.where(near[chosen, None], fine, children[chosen])
         m = n // step
         blocks = children.view(m, m, m, step, step, step)
-        self.cells.copy_(blocks.permute(0, 3, 1, 4, 2, 5).reshape(n, n, n))
+        self.values.copy_(blocks.permute(0, 3, 1, 4, 2, 5).reshape(n, n, n))
         return near.sum()
 
-    def at(self, x: Float[Tensor, "*batch 3"]) -> UInt8[Tensor, "*batch"]:
-        """The kind of the cell at points; EMPTY outside [-1, 1]^3."""
-        n = self.resolution
-        index = ((x + 1) * (n / 2)).floor().long()
-        inside = ((index >= 0) & (index < n)).all(-1)
-        index = index.clamp(0, n - 1)
-        flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
-        return torch.where(inside, self.cells.view(-1)[flat], EMPTY)
+    def at(self, x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """f between the cells' centres, trilinear; constant beyond them."""
+        place = x.reshape(1, -1, 1, 1, 3).to(self.values.dtype)
+        found = grid_sample(
+            self.values.permute(2, 1, 0)[None, None],
+            place,
+            padding_mode="border",
+            align_corners=False,
+        )
+        return found.view(x.shape[:-1])
 
 
 def cell_centres(n: int, device: torch.device) -> Float[Tensor, "n n n 3"]:

@@ -200,15 +200,20 @@ class Trainer:
             self.recording.rooms.note_cells(needed)
 
     def _planes(
-        self, patches: Patches, spacing: Float[Tensor, ""], jitter: Float[Tensor, "P"]
+        self,
+        patches: Patches,
+        inv_s: Float[Tensor, ""],
+        spacing: Float[Tensor, ""],
+        jitter: Float[Tensor, "P"],
     ) -> Planes:
         """All planes; as many as there is room for, if there are rooms."""
+        given = patches, self.occupancy, self.occupancy.reach(inv_s), spacing, jitter
         rooms = None if self.recording is None else self.recording.rooms
         if rooms is None or rooms.planes is None:
-            planes = march(patches, self.occupancy, spacing, jitter)
+            planes = march(*given)
             needed = planes.first[-1]
         else:
-            planes, needed = march_within(rooms.planes, patches, self.occupancy, spacing, jitter)
+            planes, needed = march_within(rooms.planes, *given)
         if rooms is not None:
             rooms.note_planes(needed)
         return planes
@@ -223,8 +228,8 @@ class Trainer:
         batch = self.sampler.draw(settings.patches, draws)
         c2w = self.poses()
         patches = patch_rays(batch, c2w)
-        planes = self._planes(patches, spacing, batch.jitter)
         inv_s = self._sharpness(width)
+        planes = self._planes(patches, inv_s, spacing, batch.jitter)
         rendering = render(self.surface, patches, planes, inv_s, settings.rendering)
         terms = self.objective.terms(weights, batch, c2w, rendering, draws)
         self._names[phase] = list(terms)
@@ -275,7 +280,7 @@ class Trainer:
             "poses": self.poses.state_dict(),
             "scales": self.scales.state_dict(),
             "updates": self.updates.state(),
-            "occupancy": self.occupancy.cells,
+            "occupancy": self.occupancy.values,
         }
         if self.recording is not None:
             state["rooms"] = self.recording.rooms.state()
@@ -290,7 +295,7 @@ class Trainer:
         self.poses.load_state_dict(state["poses"])
         self.scales.load_state_dict(state["scales"])
         self.updates.restore(state["updates"])
-        self.occupancy.cells.copy_(state["occupancy"])
+        self.occupancy.values.copy_(state["occupancy"])
         if self.recording is not None:
             self.recording.step.forget()
             self.recording.refresh.forget()
