@@ -83,7 +83,7 @@ def _sample(
     for channel in tl.static_range(CHANNELS):
         fine, coarse = values + channel * nodes, base + channel * line * line * line
         f = band_value(x, y, z, real, fine, table, coarse, cells, side, base_cells, DENSE)
-        tl.store(found + channel * count.to(tl.int64) + point, f, mask=real)
+        tl.store(found + channel * tl.cast(count, tl.int64) + point, f, mask=real)
 
 
 @triton.jit
