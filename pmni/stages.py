@@ -29,7 +29,7 @@ STAGES: dict[str, Stage] = {
         Stage("integrate", "pmni.integration.stage", 1, "integrate normals to ray distances"),
         Stage("register", "pmni.registration.stage", 3, "find initial camera poses"),
         Stage("refine", "pmni.refinement.stage", 4, "refine the poses with a grid surface"),
-        Stage("train", "pmni.training.stage", 3, "optimise the surface and the poses"),
+        Stage("train", "pmni.training.stage", 4, "optimise the surface and the poses"),
         Stage("mesh", "pmni.meshing.stage", 2, "extract the surface of a checkpoint"),
         Stage("render", "pmni.rendering.stage", 1, "render normals and depth of a checkpoint"),
         Stage("evaluate", "pmni.evaluation.stage", 1, "compare with the ground truth"),
