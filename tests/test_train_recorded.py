@@ -10,12 +10,13 @@ from torch import nn
 
 from pmni import kernels
 from pmni.config.training import TrainSettings
+from pmni.cuda_graphs import Recorded
 from pmni.errors import DivergenceError, InputError
 from pmni.rendering.occupancy import OccupancyGrid
 from pmni.training import schedule
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.draws import Draws
-from pmni.training.graph import Recorded, hindrance
+from pmni.training.graph import hindrance
 from pmni.training.poses import LearnedPoses
 from pmni.training.rooms import UNIT, Rooms
 from pmni.training.trainer import Recording

@@ -1,6 +1,5 @@
 """The value of a `BandSDF` at points, which other kernels use too; and its gradient."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pmni.fields.band import DENSE_CELLS, BandSDF
 from pmni.fields.block_grid import BLOCK
+from pmni.kernels.devices import device_of
 
 assert BLOCK == 4
 POINTS = 128
@@ -28,11 +28,6 @@ def arguments(sdf: BandSDF) -> dict[str, Any]:
         "base_cells": len(sdf.base.values) - 1,
         "DENSE": sdf.grid.cells <= DENSE_CELLS,
     }
-
-
-def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
-    """The context in which a kernel runs where a tensor lives; on the CPU, in the interpreter."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float[Tensor, "C N"]:
@@ -59,6 +54,13 @@ def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float
 
 
 @triton.jit
+def load3(pointer, index, wanted):
+    x = tl.load(pointer + 3 * index, mask=wanted, other=0.0)
+    y = tl.load(pointer + 3 * index + 1, mask=wanted, other=0.0)
+    return x, y, tl.load(pointer + 3 * index + 2, mask=wanted, other=0.0)
+
+
+@triton.jit
 def _sample(
     xs,
     found,
@@ -74,11 +76,10 @@ def _sample(
     CHANNELS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
+    """found (CHANNELS, count): f at xs (count, 3), and what else is given at all nodes."""
     point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     real = point < count
-    x = tl.load(xs + 3 * point, mask=real, other=0.0)
-    y = tl.load(xs + 3 * point + 1, mask=real, other=0.0)
-    z = tl.load(xs + 3 * point + 2, mask=real, other=0.0)
+    x, y, z = load3(xs, point, real)
     line = base_cells + 1
     for channel in tl.static_range(CHANNELS):
         fine, coarse = values + channel * nodes, base + channel * line * line * line

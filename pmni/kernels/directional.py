@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 from pmni.rendering.marching import Patches, Planes
 
 SAMPLES = 128

@@ -6,7 +6,7 @@ import triton.language as tl
 from jaxtyping import Int
 from torch import Tensor
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 from pmni.training.draws import FIRST, GOLDEN, LOW, SECOND
 
 NUMBERS = 256

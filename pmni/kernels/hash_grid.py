@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.fields.hash_grid import Grid
-from pmni.kernels.band import device_of
 from pmni.kernels.derivatives import last
+from pmni.kernels.devices import device_of
 from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, values, x_slopes
 
 POINTS = 128

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 from pmni.rendering.marching import RISE, Patches, Planes
 from pmni.rendering.occupancy import OccupancyGrid
 

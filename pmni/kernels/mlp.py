@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
-from pmni.kernels.band import device_of
 from pmni.kernels.derivatives import last
+from pmni.kernels.devices import device_of
 from pmni.kernels.mlp_head import BETA, head_derivatives, head_values
 
 WIDTHS = 16, 128

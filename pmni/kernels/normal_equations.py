@@ -6,7 +6,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 
 RESIDUALS = 128
 """A program's."""

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 from pmni.kernels.draws import word
 from pmni.training.draws import Draws, Stream, stream_key
 

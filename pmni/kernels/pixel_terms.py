@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pmni.kernels.band import device_of
+from pmni.kernels.devices import device_of
 from pmni.training.losses import LEAST_OPACITY
 
 PIXELS = 256

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pmni.errors import DivergenceError
 from pmni.fields.band import BandSDF
-from pmni.kernels.band import arguments, band_value, device_of
+from pmni.kernels.band import arguments, band_value, load3
+from pmni.kernels.devices import device_of
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""
@@ -76,13 +77,6 @@ def least_values(
 
 
 @triton.jit
-def _load3(pointer, index, wanted):
-    x = tl.load(pointer + 3 * index, mask=wanted, other=0.0)
-    y = tl.load(pointer + 3 * index + 1, mask=wanted, other=0.0)
-    return x, y, tl.load(pointer + 3 * index + 2, mask=wanted, other=0.0)
-
-
-@triton.jit
 def _first_crossings(
     origins,
     directions,
@@ -106,8 +100,8 @@ def _first_crossings(
 ):
     ray = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     real = ray < count
-    ox, oy, oz = _load3(origins, ray, real)
-    dx, dy, dz = _load3(directions, ray, real)
+    ox, oy, oz = load3(origins, ray, real)
+    dx, dy, dz = load3(directions, ray, real)
     near = tl.load(nears + ray, mask=real, other=0.0)
     span = tl.load(fars + ray, mask=real, other=0.0) - near
     ox, oy, oz = ox + near * dx, oy + near * dy, oz + near * dz
@@ -173,8 +167,8 @@ def _least_values(
 ):
     ray = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     active = ray < count
-    ox, oy, oz = _load3(origins, ray, active)
-    dx, dy, dz = _load3(directions, ray, active)
+    ox, oy, oz = load3(origins, ray, active)
+    dx, dy, dz = load3(directions, ray, active)
     near = tl.load(nears + ray, mask=active, other=0.0)
     far = tl.load(fars + ray, mask=active, other=0.0)
     real = active

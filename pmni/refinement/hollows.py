@@ -11,6 +11,7 @@ views can see the point, and they do not depend on the light.
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pmni.fields.block_grid import trilinear
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Estimate
@@ -88,17 +89,17 @@ def agreement(
     inside: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
     cameras = zip(estimate.rotations.float(), estimate.centres.float(), strict=True)
     focal = torch.exp(estimate.log_focal)
+    scale = torch.stack([focal, focal, torch.ones_like(focal)])
     for other, (R, C) in enumerate(cameras):
         K = measurements.intrinsics[other]
         towards = C - x
         local = -towards @ R
-        offset = local[..., :2] / local[..., 2:] * K[[0, 1], [0, 1]] * focal
-        u, v = (offset + K[:2, 2]).round().long().unbind(-1)
+        u, v = (local / local[..., 2:] * scale @ K[:2].T).round().long().unbind(-1)
         u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
         inside &= measurements.mask_distances[other, v, u] <= BESIDE
         index = measurements.index_at[other, v, u]
         theirs = measurements.normals[index.clamp(min=0).long()] @ R.T
-        cosine = (n[:, None] * torch.nn.functional.normalize(towards, dim=-1)).sum(-1)
+        cosine = (n[:, None] * normalize(towards, dim=-1)).sum(-1)
         may_see = (index >= 0) & (cosine > LEAST_FACING) & (view != other)[:, None]
         apart = (theirs - n[:, None]).square().sum(-1)
         votes += may_see * torch.exp(-0.5 * apart / ALIKE**2)

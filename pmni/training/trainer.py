@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni.config.training import TrainSettings
+from pmni.cuda_graphs import Recorded
 from pmni.errors import DivergenceError
 from pmni.fields.band import BandSDF
 from pmni.fields.corrected import CorrectedSDF
@@ -21,7 +22,7 @@ from pmni.training import schedule
 from pmni.training.anchor import Anchor
 from pmni.training.data import PatchSampler, Views, patch_rays
 from pmni.training.draws import Draws
-from pmni.training.graph import Recorded, hindrance, records
+from pmni.training.graph import hindrance, records
 from pmni.training.objective import Objective
 from pmni.training.pose_steps import PoseSteps
 from pmni.training.poses import LearnedPoses, ViewScales
