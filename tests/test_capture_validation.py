@@ -446,7 +446,7 @@ def test_unknown_layout_and_bad_settings(capsys, folders):
     assert prepare(folders, "supernormal", SET, "--settings", '{"upsample": 2}') == 2
     assert "unknown key 'upsample'" in capsys.readouterr().err
     assert prepare(folders, "supernormal", SET, "--settings", '{"upsample_factor": 0.01}') == 2
-    assert "view 00: upsample_factor 0.01: no mask left" in capsys.readouterr().err
+    assert "nothing is left of its mask at 0.01 times" in capsys.readouterr().err
 
 
 def test_contour_correlation_of_a_disc_by_hand():

@@ -26,7 +26,8 @@ from pmni.integration.bilateral import (
 from pmni.integration.least_squares import Differences
 from pmni.integration.perspective import points_of_ray_distance, ray_distance_of_depth
 from pmni.integration.pixel_graph import pixel_graph
-from pmni.integration.stage import dataset_distances, integrate_view, integrated_distances
+from pmni.integration.shrinking import enlarged, shrunk
+from pmni.integration.stage import dataset_distances, integrated_distances
 
 SKEWED = np.array([[300.0, 2.0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
 STRAIGHT = np.array([[300.0, 0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
@@ -304,7 +305,7 @@ def test_views_that_cannot_be_integrated_are_named():
         integrated_distances(capture, IntegrateSettings(), threads=2)
     capture.masks[0] = False
     with pytest.raises(InputError, match=r"sphere: view 00: the mask is empty"):
-        integrate_view(capture, 0, IntegrateSettings())
+        integrated_distances(capture, IntegrateSettings(), threads=2)
 
 
 def test_threads_change_nothing():
@@ -320,6 +321,52 @@ def test_a_view_that_still_moves_at_the_last_iteration_is_said(caplog):
     _, iterations = integrated_distances(capture, IntegrateSettings(iterations=2), threads=1)
     assert iterations == {"00": 2}
     assert "wall: view 00: after 2 iterations the depth still changes" in caplog.text
+
+
+@pytest.mark.parametrize("normal", [(0, 0, -1), (0.5, 0.3, -0.8)])
+def test_planes_are_exact_at_a_lower_resolution(normal):
+    depth, normals = plane(normal, 5.0)
+    mask = np.zeros(depth.shape, bool)
+    mask[3:45, 5:60] = True
+    capture = Capture(
+        "plane", ("00",), np.where(mask[..., None], normals, 0)[None], mask[None], SKEWED[None]
+    )
+    distances, _ = integrated_distances(capture, IntegrateSettings(most_pixels=200), threads=1)
+    np.testing.assert_array_equal(np.isfinite(distances[0]), mask)
+    truth = ray_distance_of_depth(np.where(mask, depth, np.nan), SKEWED)
+    ratio = (distances[0] / truth)[mask]
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-6)
+
+
+def test_captures_are_shrunk_by_whole_numbers_and_only_if_they_are_large():
+    capture, _ = sphere_capture(views=2)
+    pixels = capture.masks.sum() / 2
+    assert shrunk(capture, int(pixels) + 1) is capture
+    small = shrunk(capture, int(pixels) - 1)
+    assert small.masks.shape[1:] == tuple(side // 2 for side in capture.masks.shape[1:])
+
+
+def test_a_depth_jump_stays_sharp_at_a_lower_resolution():
+    capture, _ = sphere_capture(views=1)
+    facing = np.zeros_like(capture.normals)
+    facing[..., 2] = -1
+    whole = dataclasses.replace(capture, normals=facing, masks=np.ones_like(capture.masks))
+    small = shrunk(whole, whole.masks.size // 4)
+    depth = np.ones(small.masks.shape[1:])
+    depth[:, depth.shape[1] // 2 :] = 2.0
+    np.testing.assert_allclose(np.unique(enlarged(depth, small, whole, 0).round(9)), [1.0, 2.0])
+
+
+def test_what_is_far_from_all_shrunk_pixels_stays_unknown():
+    capture, _ = sphere_capture(views=1)
+    small = shrunk(capture, int(capture.masks.sum()) // 4)
+    mask = capture.masks.copy()
+    mask[0, 0, 0] = True
+    speck = dataclasses.replace(capture, masks=mask)
+    depth = np.where(small.masks[0], 2.0, np.nan)
+    found = enlarged(depth, small, speck, 0)
+    assert np.isnan(found[0, 0])
+    assert np.isfinite(found[capture.masks[0]]).all()
 
 
 def test_distances_of_the_dataset_are_taken_or_missed():

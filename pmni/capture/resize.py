@@ -30,7 +30,8 @@ def resized(capture: Capture, factor: float) -> Capture:
     for view, mask in zip(capture.views, masks, strict=True):
         if not mask.any():
             raise InputError(
-                f"{capture.name}: view {view}: upsample_factor {factor:g}: no mask left"
+                f"{capture.name}: view {view}: nothing is left of its mask at {factor:g} times "
+                "the resolution; leave the view out or correct its mask"
             )
     vertical, horizontal = size[0] / height, size[1] / width
     to_new = np.array(

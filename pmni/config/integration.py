@@ -22,3 +22,7 @@ class IntegrateSettings(Settings):
     tolerance: float = Field(5e-4, gt=0)
     """Stop when an iteration changes the log-depth, on average, by less than this fraction of its
     mean deviation from the median."""
+
+    most_pixels: int = Field(15_000, ge=100)
+    """Inside an average mask. Larger images are integrated at a lower resolution: initial poses,
+    which need the depths, gain nothing by more, and the time grows with the pixels."""

@@ -98,7 +98,7 @@ def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
         grid = BlockGrid(cells, _near(sdf, cells, HALF_WIDTH + SPARE, everywhere))
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
     nodes = grid_nodes(coarse, device).view(-1, 3)
-    base = GridSDF(_in_parts(sdf, nodes).view(coarse, coarse, coarse))
+    base = GridSDF(in_parts(sdf, nodes).view(coarse, coarse, coarse))
     return as_distance(BandSDF(grid, grid.sampled(sdf), base), sweeps)
 
 
@@ -141,10 +141,10 @@ def _near(
     """Which of some blocks reach within `width` cells of the surface."""
     spacing = 2 / cells
     centres = (torch.nonzero(among) * BLOCK + (BLOCK - 1) / 2) * spacing - 1
-    near = _in_parts(sdf, centres).abs() < (width + BLOCK / 2) * spacing
+    near = in_parts(sdf, centres).abs() < (width + BLOCK / 2) * spacing
     return torch.zeros_like(among).masked_scatter(among, near)
 
 
-def _in_parts(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+def in_parts(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
     """f at many points, with little memory."""
     return torch.cat([sdf(part) for part in x.split(2**18)])

@@ -17,6 +17,7 @@ from pmni.errors import DivergenceError, InputError
 from pmni.integration.bilateral import Integrated, integrate
 from pmni.integration.perspective import ray_distance_of_depth
 from pmni.integration.preview import write_preview
+from pmni.integration.shrinking import enlarged, shrunk
 from pmni.io.atomic import atomic_file
 
 LOGGER = logging.getLogger("integrate")
@@ -79,10 +80,18 @@ def integrated_distances(
 
     Threads are enough: nearly all the time goes into factorisations, which do not hold the lock.
     """
+    for view, mask in zip(capture.views, capture.masks, strict=True):
+        if not mask.any():
+            raise InputError(
+                f"{capture.name}: view {view}: the mask is empty; "
+                "leave the view out or correct its mask"
+            )
+    small = shrunk(capture, settings.most_pixels)
     workers = threads if threads > 0 else (os.cpu_count() or 1)
+    views = range(len(capture.views))
     with ThreadPoolExecutor(workers) as pool:
-        views = range(len(capture.views))
-        results = list(pool.map(lambda index: integrate_view(capture, index, settings), views))
+        results = list(pool.map(lambda index: integrate_view(small, index, settings), views))
+        depths = list(pool.map(lambda v: enlarged(results[v].depth, small, capture, v), views))
     for view, result in zip(capture.views, results, strict=True):
         if settings.k > 0 and result.change > settings.tolerance:
             LOGGER.warning(
@@ -90,27 +99,22 @@ def integrated_distances(
                 capture.name, view, result.iterations, result.change,
             )  # fmt: skip
     distances = [
-        ray_distance_of_depth(result.depth, K)
-        for result, K in zip(results, capture.intrinsics, strict=True)
+        ray_distance_of_depth(depth, K) for depth, K in zip(depths, capture.intrinsics, strict=True)
     ]
     iterations = [result.iterations for result in results]
     return np.stack(distances), dict(zip(capture.views, iterations, strict=True))
 
 
 def integrate_view(capture: Capture, index: int, settings: IntegrateSettings) -> Integrated:
-    """The z-depth of one view. Raises InputError or DivergenceError naming the view."""
-    where = f"{capture.name}: view {capture.views[index]}"
-    mask = capture.masks[index]
-    if not mask.any():
-        raise InputError(f"{where}: the mask is empty; leave the view out or correct its mask")
+    """The z-depth of one view. Raises DivergenceError naming the view."""
     try:
         return integrate(
             capture.normals[index],
-            mask,
+            capture.masks[index],
             capture.intrinsics[index],
             settings.k,
             settings.iterations,
             settings.tolerance,
         )
     except DivergenceError as error:
-        raise DivergenceError(f"{where}: {error}") from None
+        raise DivergenceError(f"{capture.name}: view {capture.views[index]}: {error}") from None

@@ -25,7 +25,7 @@ from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, va
 
 POINTS = 128
 """A program's, of one level: one a thread."""
-ROWS, STEPS = 32, 16
+ROWS, STEPS, WARPS = 16, 16, 2
 """Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 
@@ -165,6 +165,7 @@ def table_derivatives(
                 PADDED=triton.next_power_of_2(features),
                 ROWS=ROWS,
                 STEPS=STEPS,
+                num_warps=WARPS,
                 enable_fp_fusion=False,
             )
 
@@ -202,6 +203,7 @@ def _launch(kernel: Any, x: Tensor, grid: Grid, *tensors: Tensor) -> None:
             FEATURES=features,
             PADDED=triton.next_power_of_2(features),
             POINTS=POINTS,
+            num_warps=max(1, POINTS // 32),
             enable_fp_fusion=False,  # a point on a face is in the cell in which the twin has it
         )
 

@@ -2,6 +2,7 @@
 
 import logging
 from argparse import ArgumentParser, Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
+    from pmni.fields.baking import baked
     from pmni.fields.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
@@ -55,25 +57,34 @@ def run(args: Namespace) -> None:
         atomic_folder(args.output) as folder,
         record("render", folder / "provenance.json", settings, inputs) as known,
     ):
-        surface = load_surface(args.checkpoint, device)
         K, c2w = capture.intrinsics[index], poses.select(views)
+        pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
+        surface = baked(load_surface(args.checkpoint, device), pixel, device)
         images = render_views(surface, K, c2w, (height, width), settings.chunk, device)
-        for view, normals in zip(views, images.normals * FILE_AXES, strict=True):
-            write_normal_map(folder / f"{view}.exr", normals)
-            _write_preview(folder / f"{view}.png", normals)
-        np.savez_compressed(
-            folder / "depth.npz",
-            ray_distance=images.distance * np.float32(capture.scale),
-            views=np.array(views),
-        )
+        with ThreadPoolExecutor() as pool:
+            written = [
+                pool.submit(_write_view, folder / view, normals)
+                for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
+            ]
+            np.savez_compressed(
+                folder / "depth.npz",
+                ray_distance=images.distance * np.float32(capture.scale),
+                views=np.array(views),
+            )
+            for view in written:
+                view.result()
         known |= {"device": str(device), "views": len(views)}
     log.info("%d views of %d x %d pixels", len(views), width, height)
 
 
-def _write_preview(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
-    """Normals in the usual colours, (n + 1) / 2 as red, green and blue; transparent background."""
+def _write_view(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
+    """An EXR, and a PNG in the usual colours, (n + 1) / 2 as red, green and blue, with a
+    transparent background."""
     import cv2
 
+    write_normal_map(path.with_name(f"{path.name}.exr"), normals)
     seen = (normals != 0).any(-1, keepdims=True)
     image = np.concatenate([(normals[..., ::-1] + 1) / 2, seen], -1) * seen
-    path.write_bytes(cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes())
+    path.with_name(f"{path.name}.png").write_bytes(
+        cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes()
+    )

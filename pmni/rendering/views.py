@@ -21,6 +21,7 @@ class Images:
     """Along the ray, normalised units; NaN where there is no surface."""
 
 
+@torch.no_grad()
 def render_views(
     sdf: SDF,
     intrinsics: Float[np.ndarray, "V 3 3"],
@@ -30,23 +31,21 @@ def render_views(
     device: torch.device,
 ) -> Images:
     """Trace the rays of all pixels of images of `shape` (height, width), `chunk` at a time."""
-    pixels = pixel_grid(*shape).reshape(-1, 3)
-    count = len(c2w) * len(pixels)
-    inverse = np.linalg.inv(intrinsics)
-    normals = np.zeros((count, 3), np.float32)
-    distance = np.full(count, np.nan, np.float32)
-    for start in range(0, count, chunk):
-        part = np.arange(start, min(start + chunk, count))
-        view, pixel = part // len(pixels), part % len(pixels)
-        local = ray_directions(pixels[pixel], inverse[view])
-        world = np.einsum("nij,nj->ni", c2w[view, :3, :3], local)
-        ray = torch.from_numpy(world).float().to(device)
-        origin = torch.from_numpy(c2w[view, :3, 3]).float().to(device)
-        hits = trace(sdf, origin, ray, *box_interval(origin, ray))
-        distance[part] = hits.distance.cpu().numpy()
-        points = (origin + hits.distance[:, None] * ray)[hits.mask]
-        _, gradient = sdf.value_and_gradient(points)
-        normal = torch.nn.functional.normalize(gradient.detach(), dim=-1).cpu().numpy()
-        hit = hits.mask.cpu().numpy()
-        normals[part[hit]] = np.einsum("nij,ni->nj", c2w[view[hit], :3, :3], normal)
-    return Images(normals.reshape(-1, *shape, 3), distance.reshape(-1, *shape))
+    pixels = torch.from_numpy(pixel_grid(*shape).reshape(-1, 3)).to(device)
+    normals, distances = [], []
+    for K_inverse, pose in zip(np.linalg.inv(intrinsics), c2w, strict=True):
+        to_ray, to_world = (torch.from_numpy(part).to(device) for part in (K_inverse, pose))
+        for part in pixels.split(chunk):
+            ray = (ray_directions(part, to_ray) @ to_world[:3, :3].T).float()
+            origin = to_world[:3, 3].float().expand_as(ray)
+            hits = trace(sdf, origin, ray, *box_interval(origin, ray))
+            _, gradient = sdf.value_and_gradient((origin + hits.distance[:, None] * ray)[hits.mask])
+            world = torch.zeros_like(ray)
+            world[hits.mask] = torch.nn.functional.normalize(gradient, dim=-1)
+            normals.append((world @ to_world[:3, :3].float()).cpu())
+            distances.append(hits.distance.cpu())
+    views = len(c2w)
+    return Images(
+        torch.cat(normals).view(views, *shape, 3).numpy(),
+        torch.cat(distances).view(views, *shape).numpy(),
+    )
