@@ -308,7 +308,7 @@ def test_views_that_cannot_be_integrated_are_named():
         integrated_distances(capture, IntegrateSettings(), threads=2)
 
 
-def test_threads_change_nothing():
+def test_several_at_a_time_change_nothing():
     capture, _ = sphere_capture(views=3)
     one, several = (integrated_distances(capture, IntegrateSettings(), n) for n in (1, 3))
     np.testing.assert_array_equal(one[0], several[0])
@@ -339,8 +339,8 @@ def test_planes_are_exact_at_a_lower_resolution(normal):
 
 
 def test_captures_are_shrunk_by_whole_numbers_and_only_if_they_are_large():
-    capture, _ = sphere_capture(views=2)
-    pixels = capture.masks.sum() / 2
+    capture, _ = sphere_capture(views=1)
+    pixels = capture.masks.sum()
     assert shrunk(capture, int(pixels) + 1) is capture
     small = shrunk(capture, int(pixels) - 1)
     assert small.masks.shape[1:] == tuple(side // 2 for side in capture.masks.shape[1:])
@@ -354,7 +354,7 @@ def test_a_depth_jump_stays_sharp_at_a_lower_resolution():
     small = shrunk(whole, whole.masks.size // 4)
     depth = np.ones(small.masks.shape[1:])
     depth[:, depth.shape[1] // 2 :] = 2.0
-    np.testing.assert_allclose(np.unique(enlarged(depth, small, whole, 0).round(9)), [1.0, 2.0])
+    np.testing.assert_allclose(np.unique(enlarged(depth, small, whole).round(9)), [1.0, 2.0])
 
 
 def test_what_is_far_from_all_shrunk_pixels_stays_unknown():
@@ -364,7 +364,7 @@ def test_what_is_far_from_all_shrunk_pixels_stays_unknown():
     mask[0, 0, 0] = True
     speck = dataclasses.replace(capture, masks=mask)
     depth = np.where(small.masks[0], 2.0, np.nan)
-    found = enlarged(depth, small, speck, 0)
+    found = enlarged(depth, small, speck)
     assert np.isnan(found[0, 0])
     assert np.isfinite(found[capture.masks[0]]).all()
 

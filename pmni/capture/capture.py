@@ -70,6 +70,7 @@ class Capture:
 
 # Per-pixel arrays are stored for the pixels inside the masks only.
 _PIXEL_KEYS = ("normals", "true_normals", "ray_distances")
+_TRUTH_KEYS = ("true_normals", "true_vertices", "true_faces")
 _PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "true_vertices", "true_faces", "sizes")
 
 
@@ -103,12 +104,16 @@ def save_capture(folder: Path, capture: Capture) -> None:
     write_text(folder / "cameras.json", json.dumps(cameras, indent=1) + "\n")
 
 
-def load_capture(folder: Path) -> Capture:
-    """Read a capture written by `save_capture`; raises InputError naming the file."""
+def load_capture(folder: Path, with_truth: bool = True) -> Capture:
+    """Read a capture written by `save_capture`; raises InputError naming the file.
+
+    Without the truth, its normals and its mesh are not even read.
+    """
     path = Path(folder) / "capture.npz"
+    left_out = () if with_truth else _TRUTH_KEYS
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            arrays = {key: archive[key] for key in archive if key not in left_out}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception:

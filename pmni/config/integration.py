@@ -24,5 +24,5 @@ class IntegrateSettings(Settings):
     mean deviation from the median."""
 
     most_pixels: int = Field(15_000, ge=100)
-    """Inside an average mask. Larger images are integrated at a lower resolution: initial poses,
-    which need the depths, gain nothing by more, and the time grows with the pixels."""
+    """Inside a mask. Larger images are integrated at a lower resolution: initial poses, which need
+    the depths, gain nothing by more, and the time grows with the pixels."""

@@ -1,5 +1,7 @@
 """The tolerant visual hull of masks, as a signed distance function on a grid."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,18 +20,21 @@ def mask_distances(
     The border of an image is no contour. `sizes` are the images' own heights and widths, where they
     are padded; beyond them the distances go on as at the border.
     """
-    result = np.empty(masks.shape, np.float32)
-    for index, mask in enumerate(masks):
-        height, width = mask.shape if sizes is None else sizes[index]
-        shown = mask[:height, :width]
-        if shown.all():
-            distance = np.full(shown.shape, -np.hypot(height, width), np.float32)
-        else:
-            outside, inside = distance_transform_edt(~shown), distance_transform_edt(shown)
-            distance = np.where(shown, 0.5 - inside, outside - 0.5)
-        beyond = (mask.shape[0] - height, mask.shape[1] - width)
-        result[index] = np.pad(distance, ((0, beyond[0]), (0, beyond[1])), "edge")
-    return result
+    shown = np.broadcast_to(masks.shape[1:] if sizes is None else sizes, (len(masks), 2))
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(_mask_distance, masks, shown)))
+
+
+def _mask_distance(mask: Bool[np.ndarray, "H W"], size: Int[np.ndarray, "2"]) -> np.ndarray:
+    height, width = size
+    shown = mask[:height, :width]
+    if shown.all():
+        distance = np.full(shown.shape, -np.hypot(height, width), np.float32)
+    else:
+        outside, inside = distance_transform_edt(~shown), distance_transform_edt(shown)
+        distance = np.where(shown, 0.5 - inside, outside - 0.5).astype(np.float32)
+    beyond = (mask.shape[0] - height, mask.shape[1] - width)
+    return np.pad(distance, ((0, beyond[0]), (0, beyond[1])), "edge")
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from pmni import provenance
 from pmni.capture.capture import Capture, load_capture
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     integrated surface has no scale.
     """
     settings = settings_from_argument(IntegrateSettings, args.settings)
-    capture = load_capture(args.capture)
+    capture = load_capture(args.capture, with_truth=False)
     inputs = {"capture": args.capture / "capture.npz"}
     with provenance.record("integrate", args.output / "provenance.json", settings, inputs) as known:
         if settings.method == "dataset":
@@ -79,6 +81,7 @@ def integrated_distances(
     """Ray distances of all views, each of any scale, and the iterations that they took.
 
     Threads are enough: nearly all the time goes into factorisations, which do not hold the lock.
+    The products of matrices in them are small, and many times slower in threads of their own.
     """
     for view, mask in zip(capture.views, capture.masks, strict=True):
         if not mask.any():
@@ -86,35 +89,51 @@ def integrated_distances(
                 f"{capture.name}: view {view}: the mask is empty; "
                 "leave the view out or correct its mask"
             )
-    small = shrunk(capture, settings.most_pixels)
+    views = [_single(capture, index) for index in range(len(capture.views))]
+    work = partial(integrated_view, settings=settings)
     workers = threads if threads > 0 else (os.cpu_count() or 1)
-    views = range(len(capture.views))
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(lambda index: integrate_view(small, index, settings), views))
-        depths = list(pool.map(lambda v: enlarged(results[v].depth, small, capture, v), views))
-    for view, result in zip(capture.views, results, strict=True):
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(work, views))
+    for view, (_, result) in zip(capture.views, results, strict=True):
         if settings.k > 0 and result.change > settings.tolerance:
             LOGGER.warning(
                 "%s: view %s: after %d iterations the depth still changes by %.1e of its relief",
                 capture.name, view, result.iterations, result.change,
             )  # fmt: skip
-    distances = [
-        ray_distance_of_depth(depth, K) for depth, K in zip(depths, capture.intrinsics, strict=True)
-    ]
-    iterations = [result.iterations for result in results]
+    distances, integrated = zip(*results, strict=True)
+    iterations = [result.iterations for result in integrated]
     return np.stack(distances), dict(zip(capture.views, iterations, strict=True))
 
 
-def integrate_view(capture: Capture, index: int, settings: IntegrateSettings) -> Integrated:
-    """The z-depth of one view. Raises DivergenceError naming the view."""
+def _single(capture: Capture, index: int) -> Capture:
+    """One view, and what its integration needs."""
+    return Capture(
+        capture.name,
+        capture.views[index : index + 1],
+        capture.normals[index : index + 1],
+        capture.masks[index : index + 1],
+        capture.intrinsics[index : index + 1],
+    )
+
+
+def integrated_view(
+    view: Capture, settings: IntegrateSettings
+) -> tuple[Float[np.ndarray, "H W"], Integrated]:
+    """The ray distances of a capture of one view, and how the depth of the shrunk one came about.
+
+    Raises DivergenceError naming the view.
+    """
+    small = shrunk(view, settings.most_pixels)
     try:
-        return integrate(
-            capture.normals[index],
-            capture.masks[index],
-            capture.intrinsics[index],
+        found = integrate(
+            small.normals[0],
+            small.masks[0],
+            small.intrinsics[0],
             settings.k,
             settings.iterations,
             settings.tolerance,
         )
     except DivergenceError as error:
-        raise DivergenceError(f"{capture.name}: view {capture.views[index]}: {error}") from None
+        raise DivergenceError(f"{view.name}: view {view.views[0]}: {error}") from None
+    depth = enlarged(found.depth, small, view)
+    return ray_distance_of_depth(depth, view.intrinsics[0]), found

@@ -40,7 +40,7 @@ def run(args: Namespace) -> None:
     from pmni.fields.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
-    capture = load_capture(args.capture)
+    capture = load_capture(args.capture, with_truth=False)
     poses = read_poses(args.poses)
     views = [view for view in capture.views if view in poses.views]
     if not views:

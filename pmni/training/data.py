@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.lib.stride_tricks import sliding_window_view
-from scipy.ndimage import binary_dilation
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from pmni import kernels
 from pmni.capture.capture import Capture
@@ -112,25 +111,21 @@ class PatchSampler:
         width = views.masks.shape[2]
         inner = torch.arange(patch, device=views.device)
         self.offsets = inner[:, None] * width + inner
-        masks = views.masks.cpu().numpy() > 0
+        masks = views.masks > 0
         grown = masks
-        if margin:
-            grown = np.stack([binary_dilation(mask, iterations=margin) for mask in masks])
+        for _ in range(margin):
+            grown = _grown(grown)
         self.foreground_places = self._places(masks)
         self.background_places = self._places(grown & ~masks)
 
-    def _places(self, centres: Bool[np.ndarray, "V H W"]) -> Int[Tensor, "N"]:
+    def _places(self, centres: Bool[Tensor, "V H W"]) -> Int[Tensor, "N"]:
         """The first pixels, numbered through all views, of the patches with these centres."""
         height, width = centres.shape[1:]
-        view, row, column = np.nonzero(centres)
-        row = np.clip(row - self.patch // 2, 0, height - self.patch)
-        column = np.clip(column - self.patch // 2, 0, width - self.patch)
-        heldout = sliding_window_view(
-            self.views.heldout.cpu().numpy(), (self.patch, self.patch), axis=(1, 2)
-        )
-        touched = np.asarray(heldout.any((3, 4)))[view, row, column]
-        places = ((view * height + row) * width + column)[~touched]
-        return torch.as_tensor(places, device=self.views.device)
+        view, row, column = torch.nonzero(centres, as_tuple=True)
+        row = (row - self.patch // 2).clamp(0, height - self.patch)
+        column = (column - self.patch // 2).clamp(0, width - self.patch)
+        heldout = max_pool2d(self.views.heldout.float(), self.patch, stride=1) > 0
+        return ((view * height + row) * width + column)[~heldout[view, row, column]]
 
     def draw(self, count: int, draws: Draws) -> PatchBatch:
         """`count` patches, a fixed part of them in the margin around the masks."""
@@ -178,3 +173,13 @@ def patch_rays(batch: PatchBatch, c2w: Float[Tensor, "V 4 4"]) -> Patches:
     pose = c2w.index_select(0, batch.view)
     rotation, centre = pose[:, :3, :3].contiguous(), pose[:, :3, 3].contiguous()
     return Patches(batch.m.to(c2w.dtype), batch.focal.to(c2w.dtype), rotation, centre)
+
+
+def _grown(masks: Bool[Tensor, "V H W"]) -> Bool[Tensor, "V H W"]:
+    """With the neighbours, in rows and columns, of all pixels inside."""
+    grown = masks.clone()
+    for axis in (1, 2):
+        length = masks.shape[axis] - 1
+        grown.narrow(axis, 1, length).logical_or_(masks.narrow(axis, 0, length))
+        grown.narrow(axis, 0, length).logical_or_(masks.narrow(axis, 1, length))
+    return grown
