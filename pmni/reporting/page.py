@@ -5,6 +5,7 @@ import functools
 import gzip
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class PageData:
         self.charts[key] = chart
         return key
 
+    def add(self, other: "PageData") -> None:
+        """Put in all that another one holds."""
+        self.charts |= other.charts
+        self.scenes |= other.scenes
+        self.blobs |= other.blobs
+
 
 def anchor(name: str) -> str:
     """An HTML id."""
@@ -87,10 +94,12 @@ def build_page(results: Path, described: ReportedRun, settings: ReportSettings) 
     runs = [Run(results, o, e) for o in described.objects for e in described.experiments]
     states = {run.key: stage_states(run) for run in runs}
     data = PageData()
-    objects = [
-        build_object(context, [run for run in runs if run.entry == entry], states, data)
-        for entry in described.objects
-    ]
+    objects = []
+    with ThreadPoolExecutor() as pool:
+        by_object = [[run for run in runs if run.entry == entry] for entry in described.objects]
+        for view, own in pool.map(lambda runs: build_object(context, runs, states), by_object):
+            objects.append(view)
+            data.add(own)
     summary = build_summary(results, runs, states, anchor)
     data.blobs["plotly"] = _plotly()
     return _render(
@@ -129,10 +138,10 @@ def _render(objects: list[ObjectView], summary: Summary, data: PageData, **more:
 
 
 def build_object(
-    context: Context, runs: list[Run], states: dict[str, dict[str, StageState]], data: PageData
-) -> ObjectView:
-    """One object's section; `data` takes its charts, scenes and meshes."""
-    name = runs[0].entry.name
+    context: Context, runs: list[Run], states: dict[str, dict[str, StageState]]
+) -> tuple[ObjectView, PageData]:
+    """One object's section, and its charts, scenes and meshes."""
+    name, data = runs[0].entry.name, PageData()
     captures: dict[str, Capture] = {}
     inputs: list[tuple[str, Panel]] = []
     for run in {run.normals: run for run in runs}.values():
@@ -158,7 +167,7 @@ def build_object(
                 if surface["group"] == view.name
             ]
     seconds = charts.seconds_chart({run.experiment.name: states[run.key] for run in runs})
-    return ObjectView(
+    section = ObjectView(
         name=name,
         anchor=anchor(name),
         facts=_facts(runs[0], first),
@@ -167,6 +176,7 @@ def build_object(
         seconds=data.add_chart(f"{name}/seconds", seconds) if seconds["traces"] else "",
         runs=views,
     )
+    return section, data
 
 
 def _inputs(

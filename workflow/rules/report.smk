@@ -8,6 +8,7 @@ rule report:
         "<results>/logs/report.log",
     conda:
         "../envs/pmni.yaml"
+    threads: 4
     resources:
         mem_mb=8000,
         runtime=60,
