@@ -252,7 +252,7 @@ def test_experiments_of_the_project_are_valid(path: Path, monkeypatch: pytest.Mo
     assert load_experiment(path.stem, {}).summary
 
 
-@pytest.mark.parametrize("overlay", [None, "config/demo.yaml"])
+@pytest.mark.parametrize("overlay", [None, "config/demo.yaml", "config/full-size.yaml"])
 def test_configurations_of_the_project_are_valid(
     overlay: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

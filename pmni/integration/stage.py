@@ -3,8 +3,9 @@
 import argparse
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def integrated_distances(
 ) -> tuple[Float[np.ndarray, "V H W"], dict[str, int]]:
     """Ray distances of all views, each of any scale, and the iterations that they took.
 
-    Threads are enough: nearly all the time goes into factorisations, which do not hold the lock.
-    The products of matrices in them are small, and many times slower in threads of their own.
+    Views are integrated in processes: the solver's steps are so short that threads would spend more
+    time waiting for each other than on them.
     """
     for view, mask in zip(capture.views, capture.masks, strict=True):
         if not mask.any():
@@ -91,9 +92,12 @@ def integrated_distances(
             )
     views = [_single(capture, index) for index in range(len(capture.views))]
     work = partial(integrated_view, settings=settings)
-    workers = threads if threads > 0 else (os.cpu_count() or 1)
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(work, views))
+    workers = min(threads if threads > 0 else (os.cpu_count() or 1), len(views))
+    if workers == 1:
+        results = [work(view) for view in views]
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            results = list(pool.map(work, views))
     for view, (_, result) in zip(capture.views, results, strict=True):
         if settings.k > 0 and result.change > settings.tolerance:
             LOGGER.warning(
@@ -125,14 +129,16 @@ def integrated_view(
     """
     small = shrunk(view, settings.most_pixels)
     try:
-        found = integrate(
-            small.normals[0],
-            small.masks[0],
-            small.intrinsics[0],
-            settings.k,
-            settings.iterations,
-            settings.tolerance,
-        )
+        # The products of matrices in a factorisation are small: threads only make them slower.
+        with threadpool_limits(1, "blas"):
+            found = integrate(
+                small.normals[0],
+                small.masks[0],
+                small.intrinsics[0],
+                settings.k,
+                settings.iterations,
+                settings.tolerance,
+            )
     except DivergenceError as error:
         raise DivergenceError(f"{view.name}: view {view.views[0]}: {error}") from None
     depth = enlarged(found.depth, small, view)

@@ -25,7 +25,7 @@ from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, va
 
 POINTS = 128
 """A program's, of one level: one a thread."""
-ROWS, STEPS, WARPS = 16, 16, 2
+ROWS, STEPS, WARPS = 8, 32, 1
 """Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 

@@ -86,7 +86,7 @@ class Objective:
             scale = losses.closed_form_scales(
                 batch.distance, rendering.distance, measured, batch.view, self.count
             )
-        mine = scale[batch.view]
+        mine = scale.index_select(0, batch.view)
         terms = {}
         if weights.depth:
             terms["depth"] = losses.depth_loss(batch.distance, rendering.distance, measured, mine)
