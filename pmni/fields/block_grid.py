@@ -14,10 +14,11 @@ BLOCK = 4
 AT_A_TIME = 2**12
 """Blocks that are worked on together where memory counts."""
 
-_CUBE = list(product(range(2), repeat=3))
-_NODES = list(product(range(BLOCK), repeat=3))
-_APRON = list(product(range(-1, BLOCK + 1), repeat=3))
-_PARENTS = list(product(range(BLOCK // 2 + 1), repeat=3))
+# Indices along an axis.
+_CUBE = range(2)  # of a cell's corners
+_NODES = range(BLOCK)  # of a block's nodes
+_APRON = range(-1, BLOCK + 1)  # of these and the nodes around them
+_PARENTS = range(BLOCK // 2 + 1)  # of the coarser nodes that they lie between
 
 
 class BlockGrid:
@@ -57,7 +58,7 @@ class BlockGrid:
 
     def nodes(self, blocks: Int[Tensor, "B 3"] | None = None) -> Int[Tensor, "N 3"]:
         """The indices (i, j, k) of the nodes; of some blocks, or of all."""
-        inner = torch.tensor(_NODES, device=self.device)
+        inner = _triples(_NODES, self.device)
         chosen = self.blocks if blocks is None else blocks
         return (chosen[:, None] * BLOCK + inner).view(-1, 3)
 
@@ -85,7 +86,7 @@ class BlockGrid:
     def on_coarser(self, stride: int) -> tuple[Int[Tensor, "M"], Bool[Tensor, "n n n"]]:
         """The nodes of the dense grid with cells `stride` times as large (a divisor of BLOCK) that
         are nodes of this one, and on: their rows here in the order of that grid, and where."""
-        inner = torch.tensor(list(product(range(0, BLOCK, stride), repeat=3)), device=self.device)
+        inner = _triples(range(0, BLOCK, stride), self.device)
         side = self.cells // stride + 1
         nodes = (self.blocks[:, None] * BLOCK + inner).view(-1, 3) // stride
         rows = torch.arange(len(self.blocks), device=self.device)[:, None] * BLOCK**3
@@ -114,7 +115,7 @@ class BlockGrid:
     def apron(self) -> Int32[Tensor, "B 216"]:
         """Rows of each block's nodes and those around it (6^3); nodes that are off are replaced by
         the block's nearest."""
-        around = torch.tensor(_APRON, device=self.device)
+        around = _triples(_APRON, self.device)
         inner = around.clamp(0, BLOCK - 1)
         parts = []
         for blocks in self.blocks.split(AT_A_TIME):
@@ -163,10 +164,8 @@ class BlockGrid:
         """The grid of half the cells that has all nodes between which this one's lie."""
         side = self.cells // 2 // BLOCK + 1
         active = torch.zeros(side, side, side, dtype=torch.bool, device=self.device)
-        for corner in _CUBE:
-            reached = self.blocks * (BLOCK // 2) + torch.tensor(corner, device=self.device) * (
-                BLOCK // 2
-            )
+        for corner in _triples(_CUBE, self.device):
+            reached = (self.blocks + corner) * (BLOCK // 2)
             x, y, z = reached.div(BLOCK, rounding_mode="floor").unbind(-1)
             active[x, y, z] = True
         return BlockGrid(self.cells // 2, active)
@@ -174,7 +173,7 @@ class BlockGrid:
     @cached_property
     def _parents(self) -> Int[Tensor, "B 27"]:
         """Rows, in the coarser grid, of the nodes that each block's nodes lie between."""
-        offsets = torch.tensor(_PARENTS, device=self.device)
+        offsets = _triples(_PARENTS, self.device)
         return self.coarser.rows(self.blocks[:, None] * (BLOCK // 2) + offsets)
 
     @cached_property
@@ -230,6 +229,12 @@ def _combine(pair: Int[Tensor, "N 3 2"], side: int) -> Int[Tensor, "N 8"]:
 
 
 @cache
+def _triples(along: range, device: torch.device) -> Int[Tensor, "n 3"]:
+    """All (i, j, k) with indices of a range; kept, so that a GPU is not waited for each time."""
+    return torch.tensor(list(product(along, repeat=3)), device=device)
+
+
+@cache
 def _laplacian(device: torch.device) -> Float[Tensor, "216 64"]:
     neighbours = sum(_stencil(axis, step) for axis in range(3) for step in (-1, 1))
     return (6 * _stencil(0, 0) - neighbours).to(device)
@@ -245,8 +250,9 @@ def _differences(device: torch.device) -> Float[Tensor, "216 384"]:
 
 def _stencil(axis: int, step: int) -> Float[Tensor, "216 64"]:
     """1 where a node of a block, moved by a step along an axis, is one of those with its apron."""
-    moved = torch.tensor(_NODES) + step * torch.eye(3, dtype=torch.long)[axis]
-    return (torch.tensor(_APRON)[:, None] == moved).all(-1).float()
+    nodes, apron = (_triples(along, torch.device("cpu")) for along in (_NODES, _APRON))
+    moved = nodes + step * torch.eye(3, dtype=torch.long)[axis]
+    return (apron[:, None] == moved).all(-1).float()
 
 
 def _shifted(around: Tensor, axis: int, step: int) -> Tensor:

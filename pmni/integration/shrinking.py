@@ -41,7 +41,7 @@ def enlarged(
     c = known[0][near], known[1][near]
     n = small.normals[0][c].astype(np.float64)
     m_c = pixel_grid(*depth.shape)[c] @ np.linalg.inv(small.intrinsics[0]).T
-    cosine, cosine_c = ((np.minimum((n * ray).sum(-1), -LEAST_COSINE)) for ray in (m, m_c))
+    cosine, cosine_c = (np.minimum((n * ray).sum(-1), -LEAST_COSINE) for ray in (m, m_c))
     result = np.full(mask.shape, np.nan)
     result[mask] = np.where(away[near] <= FARTHEST, depth[c] * cosine_c / cosine, np.nan)
     return result

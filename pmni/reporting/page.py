@@ -95,10 +95,10 @@ def build_page(results: Path, described: ReportedRun, settings: ReportSettings) 
     states = {run.key: stage_states(run) for run in runs}
     data = PageData()
     objects = []
+    by_object = [[run for run in runs if run.entry == entry] for entry in described.objects]
     with ThreadPoolExecutor() as pool:
-        by_object = [[run for run in runs if run.entry == entry] for entry in described.objects]
-        for view, own in pool.map(lambda runs: build_object(context, runs, states), by_object):
-            objects.append(view)
+        for section, own in pool.map(lambda runs: build_object(context, runs, states), by_object):
+            objects.append(section)
             data.add(own)
     summary = build_summary(results, runs, states, anchor)
     data.blobs["plotly"] = _plotly()
