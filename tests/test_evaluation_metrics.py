@@ -1,5 +1,7 @@
 """The measures, by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from evaluation_fixture import ball, lumpy
@@ -18,6 +20,7 @@ from pmni.evaluation.alignment import (
 )
 from pmni.evaluation.metrics import (
     angle_deg,
+    diameter,
     distance_to_surface,
     distance_to_triangles,
     nearest,
@@ -292,3 +295,11 @@ def test_the_closer_start_is_taken():
     near = Similarity(1.0, np.eye(3), np.array([1.0, 0, 0]))
     wrong = Similarity(1.0, Rotation.from_euler("x", 90, degrees=True).as_matrix(), np.zeros(3))
     assert closest([wrong, near], points, point_tree(points)) is near
+
+
+def test_diameter():
+    corners = np.array(list(itertools.product([0, 3.0], [0, 4.0], [0, 12.0])))
+    inner = np.random.default_rng(0).uniform(0, 3, (500, 3))
+    assert diameter(np.vstack([inner, corners])) == pytest.approx(13.0)
+    flat = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]])
+    assert diameter(flat) == pytest.approx(np.sqrt(2))

@@ -1,7 +1,6 @@
 """Surfaces are found whole, outward, and the same whatever the backend."""
 
 import importlib
-import itertools
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from pmni.errors import DivergenceError, InputError, MissingBackendError
 from pmni.io.meshes import Mesh
 from pmni.meshing import sparse_grid
 from pmni.meshing.extract import Extraction, extract
-from pmni.meshing.geometry import diameter, open_edges, signed_volume, vertex_normals
+from pmni.meshing.geometry import open_edges, signed_volume, vertex_normals
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.meshing.sampling import sample
 from pmni.meshing.triangles import Triangles, largest_component
@@ -286,11 +285,3 @@ def test_unused_vertices_have_no_normal_and_leave_with_the_small_components():
     assert components == 2
     np.testing.assert_array_equal(kept.vertices, large)
     np.testing.assert_array_equal(kept.faces, TETRAHEDRON.faces)
-
-
-def test_diameter():
-    corners = np.array(list(itertools.product([0, 3.0], [0, 4.0], [0, 12.0])))
-    inner = np.random.default_rng(0).uniform(0, 3, (500, 3))
-    assert diameter(np.vstack([inner, corners])) == pytest.approx(13.0)
-    flat = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]])
-    assert diameter(flat) == pytest.approx(np.sqrt(2))

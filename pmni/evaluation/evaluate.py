@@ -24,6 +24,7 @@ from pmni.evaluation.alignment import (
 )
 from pmni.evaluation.metrics import (
     angle_deg,
+    diameter,
     distance_to_surface,
     nearest,
     point_tree,
@@ -33,7 +34,7 @@ from pmni.evaluation.surface import Rays, Seen, look, mask_rays
 from pmni.io.meshes import Mesh
 from pmni.io.poses import Poses
 from pmni.lie import Similarity
-from pmni.meshing.geometry import diameter, open_edges
+from pmni.meshing.geometry import open_edges
 
 ICP_POINTS = 30_000
 

@@ -1,10 +1,11 @@
-"""The measures: Chamfer distance, F-score, angles, and distances from vertices to a surface."""
+"""The measures: Chamfer distance, F-score, angles, distances from vertices to a surface,
+and the diameter."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import KDTree
+from scipy.spatial import ConvexHull, KDTree, distance
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,10 @@ def distance_to_surface(
     _, index = samples.query(points, k=min(3, samples.n), workers=-1)
     columns = index.reshape(len(points), -1).T
     return np.min([distance_to_triangles(points, triangles[triangle[i]]) for i in columns], axis=0)
+
+
+def diameter(points: Float[np.ndarray, "N 3"]) -> float:
+    """The largest distance between two of the points."""
+    hull = points[ConvexHull(points, qhull_options="QJ").vertices]
+    parts = (hull[start : start + 1000] for start in range(0, len(hull), 1000))
+    return float(max(distance.cdist(part, hull).max() for part in parts))

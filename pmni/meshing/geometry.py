@@ -1,8 +1,7 @@
-"""What can be said of a triangle mesh: areas, normals, volume, open edges, diameter."""
+"""What can be said of a triangle mesh: areas, normals, volume, open edges."""
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import ConvexHull, distance
 
 from pmni.io.meshes import Mesh
 
@@ -52,12 +51,6 @@ def open_edges(mesh: Mesh) -> Int[np.ndarray, "E 2"]:
     return directed[last - first != 1]
 
 
-def diameter(points: Float[np.ndarray, "N 3"]) -> float:
-    """The largest distance between two of the points."""
-    hull = points[ConvexHull(points, qhull_options="QJ").vertices]
-    return float(max(distance.cdist(part, hull).max() for part in _split(hull, 1000)))
-
-
 def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     vertices = mesh.vertices.astype(np.float64)
     return vertices[mesh.faces[:, 0]], vertices[mesh.faces[:, 1]], vertices[mesh.faces[:, 2]]
@@ -66,7 +59,3 @@ def _corners(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-
-
-def _split(points: np.ndarray, size: int) -> list[np.ndarray]:
-    return [points[start : start + size] for start in range(0, len(points), size)]
