@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from analytic_sdfs import Analytic, sphere
 from scipy.spatial.transform import Rotation
 from test_training_parts import sphere_capture, views_of
 
@@ -26,10 +27,12 @@ from pmni.io.hashing import verify_checksum
 from pmni.io.poses import Poses, read_poses, write_poses
 from pmni.lie import rotation_angle_deg
 from pmni.rendering.marching import march
+from pmni.rendering.occupancy import OccupancyGrid
 from pmni.rendering.renderer import render
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.data import patch_rays
 from pmni.training.draws import Draws
+from pmni.training.movement import Movement
 from pmni.training.trainer import Trainer
 
 TINY = TrainSettings.parse(
@@ -232,6 +235,44 @@ def test_stage_writes_everything_it_promises(stage):
     assert provenance["train_seconds"] > 0
     assert any((out / "tensorboard").iterdir())
     assert not any((folder / "state").iterdir()), "the state is gone when the training is done"
+
+
+def test_a_training_whose_surface_rests_stops_early_and_says_so(stage, caplog):
+    command, folder = stage
+    settings = changed(TINY, steps=200, checkpoints=[60, 120], early_stop=1e3)
+    caplog.set_level("INFO")
+    assert main(command(settings)) == 0
+    assert "stopped at step 100 of 200: in 50 steps the surface has moved by" in caplog.text
+    out = folder / "out"
+    assert json.loads((out / "provenance.json").read_text())["stopped_at"] == 100
+    with (out / "history.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["step"]) == 100
+    checkpoints = {
+        step: out / f"checkpoints/iter_{step:08d}.safetensors" for step in (60, 120, 200)
+    }
+    early, later, last = (load_surface(path, CPU) for path in checkpoints.values())
+    x = torch.rand(50, 3) - 0.5
+    assert torch.equal(later(x), last(x))
+    assert not torch.equal(early(x), last(x))
+
+
+def test_a_surface_that_moves_is_trained_on(stage):
+    command, folder = stage
+    assert main(command(changed(TINY, steps=101, checkpoints=[], early_stop=1e-9))) == 0
+    assert "stopped_at" not in json.loads((folder / "out/provenance.json").read_text())
+
+
+def test_movement_is_the_distance_between_surfaces():
+    occupancy = OccupancyGrid(32, 0.1, CPU)
+    occupancy.refresh(sphere(0.5))
+    movement = Movement()
+    assert movement.since(sphere(0.5), occupancy) == np.inf
+    assert movement.since(sphere(0.5), occupancy) == pytest.approx(0, abs=1e-6)
+    assert movement.since(sphere(0.53), occupancy) == pytest.approx(0.03, rel=1e-4)
+    again = Movement(movement.points)
+    assert again.since(Analytic(lambda x: 2 * sphere(0.5)(x)), occupancy) == pytest.approx(
+        0.03, rel=1e-4
+    )
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(stage):

@@ -201,6 +201,10 @@ class TrainSettings(Settings):
     checkpoints: tuple[int, ...] = ()
     """Steps whose state is kept for `mesh` and `render`, besides the last."""
 
+    early_stop: float | None = Field(None, gt=0)
+    """Stop before the last step when in 50 steps the surface moves by less than this many pixels on
+    average; the iterations that are still to come are then what it is. None: never."""
+
     patches: int = Field(2048, ge=1)
     """Patches of a step, over all views."""
 

@@ -359,6 +359,8 @@ def provenance_of(run: Run) -> list[tuple[str, str, str]]:
         except Unavailable:
             continue
         facts = [f"{name} {content[name]}" for name in ("device", "backend") if name in content]
+        if "stopped_at" in content:
+            facts.append(f"stopped at step {content['stopped_at']}")
         if "seconds" in content:
             facts.append(f"{shown('total_seconds', content['seconds'])} s")
         if "peak_memory_mb" in content:
