@@ -16,6 +16,7 @@ from benchmarks.timing import PeakMemory, median_seconds
 from pmni.cameras import turntable
 from pmni.capture.rig import intrinsics
 from pmni.config.meshing import RenderSettings
+from pmni.fields.baking import baked
 from pmni.fields.band import on_grid
 from pmni.fields.sdf import SDF
 from pmni.meshing.extract import extract
@@ -80,15 +81,15 @@ def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[
 
 
 def _rendered(name: str, surface: SDF, bench: Bench) -> Iterator[Record]:
-    """Normals and distances in all pixels of all views."""
+    """Normals and distances in all pixels of all views, and what comes before."""
     sizes, device = bench.sizes, bench.device
     c2w = turntable(2 * np.pi * np.arange(sizes.views) / sizes.views, 0.4, DISTANCE)
     K = np.stack([intrinsics(sizes.height, sizes.width)] * sizes.views)
-    shape, chunk = (sizes.height, sizes.width), RenderSettings().chunk
+    shape, chunk, pixel = (sizes.height, sizes.width), RenderSettings().chunk, DISTANCE / K[0, 0, 0]
     known = {"views": sizes.views, "size": f"{sizes.width} x {sizes.height}", "chunk": chunk}
 
     def images() -> Images:
-        return render_views(surface, K, c2w, shape, chunk, device)
+        return render_views(baked(surface, pixel, device), K, c2w, shape, chunk, device)
 
     twin = None
     for variant in implementations(device):
