@@ -66,8 +66,9 @@ COARSEST = 64
 AT_REST_DEG, PATIENCE = 1.0, 3
 """Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
 times as many iterations as usual a grid may have."""
-BETTER = 0.95
-"""Part of the normals' residual that two iterations may leave for another to be worth while."""
+BETTER, BETTER_AT_LAST = 0.95, 0.98
+"""Part of the normals' residual that two iterations may leave for another to be worth while, and on
+the finest grid, after which none makes up for it."""
 FULL_STEPS = 5
 """On the finest grid. Of those after them only the part 1/2, 1/3, ... is done: so the result is the
 mean of their solutions and the last, for all draws of pixels since (Robbins and Monro, 1951)."""
@@ -181,7 +182,8 @@ class Refiner:
         if reports[-1].cells == self.coarsest:
             return reports[-1].largest_rotation_change_deg >= AT_REST_DEG
         fit = [report.normal_residual_deg for report in reports]
-        return fit[-1] < BETTER * fit[max(0, len(fit) - 3)]
+        part = BETTER_AT_LAST if self._phase(reports[-1].cells) == 2 else BETTER
+        return fit[-1] < part * fit[max(0, len(fit) - 3)]
 
     def _phase(self, cells: int) -> int:
         """0 on the coarsest grid, 2 on the finest, 1 between."""
