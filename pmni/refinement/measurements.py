@@ -70,6 +70,27 @@ class Measurements:
         scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
         return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
+    def copies(self, view: int, count: int) -> "Measurements":
+        """One view, so many times."""
+        first, last = self.first_pixel[view : view + 2].tolist()
+        begin, end = self.first_contour[view : view + 2].tolist()
+        number = torch.arange(count + 1, device=self.device)
+        index = self.index_at[view] - first
+        shift = (number[:-1] * (last - first)).view(-1, 1, 1)
+        return Measurements(
+            names=(self.names[view],) * count,
+            intrinsics=self.intrinsics[view].repeat(count, 1, 1),
+            pixels=self.pixels[first:last].repeat(count, 1),
+            normals=self.normals[first:last].repeat(count, 1),
+            depth_in_mask=self.depth_in_mask[first:last].repeat(count),
+            first_pixel=number * (last - first),
+            index_at=torch.where(index < 0, -1, index + shift).to(self.index_at.dtype),
+            contour=self.contour[begin:end].repeat(count, 1),
+            first_contour=number * (end - begin),
+            mask_distances=self.mask_distances[view].repeat(count, 1, 1),
+            sizes=self.sizes[view].repeat(count, 1),
+        )
+
     def pixel_sizes(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
         """How wide a pixel of each view is at the object, normalised units."""
         distance = torch.linalg.vector_norm(centres, dim=-1)

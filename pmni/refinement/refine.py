@@ -72,6 +72,8 @@ the finest grid, after which none makes up for it."""
 FULL_STEPS = 5
 """On the finest grid. Of those after them only the part 1/2, 1/3, ... is done: so the result is the
 mean of their solutions and the last, for all draws of pixels since (Robbins and Monro, 1951)."""
+STRAY = 2.0
+"""Times the usual residual of the normals: a view that is as far off is a stray."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
 """Beyond these the result is not one."""
 
@@ -95,6 +97,11 @@ class Report:
     surface_change: float
     flattening: float
     focal_factor: float
+
+    @property
+    def has_stray(self) -> bool:
+        """Whether the normals of a view are much farther off than usual."""
+        return self.worst_normal_residual_deg > STRAY * self.normal_residual_deg
 
 
 def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
@@ -163,6 +170,8 @@ class Refiner:
         On the coarsest grid they go on until the cameras have come to rest, on the others as long
         as the surface comes to fit the normals better: PATIENCE times as many as usual at most.
         """
+        from pmni.refinement.strays import recall
+
         cells = self.coarsest
         while cells <= self.cells:
             usual = self.settings.iterations[self._phase(cells)]
@@ -175,6 +184,8 @@ class Refiner:
                 yield reports[-1]
             for done in range(1, usual - whole + 1):
                 yield self.step(cells, 1 / (done + 1))
+            if self.settings.learn_poses and cells < self.cells and reports[-1].has_stray:
+                recall(self)
             cells *= 2
 
     def _worth_while(self, reports: list[Report]) -> bool:

@@ -23,8 +23,6 @@ from pmni.refinement.refine import Refiner, Report, check_converged
 from pmni.refinement.unseen import closed
 
 LOGGER = logging.getLogger("refine")
-SUSPICIOUS = 2.0
-"""Times the usual residual: a view whose normals are as far off deserves a look."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +69,7 @@ def refine(
         rows.append({name: round(value, 6) for name, value in row.items()})
         log(report)
     check_converged(capture.name, measurements.names, report)
-    if report.worst_normal_residual_deg > SUSPICIOUS * report.normal_residual_deg:
+    if report.has_stray:
         LOGGER.warning(
             "%s: view %s: its normals are %.1f degrees off, those of all views %.1f: "
             "do its files belong to it?",

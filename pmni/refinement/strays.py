@@ -1,0 +1,79 @@
+"""Views that refinement has left behind: their poses are searched anew on the others' surface.
+
+A view that starts some 20 degrees wrong may stay there while all others come right. On the surface
+that these have made it is a small problem of its own: from copies of its pose, turned about the
+object, Gauss-Newton steps of the pose alone lead to several places, and the normals tell the right
+one.
+"""
+
+import logging
+import math
+from dataclasses import replace
+from itertools import product
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.refinement.estimate import Estimate, cross_matrix
+from pmni.refinement.poses_only import pose_step
+from pmni.refinement.refine import STRAY, Refiner
+
+LOGGER = logging.getLogger("refine")
+BETTER = 0.7
+"""The part of its residual that another pose must leave to be taken."""
+TURNS_DEG = 12.0, 25.0
+STEPS = 10
+"""Of the copies' poses."""
+PIXELS = 1500
+"""Drawn from each copy in a step."""
+MOST = 3
+"""Strays that are looked for at a time, the worst first."""
+
+
+@torch.no_grad()
+def recall(refiner: Refiner) -> list[int]:
+    """Put the strays of a refinement where they fit far better; returns which were."""
+    scales = refiner.linearise().scales
+    residuals = scales.normal_by_view
+    moved = []
+    for view in residuals.argsort(descending=True)[:MOST].tolist():
+        if float(residuals[view]) < STRAY * scales.normal:
+            break
+        pose, residual = _best_pose(refiner, view)
+        if residual < BETTER * float(residuals[view]):
+            c2w = refiner.estimate.c2w()
+            c2w[view] = pose
+            refiner.estimate = replace(
+                refiner.estimate, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3]
+            )
+            LOGGER.info("view %s had gone astray and is found", refiner.measurements.names[view])
+            moved.append(view)
+    return moved
+
+
+def _best_pose(refiner: Refiner, view: int) -> tuple[Float[Tensor, "4 4"], float]:
+    """Of those that steps from turned copies lead to; and the normals' residual there, radians."""
+    surface, settings = refiner.estimate.surface, refiner.settings
+    turns = _turns().to(refiner.measurements.device)
+    c2w = turns @ refiner.estimate.c2w()[view]
+    copies = refiner.measurements.copies(view, len(c2w))
+    settings = settings.model_copy(update={"pixels": PIXELS})
+    for step in range(STEPS):
+        c2w = pose_step(copies, surface, c2w, settings.model_copy(update={"seed": step}))
+    judge = Refiner(copies, surface.base, c2w, settings)
+    judge.estimate = Estimate.start(surface, c2w)
+    residuals = judge.linearise().scales.normal_by_view
+    best = int(residuals.argmin())
+    return c2w[best], float(residuals[best])
+
+
+def _turns() -> Float[Tensor, "K 4 4"]:
+    """No turn, and turns about the origin by each angle, about the 14 axes of a cube."""
+    axes = [axis for axis in product((-1.0, 0.0, 1.0), repeat=3) if sum(map(abs, axis)) in (1, 3)]
+    unit = torch.nn.functional.normalize(torch.tensor(axes, dtype=torch.float64), dim=-1)
+    vectors = [math.radians(angle) * unit for angle in TURNS_DEG]
+    rotation = torch.linalg.matrix_exp(cross_matrix(torch.cat([0 * unit[:1], *vectors])))
+    turns = torch.eye(4, dtype=torch.float64).repeat(len(rotation), 1, 1)
+    turns[:, :3, :3] = rotation
+    return turns
