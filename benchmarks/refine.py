@@ -21,6 +21,7 @@ from pmni.refinement import refine as stage
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner
+from pmni.refinement.schedule import coarse_to_fine
 from pmni.registration.errors import add_view_errors
 
 PART, WHOLE, REST = "refine", "whole", "rest"
@@ -121,7 +122,7 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         sizes = bench.sizes
         refiner = Refiner(measurements, surface, c2w, sizes.refine, sizes.coarsest)
         steps = 0
-        for report in refiner.run():
+        for report in coarse_to_fine(refiner):
             note(f"{report.cells} cells")
             steps += 1
     known = {

@@ -34,13 +34,12 @@ from pmni.lie import rotation_angle_deg
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import (
-    FULL_STEPS,
-    PATIENCE,
     Refiner,
     Report,
     check_converged,
     finest_cells,
 )
+from pmni.refinement.schedule import FULL_STEPS, PATIENCE, coarse_to_fine
 from pmni.refinement.unseen import closed
 from pmni.refinement.weights import EXACT_CONTOUR, Scales, doubtful_rim
 from pmni.registration.errors import add_view_errors
@@ -95,7 +94,7 @@ def refined(
     names = [capture.views.index(name) for name in measurements.names]
     c2w = torch.from_numpy(start[names])
     refiner = Refiner(measurements, hull(measurements, c2w), c2w, chosen, coarsest)
-    return refiner, list(refiner.run())
+    return refiner, list(coarse_to_fine(refiner))
 
 
 def rotation_errors(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 from pmni.fields.band import DENSE_CELLS, BandSDF
 from pmni.fields.block_grid import BLOCK
 from pmni.kernels.devices import device_of
+from pmni.kernels.vectors import load3
 
 assert BLOCK == 4
 POINTS = 128
@@ -51,13 +52,6 @@ def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float
                 **given,
             )
     return found
-
-
-@triton.jit
-def load3(pointer, index, wanted):
-    x = tl.load(pointer + 3 * index, mask=wanted, other=0.0)
-    y = tl.load(pointer + 3 * index + 1, mask=wanted, other=0.0)
-    return x, y, tl.load(pointer + 3 * index + 2, mask=wanted, other=0.0)
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pmni.kernels.devices import device_of
+from pmni.kernels.vectors import load3, store3
 from pmni.rendering.compositing import EPSILON, TINY
 from pmni.rendering.gradients import Samples
 from pmni.rendering.marching import Patches, Planes
@@ -93,20 +94,6 @@ def _launch(
 
 
 @triton.jit
-def _load3(pointer, index, wanted):
-    x = tl.load(pointer + 3 * index, mask=wanted, other=0.0)
-    y = tl.load(pointer + 3 * index + 1, mask=wanted, other=0.0)
-    return x, y, tl.load(pointer + 3 * index + 2, mask=wanted, other=0.0)
-
-
-@triton.jit
-def _store3(pointer, index, x, y, z, wanted):
-    tl.store(pointer + 3 * index, x, mask=wanted)
-    tl.store(pointer + 3 * index + 1, y, mask=wanted)
-    tl.store(pointer + 3 * index + 2, z, mask=wanted)
-
-
-@triton.jit
 def _sigmoid(h):
     """Without a large exponential."""
     small = tl.exp(-tl.abs(h))
@@ -138,7 +125,7 @@ def _rays(ms, first, rays, PIXELS: tl.constexpr, RAYS: tl.constexpr):
     patch = ray // PIXELS
     begin = tl.load(first + patch, mask=real, other=0)
     last = tl.load(first + patch + 1, mask=real, other=0) - 1
-    x, y, z = _load3(ms, ray, real)
+    x, y, z = load3(ms, ray, real)
     return ray, real, ray % PIXELS, begin, last, tl.sqrt(x * x + y * y + z * z)
 
 
@@ -168,7 +155,7 @@ def _accumulate(
     active = real & (plane < last)
     phi = _sigmoid(tl.load(f + place, mask=active, other=0.0) * inv_s)
     depth = tl.load(depths + plane, mask=active, other=0.0)
-    x, y, z = _load3(gradients, place, active)
+    x, y, z = load3(gradients, place, active)
     rest = tl.zeros((RAYS,), tl.float32) + 1
     opacity, distance = tl.zeros((RAYS,), tl.float32), tl.zeros((RAYS,), tl.float32)
     nx, ny, nz = tl.zeros_like(opacity), tl.zeros_like(opacity), tl.zeros_like(opacity)
@@ -177,7 +164,7 @@ def _accumulate(
         on = active & (tl.load(joined + plane, mask=active, other=0) != 0)
         next_phi = _sigmoid(tl.load(f + place + PIXELS, mask=active, other=0.0) * inv_s)
         next_depth = tl.load(depths + plane + 1, mask=active, other=0.0)
-        next_x, next_y, next_z = _load3(gradients, place + PIXELS, active)
+        next_x, next_y, next_z = load3(gradients, place + PIXELS, active)
         alpha = (phi - next_phi + _EPSILON) / (phi + _EPSILON)
         alpha = tl.where(on, tl.minimum(tl.maximum(alpha, 0.0), 1.0), 0.0)
         gx, gy, gz = _of_interval(x, y, z, next_x, next_y, next_z, BETWEEN)
@@ -197,7 +184,7 @@ def _accumulate(
         active = real & (plane < last)
     tl.store(opacities + ray, opacity, mask=real)
     tl.store(distances + ray, distance * length, mask=real)
-    _store3(normals, ray, nx, ny, nz, real)
+    store3(normals, ray, nx, ny, nz, real)
     tl.store(errors + ray, error, mask=real)
 
 
@@ -233,7 +220,7 @@ def _accumulate_derivatives(
     inv_s = tl.load(sharpness)
     seen = tl.load(by_opacity + ray, mask=real, other=0.0)
     far = tl.load(by_distance + ray, mask=real, other=0.0) * length / 2
-    nx, ny, nz = _load3(by_normal, ray, real)
+    nx, ny, nz = load3(by_normal, ray, real)
     wrong = tl.load(by_error + ray, mask=real, other=0.0)
     worth, total = tl.zeros((RAYS,), tl.float32), tl.zeros((RAYS,), tl.float32)
     plane = last - 1  # where the interval begins
@@ -241,7 +228,7 @@ def _accumulate_derivatives(
     active = real & (plane >= begin)
     next_f = tl.load(f + place + PIXELS, mask=active, other=0.0)
     next_phi, next_depth = _sigmoid(next_f * inv_s), tl.load(depths + last, mask=active, other=0.0)
-    next_x, next_y, next_z = _load3(gradients, place + PIXELS, active)
+    next_x, next_y, next_z = load3(gradients, place + PIXELS, active)
     # What the plane behind the interval has from those behind it.
     kept = tl.zeros_like(worth)
     kept_x, kept_y, kept_z = tl.zeros_like(worth), tl.zeros_like(worth), tl.zeros_like(worth)
@@ -250,7 +237,7 @@ def _accumulate_derivatives(
         own_f = tl.load(f + place, mask=active, other=0.0)
         phi = _sigmoid(own_f * inv_s)
         depth = tl.load(depths + plane, mask=active, other=0.0)
-        ox, oy, oz = _load3(gradients, place, active)
+        ox, oy, oz = load3(gradients, place, active)
         raw = (phi - next_phi + _EPSILON) / (phi + _EPSILON)
         alpha = tl.where(on, tl.minimum(tl.maximum(raw, 0.0), 1.0), 0.0)
         gx, gy, gz = _of_interval(ox, oy, oz, next_x, next_y, next_z, BETWEEN)
@@ -265,10 +252,10 @@ def _accumulate_derivatives(
         outward = tl.where(on, wrong * 2 * (size - 1) / size, 0.0)
         x, y, z = weight * nx + outward * gx, weight * ny + outward * gy, weight * nz + outward * gz
         if BETWEEN:
-            _store3(by_gradients, place, x, y, z, active)
+            store3(by_gradients, place, x, y, z, active)
         else:
             x, y, z = x / 2, y / 2, z / 2
-            _store3(by_gradients, place + PIXELS, kept_x + x, kept_y + y, kept_z + z, active)
+            store3(by_gradients, place + PIXELS, kept_x + x, kept_y + y, kept_z + z, active)
             kept_x, kept_y = tl.where(active, x, kept_x), tl.where(active, y, kept_y)
             kept_z = tl.where(active, z, kept_z)
         next_f, next_phi, next_depth, next_x, next_y, next_z = own_f, phi, depth, ox, oy, oz
@@ -277,5 +264,5 @@ def _accumulate_derivatives(
     any_planes, place = real & (last >= begin), begin * PIXELS + pixel
     tl.store(by_f + place, kept, mask=any_planes)
     if not BETWEEN:
-        _store3(by_gradients, place, kept_x, kept_y, kept_z, any_planes)
+        store3(by_gradients, place, kept_x, kept_y, kept_z, any_planes)
     tl.store(by_sharpness + ray, total, mask=real)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pmni.errors import DivergenceError
 from pmni.fields.band import BandSDF
-from pmni.kernels.band import arguments, band_value, load3
+from pmni.kernels.band import arguments, band_value
 from pmni.kernels.devices import device_of
+from pmni.kernels.vectors import load3
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""

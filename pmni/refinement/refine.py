@@ -1,7 +1,6 @@
-"""Joint refinement of poses and surface: coarse to fine, each step a robust Gauss-Newton step."""
+"""Joint refinement of poses and surface: one robust Gauss-Newton step of all unknowns."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,15 +62,6 @@ SWEEPS = 6
 """Of redistancing after a step."""
 COARSEST = 64
 """Cells of the first grid."""
-AT_REST_DEG, PATIENCE = 1.0, 3
-"""Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many
-times as many iterations as usual a grid may have."""
-BETTER, BETTER_AT_LAST = 0.95, 0.98
-"""Part of the normals' residual that two iterations may leave for another to be worth while, and on
-the finest grid, after which none makes up for it."""
-FULL_STEPS = 5
-"""On the finest grid. Of those after them only the part 1/2, 1/3, ... is done: so the result is the
-mean of their solutions and the last, for all draws of pixels since (Robbins and Monro, 1951)."""
 STRAY = 2.0
 """Times the usual residual of the normals: a view that is as far off is a stray."""
 WORST_NORMAL_DEG, WORST_CONTOUR_PX, FEWEST_HITS, RESTLESS_DEG = 25.0, 6.0, 0.85, 1.0
@@ -163,42 +153,6 @@ class Refiner:
         most = 20_000 if device.type == "cuda" else 8_000
         self.pixels = settings.pixels or min(most, len(measurements.pixels) // len(measurements))
         self.iteration = 0
-
-    def run(self) -> Iterator[Report]:
-        """All outer iterations, coarse to fine.
-
-        On the coarsest grid they go on until the cameras have come to rest, on the others as long
-        as the surface comes to fit the normals better: PATIENCE times as many as usual at most.
-        """
-        from pmni.refinement.strays import recall
-
-        cells = self.coarsest
-        while cells <= self.cells:
-            usual = self.settings.iterations[self._phase(cells)]
-            whole = min(usual, FULL_STEPS) if self._phase(cells) == 2 else usual
-            reports: list[Report] = []
-            while len(reports) < whole or (
-                len(reports) < PATIENCE * whole and self._worth_while(reports)
-            ):
-                reports.append(self.step(cells))
-                yield reports[-1]
-            for done in range(1, usual - whole + 1):
-                yield self.step(cells, 1 / (done + 1))
-            if self.settings.learn_poses and cells < self.cells and reports[-1].has_stray:
-                recall(self)
-            cells *= 2
-
-    def _worth_while(self, reports: list[Report]) -> bool:
-        """Whether another iteration on the same grid is."""
-        if reports[-1].cells == self.coarsest:
-            return reports[-1].largest_rotation_change_deg >= AT_REST_DEG
-        fit = [report.normal_residual_deg for report in reports]
-        part = BETTER_AT_LAST if self._phase(reports[-1].cells) == 2 else BETTER
-        return fit[-1] < part * fit[max(0, len(fit) - 3)]
-
-    def _phase(self, cells: int) -> int:
-        """0 on the coarsest grid, 2 on the finest, 1 between."""
-        return 0 if cells == self.coarsest else 2 if cells == self.cells else 1
 
     def step(self, cells: int, gain: float = 1.0) -> Report:
         """One outer iteration on the grid of so many cells, of which the part `gain` is done."""

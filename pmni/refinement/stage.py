@@ -20,6 +20,7 @@ from pmni.refinement.covariance import pose_covariances
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged
+from pmni.refinement.schedule import coarse_to_fine
 from pmni.refinement.unseen import closed
 
 LOGGER = logging.getLogger("refine")
@@ -64,7 +65,7 @@ def refine(
     start = time.perf_counter()
     refiner = Refiner(measurements, hull(measurements, c2w), c2w, settings)
     rows: list[Row] = []
-    for report in refiner.run():
+    for report in coarse_to_fine(refiner):
         row = dataclasses.asdict(report) | {"seconds": round(time.perf_counter() - start, 3)}
         rows.append({name: round(value, 6) for name, value in row.items()})
         log(report)

@@ -20,15 +20,16 @@ from pmni.refinement.poses_only import pose_step
 from pmni.refinement.refine import STRAY, Refiner
 
 LOGGER = logging.getLogger("refine")
-BETTER = 0.7
-"""The part of its residual that another pose must leave to be taken."""
+MOST_LEFT = 0.7
+"""The part of its residual that another pose may leave to be taken."""
 TURNS_DEG = 12.0, 25.0
+"""Of the copies, about each axis."""
 STEPS = 10
 """Of the copies' poses."""
 PIXELS = 1500
 """Drawn from each copy in a step."""
-MOST = 3
-"""Strays that are looked for at a time, the worst first."""
+AT_A_TIME = 3
+"""Strays that are looked for after a grid, the worst first."""
 
 
 @torch.no_grad()
@@ -37,11 +38,11 @@ def recall(refiner: Refiner) -> list[int]:
     scales = refiner.linearise().scales
     residuals = scales.normal_by_view
     moved = []
-    for view in residuals.argsort(descending=True)[:MOST].tolist():
+    for view in residuals.argsort(descending=True)[:AT_A_TIME].tolist():
         if float(residuals[view]) < STRAY * scales.normal:
             break
         pose, residual = _best_pose(refiner, view)
-        if residual < BETTER * float(residuals[view]):
+        if residual < MOST_LEFT * float(residuals[view]):
             c2w = refiner.estimate.c2w()
             c2w[view] = pose
             refiner.estimate = replace(
