@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pmni.cameras import look_at
+from pmni.cameras import look_at, turntable
 from pmni.capture.capture import Capture, save_capture
 from pmni.capture.scenes import HALF_SIDE, SCENES
 from pmni.capture.shapes import Shape, disc, rod, union
@@ -29,8 +29,8 @@ from pmni.registration.search.graph import PairGraph, pair_graph, reliable
 from pmni.registration.search.lookalikes import Motion, disentangled, moved, turns
 from pmni.registration.search.pose_set import PoseSet, make_sight
 from pmni.registration.verification.neighbours import disorder_of, normal_differences
-from pmni.registration.verification.trial import elsewhere, margin_over
-from pmni.registration.verification.verifier import LOOK, Verifier
+from pmni.registration.verification.trial import Trial, elsewhere, margin_over
+from pmni.registration.verification.verifier import LOOK, OUTLIER, Verifier
 from pmni.registration.views import make_views
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120
@@ -145,6 +145,16 @@ class TestPutRight:
         assert rotation_errors(flipped).max() > 60
         found = verifier.tried("flipped", flipped)
         assert rotation_errors(found.c2w).max() < 6
+
+    def test_views_in_equal_steps_are_not_turned(self, verifier, start, monkeypatch):
+        """Onto another side of the object that looks like theirs."""
+        monkeypatch.setattr(Verifier, "_turned", lambda self, trial: trial.c2w)
+        trial = verifier._refined("good", start, LOOK)
+        assert not (trial.explained < OUTLIER * trial.explained.median()).any()
+        assert verifier.replaced(trial) is not None
+        steps = turntable(2 * np.pi * np.arange(VIEWS) / VIEWS, np.deg2rad(25.0), 15.0)
+        monkeypatch.setattr(Trial, "c2w", steps)
+        assert verifier.replaced(trial) is None
 
     def test_a_candidate_that_leaves_no_surface_is_passed_over(self, verifier, start, monkeypatch):
         refined = Verifier._refined

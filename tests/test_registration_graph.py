@@ -19,6 +19,7 @@ from pmni.errors import InputError
 from pmni.lie import rotation_angle_deg
 from pmni.registration.pairwise.pairs import Hypotheses
 from pmni.registration.pairwise.silhouettes import tangency
+from pmni.registration.search import equal_steps as equal_steps_of_views
 from pmni.registration.search import free
 from pmni.registration.search.assignment import reassign
 from pmni.registration.search.averaging import average_rotations, average_translations
@@ -39,7 +40,7 @@ from pmni.registration.search.pose_set import (
     make_sight,
     partners,
 )
-from pmni.registration.search.slots import assign_slots, value
+from pmni.registration.search.slots import assignments, neighbours, value
 from pmni.registration.search.turntable import (
     about,
     common_axis,
@@ -306,10 +307,28 @@ class TestSlots:
                     gains[i, j, d % count] = gains[j, i, -d % count] = (
                         gain + 0.15 * rng.standard_normal()
                     )
-        slots, total = assign_slots(gains, 0)
-        assert len(set((slots - true) % count)) == 1
-        assert total == pytest.approx(value(gains, true))
-        assert assign_slots(gains, 0, true)[1] == pytest.approx(total)
+        best, *others = assignments(gains, 0)
+        assert len(set((best - true) % count)) == 1
+        assert value(gains, best) == pytest.approx(value(gains, true))
+        totals = [value(gains, slots) for slots in (best, *others)]
+        assert totals == sorted(set(totals), reverse=True)
+
+    def test_neighbours_are_a_swap_or_a_block_away(self):
+        gains = np.random.default_rng(0).standard_normal((6, 6, 6))
+        gains = gains + gains.transpose(1, 0, 2)[:, :, -np.arange(6) % 6]
+        slots = np.array([0, 3, 1, 5, 2, 4])
+        found = {tuple(((each - each[0]) % 6).tolist()) for each in neighbours(gains, slots, 999)}
+        swapped = slots.copy()
+        swapped[[1, 4]] = swapped[[4, 1]]
+        assert tuple(swapped.tolist()) in found
+        sequence = np.argsort(slots).tolist()  # 0 2 4 1 5 3
+        block = np.argsort([4, 2, 0, 1, 5, 3])  # its first three, turned round
+        assert sequence == [0, 2, 4, 1, 5, 3]
+        assert tuple(((block - block[0]) % 6).tolist()) in found
+        few = neighbours(gains, slots, 3)
+        assert [value(gains, each) for each in few] == pytest.approx(
+            sorted((value(gains, np.array(each)) for each in found), reverse=True)[:3]
+        )
 
 
 class TestSilhouettes:
@@ -465,8 +484,23 @@ class TestFree:
         capture, sight, _ = duck()
         true = invert_rigid(capture.reference_c2w)[:, :3, :3]
         axis = np.array([0, -np.cos(np.deg2rad(25)), -np.sin(np.deg2rad(25))])
-        found = refine_jointly(sight, by_slots(sight, axis, 0))
-        assert differences_deg(found.rotations, true).max() < 1.2
+        assert differences_deg(by_slots(sight, axis, 0).rotations, true).max() < 1.2
+
+    def test_all_views_together_correct_what_pairs_say_of_equal_steps(self, monkeypatch):
+        capture, sight, _ = duck()
+        axis = np.array([0, -np.cos(np.deg2rad(25)), -np.sin(np.deg2rad(25))])
+        gains = equal_steps_of_views._gains(sight, axis)
+        right = assignments(gains, 0)[0]
+        wrong = right.copy()
+        wrong[[1, 4]], wrong[[2, 7]] = right[[4, 1]], right[[7, 2]]
+        i, j = np.nonzero((wrong - wrong[:, None] - right + right[:, None]) % 10)
+        bonus = (value(gains, right) - value(gains, wrong)) / (len(i) / 2)
+        misled = gains.copy()
+        misled[i, j, (wrong[j] - wrong[i]) % 10] += 1.05 * bonus
+        assert value(misled, wrong) > value(misled, right)
+        monkeypatch.setattr(equal_steps_of_views, "_gains", lambda *_: misled)
+        true = invert_rigid(capture.reference_c2w)[:, :3, :3]
+        assert differences_deg(by_slots(sight, axis, 0).rotations, true).max() < 1.2
 
     def test_equal_steps_in_order(self):
         capture, sight, order = duck()

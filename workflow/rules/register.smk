@@ -9,6 +9,7 @@ rule register:
         "<results>/logs/register/{experiment}/{object}.log",
     conda:
         "../envs/pmni.yaml"
+    threads: 3
     resources:
         mem_mb=4000,
         runtime=60,

@@ -12,13 +12,13 @@ from pmni.registration.pairwise.supports import (
     cells_of,
     fibonacci_sphere,
     search_grid,
-    view_supports,
 )
 from pmni.registration.search.averaging import average_translations
 from pmni.registration.search.graph import pair_graph
-from pmni.registration.search.objective import COARSE, NEAR, compare
+from pmni.registration.search.joint import refine_jointly
+from pmni.registration.search.objective import COARSE, NEAR, compare, evaluate
 from pmni.registration.search.pose_set import PoseSet, Sight
-from pmni.registration.search.slots import assign_slots
+from pmni.registration.search.slots import assignments, neighbours
 from pmni.registration.search.turntable import about
 
 MOST_STEPS = 6
@@ -39,12 +39,44 @@ TOLERANCE, ANGLE = 0.15, float(np.deg2rad(10.0))
 CONFLICT_WEIGHT = 5.0
 """Of the share of other normals."""
 
+ALIGNMENT, ALIGNED = 2, 0.04
+"""Iterations before an assignment is judged, and object radii that silhouettes may miss by then."""
+
+NEIGHBOURS, ROUNDS = 16, 6
+"""Of the best assignment, those that are judged, and how many times at most."""
+
 _INLIER = 0.075  # object radii: scale of the robust weights of support functions
 _PAIRS_PER_AXIS = 16
 
 
 def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
-    """All views about a known axis (camera frame), at places found by quadratic assignment."""
+    """All views about a known axis (camera frame), at the places where they fit best, refined.
+
+    Places by quadratic assignment of what pairs are worth. What is nearly a body of revolution is
+    worth nearly as much in wrong orders: each of the best assignments is aligned a little and
+    judged by all views together, and so are the neighbours of the best, as long as one is better.
+    """
+    gains = _gains(sight, axis)
+    tried: dict[bytes, tuple[float, PoseSet]] = {}
+
+    def total(slots: Int[np.ndarray, "V"]) -> float:
+        """Of the aligned poses."""
+        if slots.tobytes() not in tried:
+            poses = refine_jointly(sight, about_axis(sight, axis, slots), ALIGNMENT)
+            tried[slots.tobytes()] = evaluate(sight, poses, ALIGNED).total, poses
+        return tried[slots.tobytes()][0]
+
+    best = max(assignments(gains, seed), key=total)
+    for _ in range(ROUNDS):
+        better = max([best, *neighbours(gains, best, NEIGHBOURS)], key=total)
+        if better is best:
+            break
+        best = better
+    return refine_jointly(sight, tried[best.tobytes()][1])
+
+
+def _gains(sight: Sight, axis: Float[np.ndarray, "3"]) -> Float[np.ndarray, "V V V"]:
+    """What it is worth that a view is so many steps ahead of another; 0 if they are not near."""
     count = len(sight.centres)
     reach = _reach(count, axis)
     first, second = np.triu_indices(count, 1)
@@ -58,8 +90,7 @@ def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
     worth = _worth(sight, first[pair], second[pair], R, t)
     np.add.at(gains, (first[pair], second[pair], step % count), worth)
     np.add.at(gains, (second[pair], first[pair], -step % count), worth)
-    slots, _ = assign_slots(gains, seed)
-    return about_axis(sight, axis, slots)
+    return gains
 
 
 def by_order(sight: Sight) -> list[PoseSet]:
@@ -147,10 +178,9 @@ def known_rotation(
     """Translations of relative poses of known rotation, from partial support functions."""
     views = sight.views
     grid = search_grid(views.device)
-    supports = view_supports(views, grid)
     inputs = [torch.from_numpy(x).to(views.device) for x in (first, second, R.astype(np.float32))]
     parts = [
-        _shift(grid, supports, i, j, turn, _INLIER * views.radius)
+        _shift(grid, sight.supports, i, j, turn, _INLIER * views.radius)
         for i, j, turn in zip(*(array.split(4096) for array in inputs), strict=True)
     ]
     shift = torch.cat(parts).double().cpu().numpy()

@@ -1,7 +1,6 @@
 """Initial poses from nothing: candidates for the poses of all views, best first."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,6 +22,7 @@ from pmni.registration.search.joint import refine_jointly
 from pmni.registration.search.lookalikes import disentangled
 from pmni.registration.search.objective import COARSE, FINE, Objective, compare, evaluate
 from pmni.registration.search.pose_set import PoseSet, Sight, distinct, make_sight
+from pmni.registration.search.side_by_side import side_by_side
 from pmni.registration.search.turntable import common_axis, fit_turntable, restrict
 from pmni.registration.views import Views, make_views
 
@@ -104,6 +104,10 @@ class Solution:
     objective: Objective
 
 
+Rung = Callable[[], list[Solution]]
+"""One way of looking for pose sets."""
+
+
 def search(
     capture: Capture,
     ray_distances: Float[np.ndarray, "V H W"],
@@ -132,10 +136,8 @@ def climbed(views: Views, graph: PairGraph, settings: RegisterSettings) -> Searc
     settings' hints is left out.
     """
     sight = make_sight(views)
-    with _one_thread():
-        found = _climb(sight, graph, settings)
-        first = _candidates(sight, found)
-    further = partial(_further, sight, graph, settings, found)
+    found = _climb(sight, graph, settings)
+    first, further = _candidates(sight, found), partial(_further, sight, graph, settings, found)
     return Search(views, graph, first, further, _turntable_likely(graph, settings))
 
 
@@ -158,51 +160,47 @@ def _further(
     sight: Sight, graph: PairGraph, settings: RegisterSettings, found: list[Solution]
 ) -> list[Candidate]:
     """What the last rungs find."""
-    last = []
-    with _one_thread():
-        if settings.turntable is not False:
-            last += _in_equal_steps(sight, by_order_upright(sight))
-        if not (settings.ordered or _turntable_likely(graph, settings)):
-            last += solve(sight, _in_order(graph), settings.seed, "ordered")
-            for solution in [one for one in found if one.kind == "free"]:
-                for poses in disentangled(sight, reliable(graph), solution.poses)[:LOOKALIKES]:
-                    last.append(_finished(sight, poses, "free"))
+    rungs: list[Rung] = []
+    if settings.turntable is not False:
+        rungs.append(partial(_in_steps_by_order, sight, by_order_upright))
+    if not (settings.ordered or _turntable_likely(graph, settings)):
+        rungs.append(partial(solve, sight, _in_order(graph), settings.seed, "ordered"))
+        rungs += [partial(_by_lookalikes, sight, graph, one) for one in found if one.kind == "free"]
+    last = [solution for part in side_by_side(rungs) for solution in part]
     known = [one.poses.rotations for one in found]
     fresh = distinct(np.stack([*known, *(one.poses.rotations for one in last)]), DISTINCT)
     return _candidates(sight, [last[index - len(known)] for index in fresh if index >= len(known)])
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Operations here are too small to be shared out: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _climb(sight: Sight, graph: PairGraph, settings: RegisterSettings) -> list[Solution]:
     """What each rung of the ladder finds."""
+    rungs: list[Rung] = []
     if settings.ordered:
-        found = solve(sight, _in_order(graph), settings.seed, "ordered")
+        rungs.append(partial(solve, sight, _in_order(graph), settings.seed, "ordered"))
     else:
-        found = solve(sight, reliable(graph), settings.seed, "free")
-        if _turntable_likely(graph, settings):
-            found += _about_axis(sight, graph, common_axis(graph).axis, settings.seed)
+        rungs.append(partial(solve, sight, reliable(graph), settings.seed, "free"))
+    if not settings.ordered and _turntable_likely(graph, settings):
+        rungs.append(partial(_about_axis, sight, graph, settings.seed))
+        rungs.append(partial(_in_steps, sight, graph, settings.seed))
     if settings.turntable is not False:
-        found += _in_equal_steps(sight, by_order(sight))
+        rungs.append(partial(_in_steps_by_order, sight, by_order))
+    found = [solution for part in side_by_side(rungs) for solution in part]
     if settings.turntable:
         found = [s for s in found if fit_turntable(s.poses.rotations).equal_steps] or found
     return found
 
 
-def _in_equal_steps(sight: Sight, sets: list[PoseSet]) -> list[Solution]:
+def _in_steps_by_order(sight: Sight, sets: Callable[[Sight], list[PoseSet]]) -> list[Solution]:
     """The best of sets in which the views follow each other, refined."""
-    refined = [refine_jointly(sight, poses) for poses in sets]
+    refined = [refine_jointly(sight, poses) for poses in sets(sight)]
     best = _best(sight, refined, FINE, IN_ORDER)
     return [_finished(sight, poses, "ordered steps") for poses in best]
+
+
+def _by_lookalikes(sight: Sight, graph: PairGraph, found: Solution) -> list[Solution]:
+    """With views moved between sides of the object that look alike."""
+    sets = disentangled(sight, reliable(graph), found.poses)[:LOOKALIKES]
+    return [_finished(sight, poses, found.kind) for poses in sets]
 
 
 def _turntable_likely(graph: PairGraph, settings: RegisterSettings) -> bool:
@@ -212,15 +210,18 @@ def _turntable_likely(graph: PairGraph, settings: RegisterSettings) -> bool:
     return settings.turntable
 
 
-def _about_axis(
-    sight: Sight, graph: PairGraph, axis: Float[np.ndarray, "3"], seed: int
-) -> list[Solution]:
-    """Pose sets that turn about a common axis, and in equal steps."""
-    restricted = restrict(graph, axis)
+def _about_axis(sight: Sight, graph: PairGraph, seed: int) -> list[Solution]:
+    """Pose sets that turn about the common axis."""
+    restricted = restrict(graph, common_axis(graph).axis)
     connected = restricted.components().max(initial=0) == 0
-    found = solve(sight, reliable(restricted), seed, "axis") if connected else []
-    poses = refine_jointly(sight, by_slots(sight, axis, seed))
-    return [*found, _finished(sight, _settled(sight, restricted, poses), "steps")]
+    return solve(sight, reliable(restricted), seed, "axis") if connected else []
+
+
+def _in_steps(sight: Sight, graph: PairGraph, seed: int) -> list[Solution]:
+    """The views in equal steps about the common axis."""
+    axis = common_axis(graph).axis
+    poses = _settled(sight, restrict(graph, axis), by_slots(sight, axis, seed))
+    return [_finished(sight, poses, "steps")]
 
 
 def _in_order(graph: PairGraph) -> PairGraph:

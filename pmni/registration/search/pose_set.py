@@ -1,6 +1,7 @@
 """Poses of all views as the search handles them: world to camera, with the scale of each depth."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
 from pmni.registration.pairwise.silhouettes import hull_rays
+from pmni.registration.pairwise.supports import Supports, search_grid, view_supports
 from pmni.registration.views import Views
 
 FEW = 24
@@ -49,6 +51,11 @@ class Sight:
     """See `hull_rays`; they do not depend on the scales."""
     centres: Float[np.ndarray, "V 3"]
     """`Views.centres` in double precision."""
+
+    @cached_property
+    def supports(self) -> Supports:
+        """The views' partial support functions."""
+        return view_supports(self.views, search_grid(self.views.device))
 
     def scaled(self, scales: Float[np.ndarray, "V"]) -> "Sight":
         """With each view's depths multiplied by its scale."""

@@ -1,12 +1,14 @@
 """Which view has which place on a turntable of equal steps: a quadratic assignment."""
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Complex, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from pmni.registration.search.turntable import equal_steps
 
-STARTS = 40
+STARTS = 80
 """Random starts of the relaxed assignment; fewer beyond MANY views, where each takes longer."""
 
 MANY = 24
@@ -19,31 +21,40 @@ _ITERATIONS = 30  # of the relaxed assignment
 _NEIGHBOURS = 4000  # rearrangements that a step of the local search looks at
 
 
-def assign_slots(
-    gains: Float[np.ndarray, "V V V"], seed: int, start: Int[np.ndarray, "V"] | None = None
-) -> tuple[Int[np.ndarray, "V"], float]:
-    """The permutation s of V places on a circle with the largest sum of gains, and that sum.
+def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.ndarray, "V"]]:
+    """Permutations s of V places on a circle that are local optima of the sum of gains, best first.
 
     gains[i, j, d] is what it is worth that s_j - s_i = d modulo V, with gains[j, i, -d] =
     gains[i, j, d]; the sum is over pairs i < j. Frank-Wolfe on doubly stochastic matrices (the
     fast approximate QAP of Vogelstein et al. 2015, for gains that depend on differences of
-    places) from random starts, from angular synchronisation and from `start`, then a local search
-    by swaps and by moving and turning blocks of neighbours. Any turn of the circle is as good.
+    places) from random starts and from angular synchronisation, the best then improved by swaps
+    and by moving and turning blocks of neighbours. Any turn of the circle is as good: the first
+    view is at place 0.
     """
     rng = np.random.default_rng(seed)
     count = len(gains)
     spectrum = np.fft.rfft(gains, axis=2).conj()
-    starts = [synchronised(gains)] if start is None else [synchronised(gains), start]
-    found = {tuple(slots.tolist()): value(gains, slots) for slots in starts}
-    relaxed = [np.eye(count)[slots] for slots in starts]
     random = STARTS if count <= MANY else STARTS // 8
+    relaxed = [np.eye(count)[synchronised(gains)]]
     relaxed += [_doubly_stochastic(rng, count) for _ in range(random)]
-    for matrix in relaxed:
-        slots = _frank_wolfe(spectrum, matrix)
-        found[tuple(slots.tolist())] = value(gains, slots)
-    best = sorted(found, key=lambda slots: -found[slots])[:POLISHED]
-    polished = [_local_search(gains, np.array(slots), rng) for slots in best]
-    return max(polished, key=lambda result: result[1])
+    found = _best_first(gains, np.stack([_frank_wolfe(spectrum, matrix) for matrix in relaxed]))
+    polished = [_local_search(gains, slots, rng) for slots in found[:POLISHED]]
+    return list(_best_first(gains, np.concatenate([polished, found])))
+
+
+def neighbours(
+    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], count: int
+) -> list[Int[np.ndarray, "V"]]:
+    """Of all assignments that differ by one swap or one moved block, those of the highest gains."""
+    return list(_best_first(gains, _rearranged(slots, _rearrangements(len(slots))))[:count])
+
+
+def _best_first(
+    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "N V"]
+) -> Int[np.ndarray, "n V"]:
+    """The different ones, the first view at place 0."""
+    slots = np.unique((slots - slots[:, :1]) % len(gains), axis=0)
+    return slots[np.argsort(-_values(gains, slots), kind="stable")]
 
 
 def value(gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "*batch V"]) -> float:
@@ -112,25 +123,33 @@ def _frank_wolfe(
 
 def _local_search(
     gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, "V"], float]:
+) -> Int[np.ndarray, "V"]:
     """The best rearrangement again and again, until none helps."""
-    count = len(slots)
     current = value(gains, slots)
-    orders = _rearrangements(count)
+    orders = _rearrangements(len(slots))
     while True:
         tried = orders
         if len(orders) > _NEIGHBOURS:
             tried = orders[rng.choice(len(orders), _NEIGHBOURS, replace=False)]
-        sequence = np.argsort(slots)[tried]  # the view at each place
-        candidates = np.empty_like(sequence)
-        np.put_along_axis(candidates, sequence, np.arange(count)[None], 1)
+        candidates = _rearranged(slots, tried)
         values = _values(gains, candidates)
         best = int(values.argmax())
         if values[best] < current + 1e-9:
-            return slots, current
+            return slots
         slots, current = candidates[best], float(values[best])
 
 
+def _rearranged(
+    slots: Int[np.ndarray, "V"], orders: Int[np.ndarray, "N V"]
+) -> Int[np.ndarray, "N V"]:
+    """The places after each of several rearrangements of the circle."""
+    sequence = np.argsort(slots)[orders]  # the view at each place
+    places = np.empty_like(sequence)
+    np.put_along_axis(places, sequence, np.arange(len(slots))[None], 1)
+    return places
+
+
+@lru_cache(maxsize=2)
 def _rearrangements(count: int) -> Int[np.ndarray, "N V"]:
     """Orders of a circle: two places swapped, or a block moved elsewhere, either way round."""
     places = np.arange(count)

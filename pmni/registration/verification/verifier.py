@@ -251,10 +251,10 @@ class Verifier:
     def replaced(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """The poses with misplaced views where the pairs suggest that they are explained best;
         without any, with those that are explained nearly as well on another side of the object that
-        looks like theirs. None if there are neither."""
+        looks like theirs, unless all are equal steps about one axis. None if there are neither."""
         misplaced = trial.explained < OUTLIER * trial.explained.median()
         if not misplaced.any():
-            return self._turned(trial)
+            return None if in_equal_steps(trial.c2w) else self._turned(trial)
         c2w = trial.c2w.copy()
         for view in torch.nonzero(misplaced)[:, 0].tolist():
             suggested = self._suggested(trial.c2w, view, misplaced.cpu().numpy())
