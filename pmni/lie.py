@@ -1,19 +1,9 @@
-"""Rigid and similarity transforms: exponential map, angles, and the Umeyama alignment."""
+"""Similarity transforms, angles between rotations, and the Umeyama alignment."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import pypose
-import torch
 from jaxtyping import Float
-
-
-def se3_exp(xi: Float[torch.Tensor, "*batch 6"]) -> Float[torch.Tensor, "*batch 4 4"]:
-    """Exp: se(3) -> SE(3) as matrices. xi = (translation part rho, rotation vector phi).
-
-    Differentiable, and smooth at zero (pypose).
-    """
-    return pypose.se3(xi).Exp().matrix()
 
 
 def rotation_angle_deg(

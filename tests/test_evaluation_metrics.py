@@ -7,6 +7,7 @@ import pytest
 from evaluation_fixture import ball, lumpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import distance
 from scipy.spatial.transform import Rotation
 
 from pmni.cameras import turntable
@@ -27,7 +28,7 @@ from pmni.evaluation.metrics import (
     point_tree,
     surface_errors,
 )
-from pmni.evaluation.surface import Rays, look, mask_rays
+from pmni.evaluation.surface import Rays, Target, look, mask_rays
 from pmni.io.meshes import Mesh
 from pmni.lie import Similarity
 from pmni.meshing.geometry import vertex_normals
@@ -67,7 +68,11 @@ def test_nearest_is_exact(count, sought, seed):
     rng = np.random.default_rng(seed)
     points, queries = rng.normal(size=(count, 3)), rng.normal(size=(sought, 3))
     exact = np.linalg.norm(points[None] - queries[:, None], axis=-1).min(1)
-    np.testing.assert_allclose(nearest(point_tree(points), queries), exact, atol=1e-12)
+    tree = point_tree(points)
+    np.testing.assert_allclose(nearest(tree, queries), exact, atol=1e-12)
+    np.testing.assert_allclose(
+        nearest(tree, queries, within=0.3), np.where(exact < 0.3, exact, np.inf), atol=1e-12
+    )
 
 
 def test_angles_are_accurate_when_small_and_when_large():
@@ -130,6 +135,16 @@ def test_rays_hit_the_nearer_surface_and_miss_beside_it():
     np.testing.assert_allclose(seen.points, [[1, 1, 0], [2, 1, 0]], atol=1e-12)
     assert seen.triangle.tolist() == [0, 0]
     np.testing.assert_allclose(seen.normals, [[0, 0, 1]] * 2, atol=1e-12)
+
+
+def test_some_rays_meet_what_they_meet_among_all():
+    target = Target(TILE)
+    rays = straight([1, 1, -1500], [[1, 0, 1], [0, 0, 1], [5, 0, 1500], [1, 0, 1500]])
+    triangle = target.first(rays)
+    assert triangle.tolist() == [-1, 0, -1, 0]
+    points, weights = target.meet(rays, np.array([3, 1]), triangle[[3, 1]])
+    np.testing.assert_allclose(points, [[2, 1, 0], [1, 1, 0]], atol=1e-12)
+    np.testing.assert_allclose(weights, [[0.25, 0.5, 0.25], [0.5, 0.25, 0.25]], atol=1e-12)
 
 
 def test_hits_are_exact_far_from_the_origin():
@@ -303,3 +318,14 @@ def test_diameter():
     assert diameter(np.vstack([inner, corners])) == pytest.approx(13.0)
     flat = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]])
     assert diameter(flat) == pytest.approx(np.sqrt(2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.booleans(), st.integers(0, 10_000))
+def test_diameter_is_exact(count, on_a_sphere, seed):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(count, 3)) * np.exp(2 * rng.normal(size=3))
+    if on_a_sphere:  # where no point is inside
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points += 100 * rng.normal(size=3)
+    assert diameter(points) == pytest.approx(distance.cdist(points, points).max(), rel=1e-12)

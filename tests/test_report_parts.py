@@ -91,7 +91,7 @@ def test_the_crop_holds_every_mask_and_shrinks_to_the_longest_side() -> None:
     assert crop.left <= 50
     assert crop.right >= 150
     assert crop.bottom - crop.top < 40
-    small = crop(images.mask_image(masks[0]))
+    small = crop.shrink(images.mask_image(crop.cut(masks[0])))
     assert max(small.shape) == 50
     fine = images.crop_to(masks, 1000)
     assert fine.scale == 1  # nothing is blown up
@@ -101,7 +101,8 @@ def test_shrinking_does_not_darken_colours_at_the_edge_of_a_mask() -> None:
     mask = np.zeros((64, 64), bool)
     mask[:, :33] = True
     normals = np.broadcast_to([0.0, 0.0, -1.0], (64, 64, 3))
-    small = images.crop_to(mask[None], 16)(images.normal_image(normals, mask))
+    crop = images.crop_to(mask[None], 16)
+    small = crop.shrink(images.normal_image(crop.cut(normals), crop.cut(mask)))
     partial = (small[..., 3] > 0) & (small[..., 3] < 255)
     assert partial.any()
     np.testing.assert_allclose(small[partial][:, 2], 255, atol=2)

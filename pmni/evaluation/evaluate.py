@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float, Float16, Shaped
 
 from pmni.capture.capture import Capture
 from pmni.config.evaluation import EvaluateSettings
@@ -30,7 +30,7 @@ from pmni.evaluation.metrics import (
     point_tree,
     surface_errors,
 )
-from pmni.evaluation.surface import Rays, Seen, look, mask_rays
+from pmni.evaluation.surface import Rays, Seen, Target, look, mask_rays
 from pmni.io.meshes import Mesh
 from pmni.io.poses import Poses
 from pmni.lie import Similarity
@@ -87,7 +87,7 @@ def _with_truth(
     true_mesh = _true_mesh(capture)
     rays = mask_rays(capture.masks, capture.intrinsics, reference)
     truth = look(true_mesh, rays)
-    _require_hits(truth, "the ground-truth mesh")
+    _require_hits(truth.hit, "the ground-truth mesh")
     truth_tree = point_tree(truth.points)
 
     similarity = Similarity.identity()
@@ -96,14 +96,16 @@ def _with_truth(
         sample = _sample(mesh.vertices.astype(np.float64), 5000, settings.seed)
         similarity = starts[0] if len(starts) == 1 else closest(starts, sample, truth_tree)
     if settings.alignment == "icp":
-        at_start = look(_moved(mesh, similarity), rays)
-        _require_hits(at_start, "the mesh, aligned by its cameras,")
-        points = similarity.inverse()(_sample(at_start.points, ICP_POINTS, settings.seed))
-        similarity = icp(points, truth_tree, truth.normals, similarity)
+        at_start = Target(_moved(mesh, similarity))
+        triangle = at_start.first(rays)
+        _require_hits(triangle >= 0, "the mesh, aligned by its cameras,")
+        chosen = _sample(np.flatnonzero(triangle >= 0), ICP_POINTS, settings.seed)
+        points, _ = at_start.meet(rays, chosen, triangle[chosen])
+        similarity = icp(similarity.inverse()(points), truth_tree, truth.normals, similarity)
 
     moved = _moved(mesh, similarity)
     seen = look(moved, rays)
-    _require_hits(seen, "the mesh")
+    _require_hits(seen.hit, "the mesh")
     mesh_tree = point_tree(seen.points)
     errors = surface_errors(mesh_tree, truth_tree)
     true_normals, source = _true_normals(capture, rays, truth, reference)
@@ -130,7 +132,7 @@ def _with_truth(
     triangles = true_mesh.vertices[true_mesh.faces]
     distance = distance_to_surface(moved.vertices, truth_tree, truth.triangle, triangles)
     spacing = np.median(truth_tree.query(_sample(truth.points, 2000, settings.seed), k=2)[0][:, 1])
-    near = nearest(mesh_tree, moved.vertices) < 3 * spacing
+    near = nearest(mesh_tree, moved.vertices, 3 * spacing) < 3 * spacing
     return Evaluation(metrics, _image(angles, capture), distance.astype(np.float32), near)
 
 
@@ -154,7 +156,7 @@ def _without_truth(
     centres = _in_order(rays.centres, index, capture)
     rays = Rays(np.array(index)[rays.view], centres, rays.directions)
     seen = look(mesh, rays)
-    _require_hits(seen, "the mesh")
+    _require_hits(seen.hit, "the mesh")
     rotations = _in_order(poses.select(views)[:, :3, :3], index, capture)
     given = capture.normals if capture.true_normals is None else capture.true_normals
     inside = capture.masks & np.isin(np.arange(len(capture.views)), index)[:, None, None]
@@ -317,7 +319,8 @@ def _moved(mesh: Mesh, similarity: Similarity) -> Mesh:
     return Mesh(similarity(mesh.vertices.astype(np.float64)), mesh.faces)
 
 
-def _sample(points: Float[np.ndarray, "N 3"], most: int, seed: int) -> Float[np.ndarray, "M 3"]:
+def _sample(points: Shaped[np.ndarray, "N *each"], most: int, seed: int) -> np.ndarray:
+    """At most that many of the points, drawn without repetition."""
     if len(points) <= most:
         return points
     return points[np.random.default_rng(seed).choice(len(points), most, replace=False)]
@@ -329,8 +332,8 @@ def _image(angles: Float[np.ndarray, "P"], capture: Capture) -> Float16[np.ndarr
     return image
 
 
-def _require_hits(seen: Seen, what: str) -> None:
-    if not seen.hit.any():
+def _require_hits(hit: Bool[np.ndarray, "P"], what: str) -> None:
+    if not hit.any():
         raise InputError(
             f"no ray through the masks hits {what}: wrong frame or units? "
             "meshes are in dataset units"

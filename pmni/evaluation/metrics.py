@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import ConvexHull, KDTree, distance
+from scipy.spatial import KDTree, distance
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ def point_tree(points: Float[np.ndarray, "N 3"]) -> KDTree:
     return KDTree(points, leafsize=64, compact_nodes=False, balanced_tree=False)
 
 
-def nearest(tree: KDTree, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
-    """Distance of each point to the nearest one in the tree."""
-    return tree.query(points, workers=-1)[0]
+def nearest(
+    tree: KDTree, points: Float[np.ndarray, "N 3"], within: float = np.inf
+) -> Float[np.ndarray, "N"]:
+    """Distance of each point to the nearest one in the tree; infinite if none is `within`."""
+    return tree.query(points, distance_upper_bound=within, workers=-1)[0]
 
 
 def angle_deg(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
@@ -93,8 +95,26 @@ def distance_to_surface(
     return np.min([distance_to_triangles(points, triangles[triangle[i]]) for i in columns], axis=0)
 
 
-def diameter(points: Float[np.ndarray, "N 3"]) -> float:
-    """The largest distance between two of the points."""
-    hull = points[ConvexHull(points, qhull_options="QJ").vertices]
-    parts = (hull[start : start + 1000] for start in range(0, len(hull), 1000))
-    return float(max(distance.cdist(part, hull).max() for part in parts))
+def diameter(points: Float[np.ndarray, "N 3"], cells: int = 16) -> float:
+    """The largest distance between two of the points.
+
+    Points are taken together by the cells of a grid, `cells` along the longest side; pairs of cells
+    whose boxes reach farthest are measured first, until no other pair reaches as far as the largest
+    distance found.
+    """
+    lowest, side = points.min(0), np.ptp(points, axis=0).max()
+    place = ((points - lowest) * (cells / side if side > 0 else 0)).astype(int)
+    owner = np.ravel_multi_index(tuple(place.T), (cells + 1,) * 3)
+    order = np.argsort(owner, kind="stable")
+    first = np.flatnonzero(np.diff(owner[order], prepend=-1))
+    groups = np.split(points[order], first[1:])
+    lower, upper = (f.reduceat(points[order], first) for f in (np.minimum, np.maximum))
+    one, other = np.triu_indices(len(groups))
+    reach = np.linalg.norm(np.maximum(upper[one] - lower[other], upper[other] - lower[one]), axis=1)
+    largest = 0.0
+    for pair in np.argsort(-reach):
+        if reach[pair] < largest:
+            break
+        apart = distance.cdist(groups[one[pair]], groups[other[pair]])
+        largest = max(largest, float(apart.max()))
+    return largest

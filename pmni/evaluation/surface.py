@@ -52,39 +52,70 @@ def mask_rays(
     return Rays(np.nonzero(masks)[0], c2w[:, :3, 3], np.concatenate(directions))
 
 
-def look(mesh: Mesh, rays: Rays) -> Seen:
-    """First hits of the rays on the mesh.
+class Target:
+    """A mesh that rays are aimed at.
 
     Embree finds the triangles in float32, from origins close to the object; points on them are
     then computed in float64 (Moeller and Trumbore, 1997).
     """
-    if not has_embree:
-        raise MissingBackendError("evaluation needs Embree for its rays: pip install embreex")
-    vertices = mesh.vertices.astype(np.float64)
-    centre = (vertices.min(0) + vertices.max(0)) / 2
-    vertices = vertices - centre
-    radius = np.linalg.norm(vertices, axis=1).max()
-    centres = rays.centres - centre
-    start = np.maximum(np.linalg.norm(centres, axis=1) - 1.5 * radius, 0)
-    scene = trimesh.Trimesh(vertices, mesh.faces, process=False).ray
+
+    def __init__(self, mesh: Mesh) -> None:
+        if not has_embree:
+            raise MissingBackendError("evaluation needs Embree for its rays: pip install embreex")
+        vertices = mesh.vertices.astype(np.float64)
+        self._faces = mesh.faces
+        self._centre = (vertices.min(0) + vertices.max(0)) / 2
+        self._vertices = vertices - self._centre
+        self._radius = np.linalg.norm(self._vertices, axis=1).max()
+        self._scene = trimesh.Trimesh(self._vertices, mesh.faces, process=False).ray
+
+    def first(self, rays: Rays) -> Int[np.ndarray, "P"]:
+        """The triangle that each ray hits first; -1: none."""
+        every = np.arange(len(rays.view))
+        found = [self._scene.intersects_first(*self._near(rays, part)) for part in _parts(every)]
+        return np.concatenate(found)
+
+    def meet(
+        self, rays: Rays, chosen: Int[np.ndarray, "H"], triangle: Int[np.ndarray, "H"]
+    ) -> tuple[Float[np.ndarray, "H 3"], Float[np.ndarray, "H 3"]]:
+        """Where some rays meet a triangle each: points, and the weights of its corners there."""
+        points, weights = np.empty((2, len(chosen), 3))
+        for part in _parts(np.arange(len(chosen))):
+            corners = self._vertices[self._faces[triangle[part]]]
+            near = self._near(rays, chosen[part])
+            weights[part] = _barycentric(*near, *np.moveaxis(corners, 1, 0))
+            points[part] = np.einsum("hk,hki->hi", weights[part], corners) + self._centre
+        return points, weights
+
+    def _near(
+        self, rays: Rays, chosen: Int[np.ndarray, "C"]
+    ) -> tuple[Float[np.ndarray, "C 3"], Float[np.ndarray, "C 3"]]:
+        """Origins of some rays, relative to the object's centre and close to it; directions."""
+        centres = rays.centres - self._centre
+        start = np.maximum(np.linalg.norm(centres, axis=1) - 1.5 * self._radius, 0)
+        view, directions = rays.view[chosen], rays.directions[chosen]
+        return centres[view] + start[view, None] * directions, directions
+
+
+def look(mesh: Mesh, rays: Rays) -> Seen:
+    """First hits of the rays on the mesh."""
+    target = Target(mesh)
+    first = target.first(rays)
+    chosen = np.flatnonzero(first >= 0)
+    triangle = first[chosen]
+    points, weights = target.meet(rays, chosen, triangle)
     smooth = vertex_normals(mesh)
-    found = []
-    for first in range(0, len(rays.view), CHUNK):
-        directions = rays.directions[first : first + CHUNK]
-        view = rays.view[first : first + CHUNK]
-        origins = centres[view] + start[view, None] * directions
-        triangle = scene.intersects_first(origins, directions)
-        hit = triangle >= 0
-        triangle = triangle[hit]
-        corners = mesh.faces[triangle]
-        abc = vertices[corners]
-        weights = _barycentric(origins[hit], directions[hit], *np.moveaxis(abc, 1, 0))
-        points = np.einsum("hk,hki->hi", weights, abc) + centre
-        normals = np.einsum("hk,hki->hi", weights, smooth[corners])
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        np.divide(normals, length, out=normals, where=length > 0)
-        found.append((hit, points, normals, triangle))
-    return Seen(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    normals = np.empty_like(points)
+    for part in _parts(np.arange(len(chosen))):
+        mixed = np.einsum("hk,hki->hi", weights[part], smooth[mesh.faces[triangle[part]]])
+        length = np.linalg.norm(mixed, axis=1, keepdims=True)
+        normals[part] = np.divide(mixed, length, out=mixed, where=length > 0)
+    return Seen(first >= 0, points, normals, triangle)
+
+
+def _parts(rows: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "C"]]:
+    """Runs of `CHUNK` rows."""
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
 def _barycentric(

@@ -23,15 +23,15 @@ def vertex_normals(mesh: Mesh) -> Float[np.ndarray, "N 3"]:
 
     Zero at vertices without a face of positive area.
     """
-    corners = np.stack(_corners(mesh), 1)
+    a, b, c = _corners(mesh)
     normals = _unit(area_vectors(mesh))
+    sides = [_unit(b - a), _unit(c - b), _unit(a - c)]
     total = np.zeros((len(mesh.vertices), 3))
     for corner in range(3):
-        ahead = _unit(corners[:, (corner + 1) % 3] - corners[:, corner])
-        behind = _unit(corners[:, (corner + 2) % 3] - corners[:, corner])
+        ahead, arriving = sides[corner], sides[corner - 1]
         # accurate for thin angles, unlike the arc cosine
         angle = 2 * np.arctan2(
-            np.linalg.norm(ahead - behind, axis=1), np.linalg.norm(ahead + behind, axis=1)
+            np.linalg.norm(ahead + arriving, axis=1), np.linalg.norm(ahead - arriving, axis=1)
         )
         index = mesh.faces[:, corner]
         for axis in range(3):
@@ -46,6 +46,8 @@ def open_edges(mesh: Mesh) -> Int[np.ndarray, "E 2"]:
     forward = directed[:, 0] * count + directed[:, 1]
     backward = directed[:, 1] * count + directed[:, 0]
     known = np.sort(forward)
+    if (np.diff(known) > 0).all() and np.array_equal(known, np.sort(backward)):
+        return directed[:0]
     first = np.searchsorted(known, backward, side="left")
     last = np.searchsorted(known, backward, side="right")
     return directed[last - first != 1]

@@ -1,7 +1,10 @@
 """Contact sheets: layers of small images, one tile a view."""
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +14,8 @@ from pmni.config.reporting import ReportSettings
 from pmni.io.images import read_normal_map
 from pmni.reporting import images
 from pmni.reporting.sources import Run, Unavailable, load
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,28 +54,31 @@ class Gallery:
 def input_gallery(capture: Capture, integration: Path, settings: ReportSettings) -> Gallery:
     """What went in: normals, masks, true normals where known, and the integrated distances."""
     crop = images.crop_to(capture.masks, settings.tile)
-    pairs = list(zip(capture.views, capture.normals, capture.masks, strict=True))
+    masks = [crop.cut(mask) for mask in capture.masks]
 
-    def layer(name: str, pictures: list[np.ndarray], kind: str = "") -> Layer:
-        tiles = [
-            Tile(view, images.data_uri(crop(picture), settings.image_quality))
-            for view, picture in zip(capture.views, pictures, strict=True)
-        ]
-        return Layer(name, tiles, kind)
+    def layer(name: str, pictures: Iterable[np.ndarray], kind: str = "") -> Layer:
+        def tile(pair: tuple[str, np.ndarray]) -> Tile:
+            view, picture = pair
+            return Tile(view, images.data_uri(crop.shrink(picture), settings.image_quality))
+
+        return Layer(name, _each(tile, zip(capture.views, pictures, strict=True)), kind)
+
+    def normal_layer(name: str, normals: Float[np.ndarray, "V H W 3"]) -> Layer:
+        return layer(name, map(images.normal_image, map(crop.cut, normals), masks))
 
     layers = [
-        layer("Input normals", [images.normal_image(normals, mask) for _, normals, mask in pairs]),
-        layer("Masks", [images.mask_image(mask) for _, _, mask in pairs], "mask"),
+        normal_layer("Input normals", capture.normals),
+        layer("Masks", map(images.mask_image, masks), "mask"),
     ]
     problems = []
     try:
         distances = load(integration / "ray_distance.npz", read_distances)
-        layers.append(layer("Integrated distance", [images.distance_image(d) for d in distances]))
+        pictures = map(images.distance_image, map(crop.cut, distances))
+        layers.append(layer("Integrated distance", pictures))
     except Unavailable as error:
         problems.append(error)
     if capture.true_normals is not None:
-        true = zip(capture.true_normals, capture.masks, strict=True)
-        layers.append(layer("True normals", [images.normal_image(n, mask) for n, mask in true]))
+        layers.append(normal_layer("True normals", capture.true_normals))
     return Gallery(f"{capture.name}: what went in", crop.aspect, layers, problems)
 
 
@@ -113,18 +121,20 @@ def _rendered_layer(
 ) -> Layer:
     """Rendered normals of all views that have a pose."""
     folder = run.render(step)
-    tiles = []
-    for view in capture.views:
-        path = folder / f"{view}.exr"
-        if not path.exists():
-            continue
+
+    def tile(path: Path) -> Tile:
         normals = load(path, read_normal_map)
         if normals.shape[:2] != capture.masks.shape[1:]:
             raise Unavailable(path, "belongs to another capture (its size differs)")
-        mask = np.isfinite(normals).all(-1) & (np.linalg.norm(normals, axis=-1) > 0.5)
+        normals = crop.cut(normals)
+        length = np.linalg.norm(normals, axis=-1)
+        mask = np.isfinite(length) & (length > 0.5)
         ours = np.where(mask[..., None], normals, 0) * np.array([1, -1, -1], np.float32)
-        picture = crop(images.normal_image(ours, mask))
-        tiles.append(Tile(view, images.data_uri(picture, settings.image_quality)))
+        picture = crop.shrink(images.normal_image(ours, mask))
+        return Tile(path.stem, images.data_uri(picture, settings.image_quality))
+
+    paths = [folder / f"{view}.exr" for view in capture.views]
+    tiles = _each(tile, [path for path in paths if path.exists()])
     if not tiles:
         raise Unavailable(folder, "holds no rendered normals")
     return Layer(f"Rendered normals{_suffix(run, step)}", tiles)
@@ -142,15 +152,24 @@ def _error_layer(
     if errors.shape != capture.masks.shape:
         raise Unavailable(run.errors(step), "belongs to another capture (its size differs)")
     top = largest or 30.0
-    tiles = []
-    for view, error in zip(capture.views, errors, strict=True):
+
+    def tile(pair: tuple[str, Float[np.ndarray, "H W"]]) -> Tile:
+        view, error = pair[0], crop.cut(pair[1])
         seen = np.isfinite(error)
         note = f"{error[seen].mean():.2f}°" if seen.any() else "–"
-        picture = images.error_image(error, top)
-        tiles.append(Tile(view, images.data_uri(crop(picture), settings.image_quality), note))
+        picture = crop.shrink(images.error_image(error, top))
+        return Tile(view, images.data_uri(picture, settings.image_quality), note)
+
     ramp = images.colour_ramp(images.ERROR_COLOURS)
     name = f"Error of the normals{_suffix(run, step)}"
+    tiles = _each(tile, zip(capture.views, errors, strict=True))
     return Layer(name, tiles, scale=(ramp, "0°", f"≥ {top:g}°"))
+
+
+def _each(tile: Callable[[T], Tile], views: Iterable[T]) -> list[Tile]:
+    """The tiles of all views, several made at a time."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(tile, views))
 
 
 def read_normal_errors(path: Path) -> Float[np.ndarray, "V H W"]:

@@ -27,16 +27,20 @@ class Crop:
         """Width by height."""
         return (self.right - self.left) / (self.bottom - self.top)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Cut out and shrink an RGBA image (premultiplied while it is resized)."""
-        cut: np.ndarray = image[self.top : self.bottom, self.left : self.right].astype(np.float32)
-        if self.scale < 1:
-            height, width = cut.shape[:2]
-            size = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
-            cut[..., :3] *= cut[..., 3:] / 255
-            cut = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
-            cut[..., :3] = cut[..., :3] / np.maximum(cut[..., 3:] / 255, 1e-3)
-        return np.clip(np.round(cut), 0, 255).astype(np.uint8)
+    def cut(self, values: np.ndarray) -> np.ndarray:
+        """The window of a view's values (H, W, ...)."""
+        return values[self.top : self.bottom, self.left : self.right]
+
+    def shrink(self, image: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "h w 4"]:
+        """A window's RGBA image, black where it is transparent, at the scale."""
+        if self.scale == 1:
+            return image
+        height, width = image.shape[:2]
+        size = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
+        opaque = image.astype(np.float32)
+        small: np.ndarray = cv2.resize(opaque, size, interpolation=cv2.INTER_AREA)
+        small[..., :3] /= np.maximum(small[..., 3:] / 255, 1e-3)
+        return np.clip(np.round(small), 0, 255).astype(np.uint8)
 
 
 def crop_to(masks: Bool[np.ndarray, "V H W"], longest: int) -> Crop:
@@ -56,7 +60,7 @@ def normal_image(
     normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 4"]:
     """RGBA of camera-frame normals (OpenCV axes) in the usual colours: x right, y up, z to us."""
-    colours = (normals * [1.0, -1.0, -1.0] + 1) / 2 * 255
+    colours = (normals * [1.0, -1.0, -1.0] + 1) * 127.5
     return _rgba(colours, mask)
 
 
@@ -88,10 +92,8 @@ def distance_image(distance: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W
 
 
 def _rgba(colours: np.ndarray, seen: np.ndarray) -> UInt8[np.ndarray, "H W 4"]:
-    image = np.zeros((*seen.shape, 4), np.uint8)
-    image[..., :3] = np.clip(colours, 0, 255) * seen[..., None]
-    image[..., 3] = 255 * seen
-    return image
+    shown = np.where(seen[..., None], np.clip(colours, 0, 255), 0).astype(np.uint8)
+    return np.dstack([shown, np.where(seen, 255, 0).astype(np.uint8)])
 
 
 def data_uri(image: UInt8[np.ndarray, "H W 4"], quality: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def simplify(
     face_normals = np.cross(
         vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
     )
-    normals = _gather(face_normals.repeat(3, 0), faces.ravel(), len(vertices))
+    normals = _at_corners(faces, len(vertices)) @ face_normals
     cluster = np.arange(len(vertices))
     if len(faces) > largest:
         area = np.linalg.norm(face_normals, axis=1).sum() / 2
@@ -69,8 +70,14 @@ def average(values: np.ndarray, cluster: Int[np.ndarray, "M"], count: int) -> np
 
 def _gather(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
     """Sums of rows that share an index."""
-    columns = [np.bincount(index, column, count) for column in values.T]
-    return np.stack(columns, 1)
+    return _at_corners(index[:, None], count) @ values
+
+
+def _at_corners(faces: Int[np.ndarray, "G K"], count: int) -> sparse.csc_array:
+    """The matrix that sums values of faces (G, ...) at each of their corners."""
+    size, corners = faces.shape
+    ends = np.arange(0, corners * size + 1, corners)
+    return sparse.csc_array((np.ones(faces.size), faces.ravel(), ends), shape=(count, size))
 
 
 def _cluster(vertices: np.ndarray, normals: np.ndarray, cell: float) -> np.ndarray:
@@ -90,7 +97,9 @@ def _merged_faces(faces: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     merged = merged[(a != b) & (b != c) & (c != a)]
     first = merged.argmin(1)
     turned = np.take_along_axis(merged, (first[:, None] + np.arange(3)) % 3, 1)
-    return np.unique(turned, axis=0)
+    numbers = (cluster.max() + 1,) * 3
+    once = np.unique(np.ravel_multi_index(tuple(turned.T), numbers))
+    return np.column_stack(np.unravel_index(once, numbers))
 
 
 def _place(
@@ -104,17 +113,16 @@ def _place(
     mean = average(vertices, cluster, count)
     length = np.linalg.norm(face_normals, axis=1, keepdims=True)
     n = face_normals / np.maximum(length, 1e-30)
-    owner = cluster[faces].ravel()
-    inside = owner >= 0
-    owner = owner[inside]
-    weight, n = length.repeat(3, 0)[inside], n.repeat(3, 0)[inside]
+    a, b, c = (vertices[corner] for corner in faces.T)
+    d = np.einsum("fi,fi->f", n, (a + b + c) / 3)
+    moments = np.einsum("fi,fj->fij", length * n, np.column_stack([n, d])).reshape(-1, 12)
+    owner = np.where(cluster < 0, count, cluster)[faces]  # what has collapsed comes last
+    sums = (_at_corners(owner, count + 1) @ moments)[:count].reshape(-1, 3, 4)
+    A = sums[..., :3].copy()
     # relative to the cluster's mean, where the numbers are small
-    d = (n * (vertices[faces].mean(1).repeat(3, 0)[inside] - mean[owner])).sum(1, keepdims=True)
-    outer = (n[:, :, None] * n[:, None, :]).reshape(-1, 9)
-    A = _gather(weight * outer, owner, count).reshape(-1, 3, 3)
-    b = _gather(weight * d * n, owner, count)
+    offset = sums[..., 3:] - A @ mean[..., None]
     A += 0.03 * np.trace(A, axis1=1, axis2=2)[:, None, None] * np.eye(3) + 1e-30 * np.eye(3)
-    return mean + np.linalg.solve(A, b[..., None])[..., 0]
+    return mean + np.linalg.solve(A, offset)[..., 0]
 
 
 POSITION_STEPS = 2**14 - 1
@@ -153,7 +161,7 @@ def pack(
         columns += _differences(np.where(seen, scaled, -1)[:, None])
         header["values"] = [low, high]
     content = b"".join(_byte_planes(column) for column in columns)
-    return header, base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return header, base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
 
 
 def _differences(rows: np.ndarray) -> list[np.ndarray]:

@@ -258,4 +258,4 @@ def _facts(run: Run, capture: Capture | None) -> list[str]:
 @functools.cache
 def _plotly() -> str:
     """The charting library, gzipped, in base64."""
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()

@@ -7,11 +7,11 @@ derivatives through the images' gradients.
 
 from dataclasses import dataclass
 
+import pypose
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.lie import se3_exp
 from pmni.registration.views import Views
 
 _DEPTH_WEIGHT = 0.3  # depths are integrated, so say less than the normals ...
@@ -194,7 +194,7 @@ def perturbed(
     centre: Float[Tensor, "K 3"],
 ) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
     """x -> Exp(xi) (R x + t - centre) + centre; R is kept orthonormal."""
-    step = se3_exp(xi)
+    step = pypose.se3(xi).Exp().matrix()
     turned = step[:, :3, :3] @ R
     turned = 1.5 * turned - 0.5 * turned @ turned.transpose(1, 2) @ turned
     moved = (step[:, :3, :3] @ (t - centre)[..., None])[..., 0]
