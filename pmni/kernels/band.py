@@ -42,12 +42,11 @@ def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float
     found = x.new_empty(channels, len(x))
     if len(x):
         with device_of(x):
-            _sample[(triton.cdiv(len(x), POINTS),)](
+            _sample[(triton.cdiv(len(x), POINTS), channels)](
                 x.contiguous(),
                 found,
                 len(x),
                 len(sdf.values),
-                CHANNELS=channels,
                 POINTS=POINTS,
                 **given,
             )
@@ -67,18 +66,18 @@ def _sample(
     side,
     base_cells,
     DENSE: tl.constexpr,
-    CHANNELS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
-    """found (CHANNELS, count): f at xs (count, 3), and what else is given at all nodes."""
+    """found (C, count): f at xs (count, 3), and what else is given at all nodes; a program for
+    each channel."""
     point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    channel = tl.program_id(1).to(tl.int64)
     real = point < count
     x, y, z = load3(xs, point, real)
     line = base_cells + 1
-    for channel in tl.static_range(CHANNELS):
-        fine, coarse = values + channel * nodes, base + channel * line * line * line
-        f = band_value(x, y, z, real, fine, table, coarse, cells, side, base_cells, DENSE)
-        tl.store(found + channel * tl.cast(count, tl.int64) + point, f, mask=real)
+    fine, coarse = values + channel * nodes, base + channel * line * line * line
+    f = band_value(x, y, z, real, fine, table, coarse, cells, side, base_cells, DENSE)
+    tl.store(found + channel * count + point, f, mask=real)
 
 
 @triton.jit

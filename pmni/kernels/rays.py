@@ -107,39 +107,40 @@ def _first_crossings(
     span = tl.load(fars + ray, mask=real, other=0.0) - near
     ox, oy, oz = ox + near * dx, oy + near * dy, oz + near * dz
     active = real & (span > 0)
-    f = band_value(ox, oy, oz, active, values, table, base, cells, side, base_cells, DENSE)
-    wrong = active & ((tl.abs(f) < float("inf")) == 0)
-    at_once = active & (f < 0)
-    active = active & (f >= 0)
+    wrong, at_once, crossed = ray < 0, ray < 0, ray < 0  # none yet
+    # Where f is looked at; the last two points of rays that have crossed, and their values.
     t = tl.zeros_like(near)
-    # The last two points of the rays that have crossed.
     a, b, value_a, value_b = t, t, t + 1, t - 1
-    crossed = active & (f < 0)
-    steps = 0
-    while (tl.max(active.to(tl.int32), 0) > 0) & (steps != most_steps):
-        steps += 1
-        ahead = tl.minimum(t + tl.maximum(STEP_FACTOR * f, least_step), span)
-        x, y, z = ox + ahead * dx, oy + ahead * dy, oz + ahead * dz
+    before, value_before, previous = t, t, t
+    steps, refined = tl.zeros_like(ray), tl.zeros_like(ray)
+    # One loop for rays that march and rays that have crossed: the code of a value is long.
+    while tl.max(active.to(tl.int32), 0) > 0:
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
         value = band_value(x, y, z, active, values, table, base, cells, side, base_cells, DENSE)
         wrong = wrong | (active & ((tl.abs(value) < float("inf")) == 0))
-        now = active & (value < 0)
-        a, value_a = tl.where(now, t, a), tl.where(now, f, value_a)
-        b, value_b = tl.where(now, ahead, b), tl.where(now, value, value_b)
-        crossed = crossed | now
-        active = active & (value >= 0) & (ahead < span)
-        t, f = ahead, value
-    previous = tl.zeros_like(t)
-    for _ in range(REFINEMENTS):
-        middle = a + (b - a) * (value_a / (value_a - value_b))
-        x, y, z = ox + middle * dx, oy + middle * dy, oz + middle * dz
-        value = band_value(x, y, z, crossed, values, table, base, cells, side, base_cells, DENSE)
         outside = value >= 0
-        half = tl.where(outside == (previous > 0), tl.where(previous == 0, 1.0, 0.5), 1.0)
-        a, b = tl.where(outside, middle, a), tl.where(outside, b, middle)
         # The end that stays counts half if it has stayed before (Illinois).
-        value_a = tl.where(outside, value, half * value_a)
-        value_b = tl.where(outside, half * value_b, value)
-        previous = tl.where(outside, 1.0, -1.0)
+        half = tl.where(outside == (previous > 0), tl.where(previous == 0, 1.0, 0.5), 1.0)
+        closer = active & crossed
+        a, b = tl.where(closer & outside, t, a), tl.where(closer & (outside == 0), t, b)
+        value_a = tl.where(closer, tl.where(outside, value, half * value_a), value_a)
+        value_b = tl.where(closer, tl.where(outside, half * value_b, value), value_b)
+        previous = tl.where(closer, tl.where(outside, 1.0, -1.0), previous)
+        refined += closer.to(tl.int32)
+        marching = active & (crossed == 0)
+        now = marching & (value < 0)
+        at_once = at_once | (now & (steps == 0))
+        now = now & (steps > 0)
+        a, value_a = tl.where(now, before, a), tl.where(now, value_before, value_a)
+        b, value_b = tl.where(now, t, b), tl.where(now, value, value_b)
+        crossed = crossed | now
+        marching = marching & outside & (t < span) & (steps != most_steps)
+        active = marching | (crossed & (refined < REFINEMENTS))
+        before = tl.where(marching, t, before)
+        value_before = tl.where(marching, value, value_before)
+        ahead = tl.minimum(t + tl.maximum(STEP_FACTOR * value, least_step), span)
+        t = tl.where(marching, ahead, a + (b - a) * (value_a / (value_a - value_b)))
+        steps += 1
     distance = near + a + (b - a) * (value_a / (value_a - value_b))
     distance = tl.where(at_once, near, distance)
     tl.store(found + ray, tl.where(crossed | at_once, distance, float("nan")), mask=real)
@@ -172,23 +173,22 @@ def _least_values(
     dx, dy, dz = load3(directions, ray, active)
     near = tl.load(nears + ray, mask=active, other=0.0)
     far = tl.load(fars + ray, mask=active, other=0.0)
-    real = active
+    real, marching = active, active
     t, at = near, near
     best = tl.zeros_like(near) + float("inf")
+    width, trial = tl.zeros_like(near) + step, tl.zeros_like(ray)
+    # One loop for rays that march and rays that halve their steps: the code of a value is long.
     while tl.max(active.to(tl.int32), 0) > 0:
         x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
         value = band_value(x, y, z, active, values, table, base, cells, side, base_cells, DENSE)
         lower = active & (value < best)
         best, at = tl.where(lower, value, best), tl.where(lower, t, at)
-        t = t + tl.maximum(0.9 * (value - best), step)
-        active = active & (t < far)
-    for trial in range(2 * HALVINGS):
-        if trial % 2 == 0:
-            step = step / 2
-        t = at + (step if trial % 2 else -step)
-        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-        value = band_value(x, y, z, real, values, table, base, cells, side, base_cells, DENSE)
-        lower = value < best
-        best, at = tl.where(lower, value, best), tl.where(lower, t, at)
+        further = t + tl.maximum(0.9 * (value - best), step)
+        marching = marching & (further < far)
+        # To either side of the best, at half of the last width each time.
+        width = tl.where((marching == 0) & (trial % 2 == 0), width / 2, width)
+        t = tl.where(marching, further, at + tl.where(trial % 2 == 0, -width, width))
+        active = real & (marching | (trial < 2 * HALVINGS))
+        trial += (marching == 0).to(tl.int32)
     tl.store(found + ray, at, mask=real)
     tl.store(least + ray, best, mask=real)
