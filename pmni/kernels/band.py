@@ -17,6 +17,9 @@ assert BLOCK == 4
 POINTS = 128
 """A program's: one a thread."""
 
+SIZES = ["cells", "side", "base_cells"]
+"""Of `arguments`: a kernel for each kind of numbers would not be faster."""
+
 
 def arguments(sdf: BandSDF) -> dict[str, Any]:
     """The arguments by which kernels take a surface."""
@@ -53,7 +56,7 @@ def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "nodes", *SIZES])
 def _sample(
     xs,
     found,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pmni.errors import DivergenceError
 from pmni.fields.band import BandSDF
-from pmni.kernels.band import arguments, band_value
+from pmni.kernels.band import SIZES, arguments, band_value
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3
 
@@ -77,7 +77,7 @@ def least_values(
     return at, least
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "most_steps", *SIZES])
 def _first_crossings(
     origins,
     directions,
@@ -147,7 +147,7 @@ def _first_crossings(
     tl.atomic_max(bad + ray * 0, wrong.to(tl.int32), mask=wrong)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", *SIZES])
 def _least_values(
     origins,
     directions,
