@@ -22,7 +22,8 @@ def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
     """The device of a job: the CPU, or a GPU that no other job holds until the block ends.
 
     `auto` takes a GPU when there is one. Of several visible GPUs the first free one is taken; when
-    all are held, this waits. Raises MissingBackendError for `cuda` without a GPU.
+    all are held, this waits. What PyTorch keeps of its memory for later is given back with it.
+    Raises MissingBackendError for `cuda` without a GPU.
     """
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         yield torch.device("cpu")
@@ -38,7 +39,10 @@ def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
     ]
     with claimed_lock(names) as index:
         torch.cuda.set_device(index)
-        yield torch.device("cuda", index)
+        try:
+            yield torch.device("cuda", index)
+        finally:
+            torch.cuda.empty_cache()
 
 
 @contextmanager

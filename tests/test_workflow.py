@@ -188,8 +188,9 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
         log = project.folder / f"results/logs/{stage}/free/{name}.log"
         assert "made to fail" in log.read_text(encoding="utf-8")
 
-    # Jobs that use the GPU never ran at the same time; two trainings on the CPU did (they meet).
-    on_gpu = [c for c in calls if c.stage in GPU_STAGES and "/fixed/" not in c.output]
+    # Jobs that take the GPU for long never ran at the same time; two trainings on the CPU did (they
+    # meet).
+    on_gpu = [c for c in calls if c.stage in ("refine", "train") and "/fixed/" not in c.output]
     assert not overlap(on_gpu)
 
     # After the fix only what failed, and what follows it, runs.
@@ -208,14 +209,25 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     assert "Nothing to be done" in run.stdout
     assert project.pmni.calls() == []
 
-    # With two GPUs two jobs may use them at once. Only what depends on the setting is made.
+    # Jobs that need a GPU for moments take turns at its lock. Only what depends on the setting is
+    # made.
     project.pmni.meet("--output results/free/ball/meshes", "--output results/free/cube/meshes")
-    overlay = {"overrides": {"mesh": {"resolution": 64}}}
-    project.write("coarse.yaml", overlay)
-    run = project.snakemake("--cores", "8", "--resources", "gpu=2", "--configfile", "coarse.yaml")
+    project.write("coarse.yaml", {"overrides": {"mesh": {"resolution": 64}}})
+    run = project.snakemake("--cores", "8", "--configfile", "coarse.yaml")
     calls = project.pmni.calls()
     assert run.returncode == 0, run.stdout
     assert made(calls) == {"mesh": 18, "evaluate": 18, "export": 9} | SUMMARY
+
+    # With two GPUs two refinements may run at once.
+    project.pmni.meet("--output results/free/ball/refine", "--output results/free/cube/refine")
+    project.write("seed.yaml", {"overrides": {"mesh": {"resolution": 64}, "refine": {"seed": 1}}})
+    run = project.snakemake("--cores", "8", "--resources", "gpu=2", "--configfile", "seed.yaml")
+    calls = project.pmni.calls()
+    assert run.returncode == 0, run.stdout
+    assert (
+        made(calls)
+        == total(less(FREE, {"register": 1}), less(FAST, {"register": 1}), times=3) | SUMMARY
+    )
 
 
 def check_what_is_collected_after_failures(calls: list[fake_pmni.Call]) -> None:
@@ -526,6 +538,7 @@ def test_slurm_jobs_ask_for_what_the_rules_need(tmp_path: Path) -> None:
     profile += ["--set-resources", "train:gpu_model=h100", "train:runtime=45"]
     profile += ["--slurm-init-seconds-before-status-checks", "1", "--"]
     wanted = ["free/ball/train/history.csv", "fixed/ball/register/initial_poses.json"]
+    wanted += ["free/ball/meshes/iter_00000200.ply"]
     run = project.snakemake(*profile, *(f"results/{file}" for file in wanted))
     assert run.returncode == 0, run.stdout
     jobs = [json.loads(file.read_text("utf-8")) for file in (tmp_path / "bin").glob("job_*")]
@@ -536,7 +549,8 @@ def test_slurm_jobs_ask_for_what_the_rules_need(tmp_path: Path) -> None:
     refine = flags.pop("rule_refine_wildcards_free_ball")
     assert " -A lab -p fast -t 60 --mem 16000 --cpus-per-gpu=4 " in refine
     assert " --gpus=1 " in refine
+    assert " --gpus=1 " in flags.pop("rule_mesh_wildcards_free_ball_00000200")
     register = flags.pop("rule_register_wildcards_fixed_ball")
-    assert " -A lab -p fast -t 60 --mem 4000 --ntasks=1 --cpus-per-task=1 " in register
+    assert " -A lab -p fast -t 60 --mem 4000 --ntasks=1 --cpus-per-task=3 " in register
     assert "--gpus" not in register
     assert not flags

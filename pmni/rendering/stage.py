@@ -3,9 +3,11 @@
 import logging
 from argparse import ArgumentParser, Namespace
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from pmni.capture.capture import load_capture
@@ -17,7 +19,7 @@ from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_normal_map
 from pmni.io.poses import read_poses
 from pmni.provenance import record
-from pmni.rendering.views import render_views
+from pmni.rendering.views import Images, render_views
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
-    from pmni.fields.baking import baked
-    from pmni.fields.checkpoint import load_surface
-
     settings = settings_from_argument(RenderSettings, args.settings)
     capture = load_capture(args.capture, with_truth=False)
     poses = read_poses(args.poses)
@@ -50,31 +49,53 @@ def run(args: Namespace) -> None:
         "checkpoint": args.checkpoint,
         "poses": args.poses,
     }
-    height, width = capture.masks.shape[1:]
-    index = [capture.views.index(view) for view in views]
-    with (
-        claimed_device(settings.device) as device,
-        atomic_folder(args.output) as folder,
-        record("render", folder / "provenance.json", settings, inputs) as known,
-    ):
-        K, c2w = capture.intrinsics[index], poses.select(views)
-        pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
-        surface = baked(load_surface(args.checkpoint, device), pixel, device)
-        images = render_views(surface, K, c2w, (height, width), settings.chunk, device)
-        with ThreadPoolExecutor() as pool:
-            written = [
-                pool.submit(_write_view, folder / view, normals)
-                for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
-            ]
-            np.savez_compressed(
-                folder / "depth.npz",
-                ray_distance=images.distance * np.float32(capture.scale),
-                views=np.array(views),
-            )
-            for view in written:
-                view.result()
-        known |= {"device": str(device), "views": len(views)}
-    log.info("%d views of %d x %d pixels", len(views), width, height)
+    intrinsics = capture.intrinsics[[capture.views.index(view) for view in views]]
+    shape = capture.masks.shape[1:]
+    with ExitStack() as claim:
+        device = claim.enter_context(claimed_device(settings.device))
+        with (
+            atomic_folder(args.output) as folder,
+            record("render", folder / "provenance.json", settings, inputs) as known,
+        ):
+            c2w = poses.select(views)
+            images = _images(args.checkpoint, intrinsics, c2w, shape, settings.chunk, device)
+            claim.close()  # other jobs can compute while this one writes
+            _write(folder, views, images, capture.scale)
+            known |= {"device": str(device), "views": len(views)}
+    log.info("%d views of %d x %d pixels", len(views), *reversed(shape))
+
+
+def _images(
+    checkpoint: Path,
+    intrinsics: Float[np.ndarray, "V 3 3"],
+    c2w: Float[np.ndarray, "V 4 4"],
+    shape: tuple[int, int],
+    chunk: int,
+    device: torch.device,
+) -> Images:
+    """Of the checkpoint's surface, made easy to look up at the distance between two pixels."""
+    from pmni.fields.baking import baked
+    from pmni.fields.checkpoint import load_surface
+
+    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / intrinsics[:, 0, 0]))
+    surface = baked(load_surface(checkpoint, device), pixel, device)
+    return render_views(surface, intrinsics, c2w, shape, chunk, device)
+
+
+def _write(folder: Path, views: list[str], images: Images, scale: float) -> None:
+    """All views' files, and their ray distances in dataset units."""
+    with ThreadPoolExecutor() as pool:
+        written = [
+            pool.submit(_write_view, folder / view, normals)
+            for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
+        ]
+        np.savez_compressed(
+            folder / "depth.npz",
+            ray_distance=images.distance * np.float32(scale),
+            views=np.array(views),
+        )
+        for view in written:
+            view.result()
 
 
 def _write_view(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:

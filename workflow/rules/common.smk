@@ -31,6 +31,9 @@ except PmniError as error:
 SUMMARY = (
     f"{CONFIG.study.output}/table.md" if CONFIG.study else f"{CONFIG.results}/report/index.html"
 )
+# Stages that need a GPU for a second or two.
+BRIEF = ("mesh", "render")
+
 REFINED = [name for name, settings in EXPERIMENTS.items() if settings.refine is not None]
 TRAINED = [name for name, settings in EXPERIMENTS.items() if settings.train is not None]
 
@@ -261,10 +264,16 @@ def is_source(file: Path, folder: Path) -> bool:
 
 
 def gpus(stage: str):
-    """How many GPUs a job of `stage` may occupy: none if its device is the CPU, else one."""
+    """How many GPUs a job of `stage` keeps from others: none if its device is the CPU, else one.
+
+    Of jobs on this machine only those that compute for long count. The others take turns at the
+    GPU's lock (see pmni.devices): they start, read and write while another job computes.
+    """
 
     def count(wildcards) -> int:
-        return 0 if getattr(experiment_of(wildcards), stage).device == "cpu" else 1
+        brief = stage in BRIEF and workflow.local_exec
+        on_cpu = getattr(experiment_of(wildcards), stage).device == "cpu"
+        return 0 if on_cpu or brief else 1
 
     return count
 
