@@ -317,7 +317,9 @@ class TestSlots:
         gains = np.random.default_rng(0).standard_normal((6, 6, 6))
         gains = gains + gains.transpose(1, 0, 2)[:, :, -np.arange(6) % 6]
         slots = np.array([0, 3, 1, 5, 2, 4])
-        found = {tuple(((each - each[0]) % 6).tolist()) for each in neighbours(gains, slots, 999)}
+        found = {
+            tuple(((each - each[0]) % 6).tolist()) for each in neighbours(gains, slots, 999, 0)
+        }
         swapped = slots.copy()
         swapped[[1, 4]] = swapped[[4, 1]]
         assert tuple(swapped.tolist()) in found
@@ -325,7 +327,7 @@ class TestSlots:
         block = np.argsort([4, 2, 0, 1, 5, 3])  # its first three, turned round
         assert sequence == [0, 2, 4, 1, 5, 3]
         assert tuple(((block - block[0]) % 6).tolist()) in found
-        few = neighbours(gains, slots, 3)
+        few = neighbours(gains, slots, 3, 0)
         assert [value(gains, each) for each in few] == pytest.approx(
             sorted((value(gains, np.array(each)) for each in found), reverse=True)[:3]
         )

@@ -68,7 +68,7 @@ def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
 
     best = max(assignments(gains, seed), key=total)
     for _ in range(ROUNDS):
-        better = max([best, *neighbours(gains, best, NEIGHBOURS)], key=total)
+        better = max([best, *neighbours(gains, best, NEIGHBOURS, seed)], key=total)
         if better is best:
             break
         best = better

@@ -18,7 +18,7 @@ POLISHED = 4
 
 _PARTNERS = 6  # of each view, for angular synchronisation
 _ITERATIONS = 30  # of the relaxed assignment
-_NEIGHBOURS = 4000  # rearrangements that a step of the local search looks at
+_DIFFERENCES = 4_000_000  # of places: so many are looked at to find the best rearrangement
 
 
 def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.ndarray, "V"]]:
@@ -43,10 +43,13 @@ def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.nda
 
 
 def neighbours(
-    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], count: int
+    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], count: int, seed: int
 ) -> list[Int[np.ndarray, "V"]]:
-    """Of all assignments that differ by one swap or one moved block, those of the highest gains."""
-    return list(_best_first(gains, _rearranged(slots, _rearrangements(len(slots))))[:count])
+    """Of the assignments that differ by one swap or one moved block, those of the highest gains.
+
+    Where there are too many, of some of them.
+    """
+    return list(_best_first(gains, _rearranged(slots, np.random.default_rng(seed)))[:count])
 
 
 def _best_first(
@@ -126,12 +129,8 @@ def _local_search(
 ) -> Int[np.ndarray, "V"]:
     """The best rearrangement again and again, until none helps."""
     current = value(gains, slots)
-    orders = _rearrangements(len(slots))
     while True:
-        tried = orders
-        if len(orders) > _NEIGHBOURS:
-            tried = orders[rng.choice(len(orders), _NEIGHBOURS, replace=False)]
-        candidates = _rearranged(slots, tried)
+        candidates = _rearranged(slots, rng)
         values = _values(gains, candidates)
         best = int(values.argmax())
         if values[best] < current + 1e-9:
@@ -139,13 +138,16 @@ def _local_search(
         slots, current = candidates[best], float(values[best])
 
 
-def _rearranged(
-    slots: Int[np.ndarray, "V"], orders: Int[np.ndarray, "N V"]
-) -> Int[np.ndarray, "N V"]:
-    """The places after each of several rearrangements of the circle."""
+def _rearranged(slots: Int[np.ndarray, "V"], rng: np.random.Generator) -> Int[np.ndarray, "N V"]:
+    """The places after each of the rearrangements of the circle, or of some if they are many."""
+    count = len(slots)
+    orders = _rearrangements(count)
+    most = _DIFFERENCES // (count * (count - 1) // 2)
+    if len(orders) > most:
+        orders = orders[rng.choice(len(orders), most, replace=False)]
     sequence = np.argsort(slots)[orders]  # the view at each place
     places = np.empty_like(sequence)
-    np.put_along_axis(places, sequence, np.arange(len(slots))[None], 1)
+    np.put_along_axis(places, sequence, np.arange(count)[None], 1)
     return places
 
 
