@@ -39,9 +39,10 @@ from pmni.refinement.refine import (
     check_converged,
     finest_cells,
 )
+from pmni.refinement.residuals import Residuals
 from pmni.refinement.schedule import FULL_STEPS, PATIENCE, coarse_to_fine
 from pmni.refinement.unseen import closed
-from pmni.refinement.weights import EXACT_CONTOUR, Scales, doubtful_rim
+from pmni.refinement.weights import EXACT_CONTOUR, Scales, doubtful_rim, robust_normals
 from pmni.registration.errors import add_view_errors
 
 CPU = torch.device("cpu")
@@ -292,6 +293,20 @@ def test_the_rim_that_is_not_trusted():
         scales = Scales(0.1, contour, torch.full((4,), 0.1))
         expected = torch.tensor([ragged, ragged, 2 + ragged, 5])
         torch.testing.assert_close(doubtful_rim(offsets, scales), expected)
+
+
+def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_all():
+    value = torch.tensor([[0.1, 0, 0], [0, 0.4, 0], [0, 0, 1.6], [0, 0, 0.1]])
+    rows, derivatives = torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 3, 26)
+    valid = torch.tensor([1.0, 1, 1, 0])
+    normals = Residuals(value, rows, *derivatives.split([8, 16, 2], -1), valid)
+    scales = Scales(0.1, 0.2, torch.full((1,), 0.1))
+    huber = torch.tensor([1, 0.3 / 0.4, 0.3 / 1.6, 0])
+    fitting = torch.exp(-((torch.tensor([0.1, 0.4, 1.6, 0.1]) / 0.4) ** 2))
+    for settled, expected in ((False, huber), (True, huber * fitting)):
+        weight = robust_normals(normals, scales, settled).root_weight ** 2
+        torch.testing.assert_close(weight, expected)
+    assert weight[2] < 1e-6
 
 
 def test_a_surface_that_no_ray_meets_is_lost():

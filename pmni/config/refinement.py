@@ -48,8 +48,9 @@ class RefineSettings(Settings):
     """Whether a common flattening of the normals (towards or away from the camera) is estimated."""
 
     open_hollows: bool = True
-    """Whether the surface yields where other views agree with a pixel's normal farther along its
-    ray; wrong where poses are several degrees wrong on finer grids."""
+    """Whether a normal that does not fit may be that of another part of the object: the surface
+    yields where other views agree with it farther along its ray, and in the end it does not count.
+    Wrong where poses are several degrees wrong on finer grids."""
 
     seed: int = Field(0, ge=0)
     """Seed of the draws."""

@@ -52,6 +52,8 @@ CELL_PIXELS = 0.7
 INDEPENDENT_NORMALS, INDEPENDENT_POINTS = 60.0, 150.0
 """How many independent measurements a view's normals, and its contour, amount to: neighbours share
 their errors."""
+SETTLED = 0.15
+"""Usual residual of normals, radians, below which the surface has its shape."""
 DAMPING = 1e-3
 """Of the poses, relative (Levenberg, Marquardt)."""
 LEAST_OFFSET = 0.05
@@ -214,7 +216,7 @@ class Refiner:
         share = CONTOUR_SHARE * ragged * drawn / count
         strength = share * (scales.normal / scales.contour) ** 2
         terms = [
-            robust_normals(normals, scales),
+            robust_normals(normals, scales, self._settled(scales)),
             robust_distances(contours, strength, sizes, scales),
             robust_distances(missed, strength, sizes, scales),
         ]
@@ -237,6 +239,11 @@ class Refiner:
     def _fine(self) -> bool:
         """Whether the grid is fine enough to blame the measurements for what does not fit."""
         return self.estimate.surface.grid.cells > self.coarsest
+
+    def _settled(self, scales: Scales) -> bool:
+        """Whether the surface will not change its shape any more."""
+        finest = self.estimate.surface.grid.cells == self.cells
+        return finest and self.settings.open_hollows and scales.normal < SETTLED
 
     def prior(self, now: Linearisation) -> Prior:
         """Biases and offsets are near zero."""

@@ -68,6 +68,11 @@ class Residuals:
         return replace(self, valid=self.valid * chosen.view(-1))
 
 
+def trust(residuals: Float[Tensor, "K D"]) -> Float[Tensor, "K"]:
+    """From 1 to 0: whether rays see that part of the object which they meet of the estimate."""
+    return torch.exp(-residuals.square().sum(-1) / OUTLYING**2)
+
+
 def rays_through(
     measurements: Measurements, estimate: Estimate, points: Float[Tensor, "V P 2"]
 ) -> tuple[Float[Tensor, "V P 3"], Float[Tensor, "K 3"], Float[Tensor, "K 3"]]:
@@ -162,8 +167,7 @@ def normal_residuals(
     gradient = (gradient_weights @ sdf.values[rows][..., None])[..., 0]
 
     value = Rn - gradient
-    trust = torch.exp(-value.square().sum(-1) / OUTLYING**2)
-    met = (trust[:, None] * slide)[:, :, None] * trilinear(place)[:, None, :]
+    met = (trust(value)[:, None] * slide)[:, :, None] * trilinear(place)[:, None, :]
 
     by_view = x.new_zeros(views * count, 3, VIEW_UNKNOWNS)
     by_view[..., ROTATION] = -cross_matrix(Rn) + HP @ cross_matrix(x)

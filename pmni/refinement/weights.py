@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.refinement.normal_equations import WeightedResiduals
-from pmni.refinement.residuals import Residuals
+from pmni.refinement.residuals import Residuals, trust
 
 FINEST_CONTOUR = 0.2
 """Least scale of contour residuals, pixels."""
@@ -49,11 +49,17 @@ def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) 
     )
 
 
-def robust_normals(normals: Residuals, scales: Scales) -> WeightedResiduals:
-    """Huber weights of 1 up to a few times the usual residual."""
+def robust_normals(normals: Residuals, scales: Scales, settled: bool) -> WeightedResiduals:
+    """Huber weights of 1 up to a few times the usual residual.
+
+    Where the surface is `settled`, what does not fit it shows another part of the object, behind
+    whose edge the ray has passed: it counts for nothing, or it would make dents and bumps.
+    """
     threshold = min(max(3 * scales.normal, 0.25), 0.8)
-    lengths = normals.lengths().clamp(min=1e-6)
-    return WeightedResiduals(normals, (normals.valid * (threshold / lengths).clamp(max=1)).sqrt())
+    weight = normals.valid * (threshold / normals.lengths().clamp(min=1e-6)).clamp(max=1)
+    if settled:
+        weight = weight * trust(normals.value)
+    return WeightedResiduals(normals, weight.sqrt())
 
 
 def robust_distances(
