@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from pmni.capture.capture import load_capture
@@ -38,6 +37,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
+    from pmni.fields.baking import baked
+    from pmni.fields.checkpoint import load_surface
+
     settings = settings_from_argument(RenderSettings, args.settings)
     capture = load_capture(args.capture, with_truth=False)
     poses = read_poses(args.poses)
@@ -49,7 +51,8 @@ def run(args: Namespace) -> None:
         "checkpoint": args.checkpoint,
         "poses": args.poses,
     }
-    intrinsics = capture.intrinsics[[capture.views.index(view) for view in views]]
+    K, c2w = capture.intrinsics[[capture.views.index(view) for view in views]], poses.select(views)
+    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
     shape = capture.masks.shape[1:]
     with ExitStack() as claim:
         device = claim.enter_context(claimed_device(settings.device))
@@ -57,29 +60,14 @@ def run(args: Namespace) -> None:
             atomic_folder(args.output) as folder,
             record("render", folder / "provenance.json", settings, inputs) as known,
         ):
-            c2w = poses.select(views)
-            images = _images(args.checkpoint, intrinsics, c2w, shape, settings.chunk, device)
+            images = render_views(
+                baked(load_surface(args.checkpoint, device), pixel, device),
+                *(K, c2w, shape, settings.chunk, device),
+            )
             claim.close()  # other jobs can compute while this one writes
             _write(folder, views, images, capture.scale)
             known |= {"device": str(device), "views": len(views)}
     log.info("%d views of %d x %d pixels", len(views), *reversed(shape))
-
-
-def _images(
-    checkpoint: Path,
-    intrinsics: Float[np.ndarray, "V 3 3"],
-    c2w: Float[np.ndarray, "V 4 4"],
-    shape: tuple[int, int],
-    chunk: int,
-    device: torch.device,
-) -> Images:
-    """Of the checkpoint's surface, made easy to look up at the distance between two pixels."""
-    from pmni.fields.baking import baked
-    from pmni.fields.checkpoint import load_surface
-
-    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / intrinsics[:, 0, 0]))
-    surface = baked(load_surface(checkpoint, device), pixel, device)
-    return render_views(surface, intrinsics, c2w, shape, chunk, device)
 
 
 def _write(folder: Path, views: list[str], images: Images, scale: float) -> None:

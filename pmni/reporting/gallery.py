@@ -15,7 +15,8 @@ from pmni.io.images import read_normal_map
 from pmni.reporting import images
 from pmni.reporting.sources import Run, Unavailable, load
 
-T = TypeVar("T")
+Seen = TypeVar("Seen")
+"""What a tile shows of a view."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _error_layer(
     return Layer(name, tiles, scale=(ramp, "0°", f"≥ {top:g}°"))
 
 
-def _each(tile: Callable[[T], Tile], views: Iterable[T]) -> list[Tile]:
+def _each(tile: Callable[[Seen], Tile], views: Iterable[Seen]) -> list[Tile]:
     """The tiles of all views, several made at a time."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(tile, views))
