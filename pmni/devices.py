@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from pmni import kernels
 from pmni.errors import MissingBackendError
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
             "device 'cuda' is asked for, but PyTorch sees no GPU here; "
             "set `device: cpu` or `auto`, or install a CUDA build of PyTorch"
         )
+    kernels.read_ahead(torch.device("cuda"))
     names = [
         str(torch.cuda.get_device_properties(index).uuid)
         for index in range(torch.cuda.device_count())

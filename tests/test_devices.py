@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pmni import devices
+from pmni import devices, kernels
 from pmni.devices import claimed_device, claimed_lock
 from pmni.errors import MissingBackendError
 
@@ -113,3 +113,15 @@ def test_with_several_gpus_each_job_takes_another(
         "pmni-gpu-GPU-0.lock",
         "pmni-gpu-GPU-1.lock",
     ]
+
+
+def test_what_the_first_kernel_waits_for_is_begun_beside() -> None:
+    cache = pytest.importorskip("triton.runtime.cache")
+    cache.triton_key.cache_clear()
+    before = set(threading.enumerate())
+    kernels.read_ahead(torch.device("cpu"))
+    assert set(threading.enumerate()) <= before, "there are no kernels on the CPU"
+    kernels.read_ahead(torch.device("cuda"))
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert cache.triton_key.cache_info().currsize == 1

@@ -323,7 +323,7 @@ def corrected(bias: Tensor, flattening: float) -> tuple[Tensor, Tensor, Tensor]:
     estimate = replace(truth(), bias=bias.expand(3, 3, 3), flattening=torch.tensor(flattening))
     pixels = m.pixels[index].float()
     local = m.directions(pixels, torch.zeros(()))
-    result = correct_normals(m, estimate, m.normals[index], pixels, local)
+    result = correct_normals(m.intrinsics, estimate, m.normals[index], pixels, local)
     return result.normals, m.normals[index], local
 
 

@@ -1,6 +1,7 @@
 """Triton kernels. Each has a plain PyTorch twin, which runs on the CPU and says what is right."""
 
 import os
+from threading import Thread
 
 import torch
 
@@ -28,3 +29,18 @@ def chosen(device: torch.device) -> bool:
             "which is slower"
         ) from error
     return True
+
+
+def read_ahead(device: torch.device) -> None:
+    """Begin, beside what follows, what the first kernel on a device waits for: Triton names what it
+    has compiled by a fingerprint of its own files, which takes half a second and is kept."""
+    if chosen(device):
+        Thread(target=_fingerprint, name="Triton's fingerprint").start()
+
+
+def _fingerprint() -> None:
+    import triton.runtime.cache
+
+    # Where another version of Triton has it elsewhere, the first kernel takes it.
+    if (triton_key := getattr(triton.runtime.cache, "triton_key", None)) is not None:
+        triton_key()

@@ -63,12 +63,8 @@ class Measurements:
     def directions(
         self, pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
     ) -> Float[Tensor, "V P 3"]:
-        """Camera-frame unit directions of pixels; focal lengths multiplied by exp(log_focal)."""
-        K = self.intrinsics[:, None]
-        homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-        rays = ray_directions(homogeneous, torch.linalg.inv(K))
-        scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
-        return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+        """As `pixel_directions`."""
+        return pixel_directions(self.intrinsics, pixels, log_focal)
 
     def copies(self, view: int, count: int) -> "Measurements":
         """One view, so many times."""
@@ -95,6 +91,16 @@ class Measurements:
         """How wide a pixel of each view is at the object, normalised units."""
         distance = torch.linalg.vector_norm(centres, dim=-1)
         return distance / self.intrinsics[:, 0, 0].to(distance)
+
+
+def pixel_directions(
+    intrinsics: Float[Tensor, "V 3 3"], pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
+) -> Float[Tensor, "V P 3"]:
+    """Camera-frame unit directions of pixels; focal lengths multiplied by exp(log_focal)."""
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+    rays = ray_directions(homogeneous, torch.linalg.inv(intrinsics[:, None]))
+    scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
+    return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
 
 def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:

@@ -104,7 +104,7 @@ class NormalCorrection:
 
 
 def correct_normals(
-    measurements: Measurements,
+    intrinsics: Float[Tensor, "V 3 3"],
     estimate: Estimate,
     normals: Float[Tensor, "V P 3"],
     pixels: Float[Tensor, "V P 2"],
@@ -115,7 +115,7 @@ def correct_normals(
     theta is the angle between n and the direction to the camera, e the unit vector in which n moves
     when theta grows.
     """
-    K = measurements.intrinsics[:, None]
+    K = intrinsics[:, None]
     offset = (pixels - K[..., :2, 2]) / K[..., 0, 0, None]
     distance = torch.linalg.vector_norm(estimate.centres, dim=-1).float()[:, None, None]
     coordinates = torch.cat(
@@ -159,7 +159,8 @@ def normal_residuals(
     slide = (H @ d[..., None])[..., 0] / facing.clamp(max=-GRAZING)[:, None]
     HP = H - slide[:, :, None] * n_f[:, None, :]
 
-    correction = correct_normals(measurements, estimate, measurements.normals[index], pixels, local)
+    measured = measurements.normals[index]
+    correction = correct_normals(measurements.intrinsics, estimate, measured, pixels, local)
     Rn = (R @ correction.normals[..., None])[..., 0].view(-1, 3)
     x_s = x + spread[:, None] * n_f
     rows, place, inside = sdf.grid.corners(x_s)
