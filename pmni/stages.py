@@ -35,7 +35,7 @@ STAGES: dict[str, Stage] = {
         Stage("evaluate", "pmni.evaluation.stage", 1, "compare with the ground truth"),
         Stage("export", "pmni.exporting.stage", 1, "write poses for other software"),
         Stage("collect", "pmni.evaluation.collect", 1, "gather all metrics in one table"),
-        Stage("report", "pmni.reporting.stage", 1, "write the HTML report"),
+        Stage("report", "pmni.reporting.stage", 2, "write the HTML report"),
         Stage("study", "pmni.evaluation.study", 1, "tables and plots of an accuracy study"),
     )
 }

@@ -11,6 +11,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import marching_cubes
 
 from pmni.config.reporting import ReportedExperiment, ReportedObject
 from pmni.io.poses import Poses, write_poses
@@ -166,6 +167,18 @@ def test_edges_stay_sharp_and_thin_walls_stay_apart() -> None:
     mesh = trimesh.Trimesh(small.vertices, small.faces, process=False)
     np.testing.assert_allclose(mesh.bounds, box.bounds, atol=2e-3)
     np.testing.assert_allclose(mesh.volume, 0.01, rtol=0.05)
+
+
+def test_no_face_is_turned_against_the_surface() -> None:
+    i, j, k = np.indices((80, 80, 40)) - np.array([40, 40, 20])[:, None, None, None] + 0.01
+    ring = np.hypot(np.hypot(i, j) - 25, k) - 9 + np.sin(i / 2) * np.cos(j / 2) * np.sin(k / 2)
+    vertices, faces, _, _ = marching_cubes(ring, 0.0)
+    small = meshes.simplify(vertices, faces, 6000)
+    a, b, c = (small.vertices[corner] for corner in small.faces.T)
+    face_normals = np.cross(b - a, c - a)
+    face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
+    along = np.einsum("fi,fki->fk", face_normals, small.normals[small.faces]).mean(1)
+    assert along.min() > 0
 
 
 def test_values_are_carried_over_as_means_and_gaps_stay_gaps() -> None:

@@ -69,7 +69,7 @@ class Training:
         On SIGTERM or SIGINT the state is saved and SystemExit raised with 128 + the signal.
         """
         trainer, settings = self.trainer, self.trainer.settings
-        every = max(1, settings.steps // HISTORY_ROWS)
+        every = -(-settings.steps // HISTORY_ROWS)
         with (
             StopRequest() as stop,
             Progress(settings.steps, trainer.step_number, self.work / "tensorboard") as progress,
