@@ -54,3 +54,7 @@ class RefineSettings(Settings):
 
     seed: int = Field(0, ge=0)
     """Seed of the draws."""
+
+    deterministic: bool = False
+    """Whether the same run on the same machine has the same results to the last bit, which is
+    slower on a GPU. On a CPU it always has."""

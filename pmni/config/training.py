@@ -271,6 +271,10 @@ class TrainSettings(Settings):
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
 
+    deterministic: bool = False
+    """Whether the same run on the same machine has the same results to the last bit, which is
+    slower on a GPU. On a CPU it always has."""
+
     save_every: int = Field(1000, ge=1)
     """Steps between saves of the resumable state."""
 

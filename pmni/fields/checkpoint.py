@@ -65,8 +65,18 @@ def _band_tensors(surface: BandSDF) -> dict[str, Tensor]:
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with atomic_file(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(on_cpu, metadata))
+        temporary.write_bytes(_in_order(safetensors.torch.save(on_cpu, metadata)))
     write_checksum(path)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A file of safetensors with the metadata in order: else the same surface has another checksum
+    each time. The header is JSON, as long as the first eight bytes say."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + ordered.ljust(end - 8) + content[end:]
 
 
 def load_surface(

@@ -62,7 +62,8 @@ class NormalEquations:
     ) -> None:
         self.grid, self.views, self.prior = surface.grid, views, prior
         self.free_view, self.free_common = free_view.float(), free_common.float()
-        self.one_pass = kernels.chosen(surface.grid.device)
+        in_order = torch.are_deterministic_algorithms_enabled()
+        self.one_pass = kernels.chosen(surface.grid.device) and not in_order
         self.rows, self.weights, self.by_view, self.by_common, self.values = [], [], [], [], []
         for term in terms:
             r, w = term.residuals, term.root_weight

@@ -22,6 +22,7 @@ from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged
 from pmni.refinement.schedule import coarse_to_fine
 from pmni.refinement.unseen import closed
+from pmni.reproducible import bit_for_bit
 
 LOGGER = logging.getLogger("refine")
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     initial = read_poses(args.poses)
     inputs = {"capture": args.capture / "capture.npz", "poses": args.poses}
     with (
+        bit_for_bit(settings.deterministic),
         claimed_device(settings.device) as device,
         provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
     ):

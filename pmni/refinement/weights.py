@@ -39,7 +39,7 @@ def doubtful_rim(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "
 def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
     """The usual sizes of the residuals."""
     lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
-    by_view = lengths.view(len(sizes), -1).nanmedian(dim=1).values
+    by_view = lower_medians(lengths.view(len(sizes), -1))
     off = (contours.lengths().view(len(sizes), -1) / sizes[:, None]).reshape(-1)
     off = off[contours.valid > 0]
     return Scales(
@@ -47,6 +47,13 @@ def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) 
         contour=max(1.4826 * float(off.median()), FINEST_CONTOUR),
         normal_by_view=by_view.nan_to_num(math.pi),
     )
+
+
+def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, "V"]:
+    """Of each row's numbers; NaN where there are none. As `nanmedian`, whose choice among equals is
+    not the same every time on a GPU."""
+    middle = (values.isfinite().sum(1) - 1).clamp(min=0) // 2
+    return values.sort(dim=1).values.gather(1, middle[:, None])[:, 0]
 
 
 def robust_normals(normals: Residuals, scales: Scales, settled: bool) -> WeightedResiduals:

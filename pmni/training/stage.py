@@ -25,6 +25,7 @@ from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import Poses, read_poses
 from pmni.refinement.correction import corrected
 from pmni.refinement.measurements import load_measurements
+from pmni.reproducible import bit_for_bit
 from pmni.training.data import load_views
 from pmni.training.loop import Training
 from pmni.training.pose_steps import PoseSteps
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     distances = read_ray_distances(inputs["ray_distances"], capture)
     with (
+        bit_for_bit(settings.deterministic),
         claimed_device(settings.device) as device,
         provenance.record("train", work / "provenance.json", settings, inputs) as known,
     ):
