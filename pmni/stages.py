@@ -31,7 +31,7 @@ STAGES: dict[str, Stage] = {
         Stage("refine", "pmni.refinement.stage", 6, "refine the poses with a grid surface"),
         Stage("train", "pmni.training.stage", 4, "optimise the surface and the poses"),
         Stage("mesh", "pmni.meshing.stage", 2, "extract the surface of a checkpoint"),
-        Stage("render", "pmni.rendering.stage", 2, "render normals and depth of a checkpoint"),
+        Stage("render", "pmni.rendering.stage", 3, "render normals and depth of a checkpoint"),
         Stage("evaluate", "pmni.evaluation.stage", 1, "compare with the ground truth"),
         Stage("export", "pmni.exporting.stage", 1, "write poses for other software"),
         Stage("collect", "pmni.evaluation.collect", 1, "gather all metrics in one table"),

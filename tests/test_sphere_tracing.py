@@ -17,7 +17,13 @@ from pmni.capture.capture import Capture, save_capture
 from pmni.cli import main
 from pmni.errors import DivergenceError
 from pmni.io.poses import Poses, write_poses
-from pmni.rendering.sphere_tracing import Hits, box_interval, trace, visible
+from pmni.rendering.sphere_tracing import (
+    Hits,
+    box_interval,
+    clear_distance,
+    trace,
+    visible,
+)
 from pmni.rendering.views import render_views
 
 CPU = torch.device("cpu")
@@ -265,6 +271,37 @@ def test_a_rendered_sphere(chunk):
         assert (normals[~hit] == 0).all()
         # in the camera frame the normals of what is seen look back at the camera
         assert ((normals * directions).sum(-1)[steep] < 0).all()
+
+
+@pytest.mark.parametrize("sdf", [torus(0.6, 0.15), box(0.6, 0.6, 0.01)], ids=["torus", "plate"])
+def test_cones_end_in_front_of_what_their_rays_meet(sdf):
+    origins, axes = rays(300, 5)
+    spread = torch.from_numpy(np.random.default_rng(5).uniform(1e-4, 5e-3, 300)).float()
+    clear = clear_distance(sdf, origins, axes, spread)
+    off = torch.from_numpy(np.random.default_rng(6).normal(size=(20, 300, 3))).float()
+    off *= spread[:, None] / off.norm(dim=-1, keepdim=True) * 0.99
+    directions = torch.nn.functional.normalize(axes + off, dim=-1)
+    t = torch.linspace(0, 1, 400)[:, None, None]
+    x = origins + t[..., None] * clear[:, None] * directions
+    assert sdf(x.reshape(-1, 3)).min() > 0
+    # and not much: about as far off as the cone is wide
+    hits = shoot(sdf, origins, axes)
+    missed = ~hits.mask & (clear > DISTANCE + 1.7)
+    ended = sdf(origins + clear[:, None] * axes)
+    assert 50 < missed.sum() < 250
+    assert (ended < 3 * spread * clear)[~missed].all()
+
+
+def test_what_a_plate_shows_is_what_each_ray_alone_meets():
+    plate, (intrinsics, poses) = box(0.7, 0.5, 0.004), two_cameras()
+    images = render_views(plate, intrinsics, poses, (31, 40), 100_000, CPU)
+    for K, c2w, distance in zip(intrinsics, poses, images.distance, strict=True):
+        local = ray_directions(pixel_grid(31, 40).reshape(-1, 3), np.linalg.inv(K))
+        directions = torch.from_numpy(local @ c2w[:3, :3].T).float()
+        origins = torch.from_numpy(c2w[:3, 3]).float().expand_as(directions)
+        alone = shoot(plate, origins, directions).distance.numpy()
+        np.testing.assert_allclose(distance.ravel(), alone, atol=2e-5)
+        assert np.isfinite(distance).sum() > 100
 
 
 @pytest.fixture

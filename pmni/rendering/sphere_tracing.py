@@ -15,6 +15,8 @@ STEP_FACTOR = 0.9
 """Part of |f| that a ray advances: leaves room for slopes up to 1.1."""
 LEAST_STEP = 5e-4
 """Every step is at least this long: what a ray enters for less than this it can pass through."""
+HALF_DIAGONAL = 3**0.5
+"""Of the box [-1, 1]^3."""
 REFINEMENTS = 8
 """Iterations that narrow a change of sign down to the surface."""
 
@@ -73,6 +75,32 @@ def trace(
         ray, *bracket = (torch.cat(parts) for parts in zip(*crossings, strict=True))
         found[ray] = _solve(sdf, entry[ray], directions[ray], *bracket)
     return Hits(~found.isnan(), near + found)
+
+
+@torch.no_grad()
+def clear_distance(
+    sdf: SDF,
+    origins: Float[Tensor, "N 3"],
+    axes: Float[Tensor, "N 3"],
+    spread: Float[Tensor, "N"],
+) -> Float[Tensor, "N"]:
+    """How far there is nothing in cones of rays; for those that miss, until they have left the box.
+
+    A cone's rays come from its origin, with unit directions that differ from its axis by `spread`
+    at most. It is followed in steps along its axis until no more than its own width is free.
+    """
+    middle = torch.linalg.vector_norm(origins, dim=-1)
+    t, end = (middle - HALF_DIAGONAL).clamp(min=0), middle + HALF_DIAGONAL
+    cone = torch.arange(len(t), device=t.device)
+    while len(cone):
+        width = spread[cone] * t[cone]
+        # What is beyond the box is farther from the surface than where it is nearest in the box.
+        x = (origins[cone] + t[cone, None] * axes[cone]).clamp(-1, 1)
+        step = (STEP_FACTOR * _values(sdf, x) - width) / (1 + spread[cone])
+        cone, step = _select(step > width, cone, step)
+        t[cone] += step
+        (cone,) = _select(t[cone] < end[cone], cone)
+    return t
 
 
 @torch.no_grad()
