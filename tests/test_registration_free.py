@@ -130,12 +130,18 @@ def start() -> np.ndarray:
     return searched().candidates[0].c2w
 
 
+def turned(vector: list[float]) -> np.ndarray:
+    """About the object."""
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_rotvec(vector).as_matrix()
+    return motion
+
+
 def quarter_turned(c2w: np.ndarray, views: int) -> np.ndarray:
     """With the first views turned by 90 degrees about the object."""
-    turned, quarter = c2w.copy(), np.eye(4)
-    quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
-    turned[:views] = quarter @ turned[:views]
-    return turned
+    moved = c2w.copy()
+    moved[:views] = turned([0, 0, np.pi / 2]) @ moved[:views]
+    return moved
 
 
 class TestPutRight:
@@ -145,6 +151,26 @@ class TestPutRight:
         assert rotation_errors(flipped).max() > 60
         found = verifier.tried("flipped", flipped)
         assert rotation_errors(found.c2w).max() < 6
+
+    def test_a_view_that_no_pair_places_is_found_all_the_same(self, verifier, start, monkeypatch):
+        monkeypatch.setattr(Verifier, "_suggested", lambda *given: np.zeros((0, 4, 4)))
+        lost = start.copy()
+        lost[4] = turned([1.0, 2.0, -0.5]) @ lost[4]
+        assert rotation_errors(lost).max() > 60
+        found = verifier.tried("lost", lost)
+        assert rotation_errors(found.c2w).max() < 6
+
+    def test_a_view_with_wrong_normals_still_fits_nowhere(self, start, monkeypatch):
+        monkeypatch.setattr("pmni.registration.verification.verifier.ROUNDS", 1)
+        monkeypatch.setattr("pmni.registration.verification.verifier.LAST_ROUNDS", 1)
+        capture, distances = duck()
+        normals = capture.normals.copy()
+        normals[4] *= np.float32([-1, 1, 1])
+        wrong = replace(capture, normals=normals)
+        views = make_views(wrong, distances, 0, torch.device("cpu"))
+        verifier = Verifier(wrong, views, searched().graph, seed=0)
+        with pytest.raises(ConvergenceError, match="duck: view 04 fits nowhere to the others"):
+            verifier.best([("wrong", start)])
 
     def test_views_in_equal_steps_are_not_turned(self, verifier, start, monkeypatch):
         """Onto another side of the object that looks like theirs."""

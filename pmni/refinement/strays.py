@@ -41,7 +41,8 @@ def recall(refiner: Refiner) -> list[int]:
     for view in residuals.argsort(descending=True)[:AT_A_TIME].tolist():
         if float(residuals[view]) < STRAY * scales.normal:
             break
-        pose, residual = _best_pose(refiner, view)
+        turned = _turns().to(refiner.measurements.device) @ refiner.estimate.c2w()[view]
+        pose, residual = best_pose(refiner, view, turned)
         if residual < MOST_LEFT * float(residuals[view]):
             c2w = refiner.estimate.c2w()
             c2w[view] = pose
@@ -53,11 +54,13 @@ def recall(refiner: Refiner) -> list[int]:
     return moved
 
 
-def _best_pose(refiner: Refiner, view: int) -> tuple[Float[Tensor, "4 4"], float]:
-    """Of those that steps from turned copies lead to; and the normals' residual there, radians."""
+@torch.no_grad()
+def best_pose(
+    refiner: Refiner, view: int, c2w: Float[Tensor, "K 4 4"]
+) -> tuple[Float[Tensor, "4 4"], float]:
+    """Of those that steps of a view's pose lead to from each of some; and the normals' residual
+    there, radians."""
     surface, settings = refiner.estimate.surface, refiner.settings
-    turns = _turns().to(refiner.measurements.device)
-    c2w = turns @ refiner.estimate.c2w()[view]
     copies = refiner.measurements.copies(view, len(c2w))
     settings = settings.model_copy(update={"pixels": PIXELS})
     for step in range(STEPS):

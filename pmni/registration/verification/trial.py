@@ -70,7 +70,7 @@ def explained(
     cosine = (normalize(surface.value_and_gradient(x)[1], dim=-1) * n).sum(-1).clamp(-1, 1)
     angle = torch.rad2deg(torch.acos(cosine)).clamp(max=CLUELESS_DEG)
     angle = torch.where(hits.mask, angle, CLUELESS_DEG)
-    return 1 - angle.view(len(c2w), -1).mean(1) / CLUELESS_DEG
+    return 1 - angle.view(len(c2w), PROBES).mean(1) / CLUELESS_DEG
 
 
 def elsewhere(first: Trial, second: Trial) -> Bool[np.ndarray, "V"]:
@@ -105,17 +105,18 @@ def centred(
     c2w: Float[np.ndarray, "V 4 4"], measurements: Measurements
 ) -> Float[np.ndarray, "V 4 4"]:
     """The poses in a world whose origin is nearest to the rays through the masks' centres."""
-    middle = torch.stack(
-        [
-            part.float().mean(0)
-            for part in measurements.pixels.split(measurements.first_pixel.diff().tolist())
-        ]
-    )
-    zero = torch.zeros((), device=middle.device)
-    local = measurements.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()
+    local = middles(measurements)
     d = np.einsum("vij,vj->vi", c2w[:, :3, :3], local)
     across = np.eye(3) - d[:, :, None] * d[:, None, :]
     origin = np.linalg.solve(across.sum(0), np.einsum("vij,vj->i", across, c2w[:, :3, 3]))
     moved = c2w.copy()
     moved[:, :3, 3] -= origin
     return moved
+
+
+def middles(measurements: Measurements) -> Float[np.ndarray, "V 3"]:
+    """Camera-frame unit directions to the masks' centres."""
+    counts = measurements.first_pixel.diff().tolist()
+    middle = torch.stack([part.float().mean(0) for part in measurements.pixels.split(counts)])
+    zero = torch.zeros((), device=middle.device)
+    return measurements.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()

@@ -23,6 +23,7 @@ from pmni.refinement.refine import Refiner
 from pmni.registration.search.graph import PairGraph
 from pmni.registration.search.lookalikes import turns
 from pmni.registration.search.turntable import OFF_AXIS, OFF_STEP, fit_turntable
+from pmni.registration.verification.anywhere import anywhere
 from pmni.registration.verification.neighbours import disorder
 from pmni.registration.verification.revolution import turning_loss
 from pmni.registration.verification.symmetry import SYMMETRY_LOSS, symmetry_loss
@@ -60,6 +61,8 @@ where the pairs of views say that there is a common axis."""
 OUTLIER = 0.7
 """Of the median over the views: a view that is explained less than so much is misplaced, and if it
 remains so the poses are refused."""
+FEW_MISPLACED = 3
+"""So many misplaced views are searched for without regard to the pairs, at most."""
 IN_STEP_OUTLIER = 0.5
 """The same of poses which all are equal steps about one axis: no view is misplaced then, but some
 may show what is hard to explain."""
@@ -249,20 +252,33 @@ class Verifier:
         return Trial(kind, refiner, explained(self.measurements, estimate.surface, estimate.c2w()))
 
     def replaced(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
-        """The poses with misplaced views where the pairs suggest that they are explained best;
-        without any, with those that are explained nearly as well on another side of the object that
-        looks like theirs, unless all are equal steps about one axis. None if there are neither."""
-        misplaced = trial.explained < OUTLIER * trial.explained.median()
+        """The poses with misplaced views where the pairs suggest that they are explained best, or,
+        if a few of them fit nowhere there, anywhere else; without any, with those that are
+        explained nearly as well on another side of the object that looks like theirs, unless all
+        are equal steps about one axis. None if there are neither."""
+        least = OUTLIER * float(trial.explained.median())
+        misplaced = trial.explained < least
         if not misplaced.any():
             return None if in_equal_steps(trial.c2w) else self._turned(trial)
+        out = misplaced.cpu().numpy()
         c2w = trial.c2w.copy()
-        for view in torch.nonzero(misplaced)[:, 0].tolist():
-            suggested = self._suggested(trial.c2w, view, misplaced.cpu().numpy())
-            poses = torch.as_tensor(suggested, device=trial.explained.device)
-            found = explained(self.measurements, trial.refiner.estimate.surface, poses, view)
-            if len(found) and found.max() > trial.explained[view]:
+        for view in np.flatnonzero(out).tolist():
+            suggested = self._suggested(trial.c2w, view, out)
+            found = self._explained(trial, view, suggested)
+            if found.max(initial=0) < least and out.sum() <= FEW_MISPLACED:
+                suggested = np.concatenate([suggested, anywhere(trial, view, c2w[~out])])
+                found = self._explained(trial, view, suggested)
+            if found.max() > trial.explained[view]:
                 c2w[view] = suggested[int(found.argmax())]
         return c2w
+
+    def _explained(
+        self, trial: Trial, view: int, c2w: Float[np.ndarray, "K 4 4"]
+    ) -> Float[np.ndarray, "K"]:
+        """A view from each of some poses."""
+        poses = torch.as_tensor(c2w, device=trial.explained.device)
+        surface = trial.refiner.estimate.surface
+        return explained(self.measurements, surface, poses, view).cpu().numpy()
 
     def _turned(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """With the views turned that are hardly explained worse so; None if there are none."""

@@ -1,0 +1,45 @@
+"""A view that fits where no pair of views suggests: searched on the surface of the others."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from pmni.cameras import look_at
+from pmni.refinement.strays import best_pose
+from pmni.registration.verification.trial import Trial, explained, middles
+
+ROLLS = 12
+"""About the line of sight of each view that is in its place."""
+STARTS = 24
+"""Poses from which steps are done."""
+
+
+def anywhere(
+    trial: Trial, view: int, placed: Float[np.ndarray, "P 4 4"]
+) -> Float[np.ndarray, "1 4 4"]:
+    """Where a view fits best, from where any of the views in their place sees the object."""
+    measurements, surface = trial.refiner.measurements, trial.refiner.estimate.surface
+    starts = torch.as_tensor(_beside(trial, view, placed), device=measurements.device)
+    score = explained(measurements, surface, starts, view)
+    leading = starts[score.topk(min(STARTS, len(starts))).indices]
+    return best_pose(trial.refiner, view, leading)[0][None].cpu().numpy()
+
+
+def _beside(
+    trial: Trial, view: int, placed: Float[np.ndarray, "P 4 4"]
+) -> Float[np.ndarray, "K 4 4"]:
+    """The view's poses from where others are, as far off as it is, with its mask's centre at the
+    object's, rolled by any angle."""
+    distance = float(np.linalg.norm(trial.c2w[view, :3, 3]))
+    to_axis, _ = Rotation.align_vectors(
+        [[0.0, 0.0, 1.0]], middles(trial.refiner.measurements)[[view]]
+    )
+    found = []
+    for centre in placed[:, :3, 3]:
+        position = distance * centre / np.linalg.norm(centre)
+        for roll in np.arange(ROLLS) * (2 * np.pi / ROLLS):
+            pose = look_at(position, np.zeros(3), roll=roll)
+            pose[:3, :3] = pose[:3, :3] @ to_axis.as_matrix()
+            found.append(pose)
+    return np.stack(found)
