@@ -32,14 +32,14 @@ def _beside(
     """The view's poses from where others are, as far off as it is, with its mask's centre at the
     object's, rolled by any angle."""
     distance = float(np.linalg.norm(trial.c2w[view, :3, 3]))
-    to_axis, _ = Rotation.align_vectors(
-        [[0.0, 0.0, 1.0]], middles(trial.refiner.measurements)[[view]]
-    )
+    middle = middles(trial.refiner.measurements)[view]
+    to_axis, _ = Rotation.align_vectors([[0.0, 0.0, 1.0]], [middle])
     found = []
     for centre in placed[:, :3, 3]:
         position = distance * centre / np.linalg.norm(centre)
+        across = np.eye(3)[np.abs(centre).argmin()]
         for roll in np.arange(ROLLS) * (2 * np.pi / ROLLS):
-            pose = look_at(position, np.zeros(3), roll=roll)
+            pose = look_at(position, np.zeros(3), tuple(across), roll)
             pose[:3, :3] = pose[:3, :3] @ to_axis.as_matrix()
             found.append(pose)
     return np.stack(found)

@@ -2,7 +2,8 @@
 
 Each candidate's poses are refined together with a coarse surface. That corrects errors of several
 degrees; views that the surface then does not explain are tried at all other places that the pairs
-of views suggest. The best candidate stands, unless the views do not determine the poses.
+of views suggest, and at last anywhere. The best candidate stands, unless the views do not determine
+the poses.
 """
 
 from collections.abc import Callable
@@ -268,7 +269,7 @@ class Verifier:
             if found.max(initial=0) < least and out.sum() <= FEW_MISPLACED:
                 suggested = np.concatenate([suggested, anywhere(trial, view, c2w[~out])])
                 found = self._explained(trial, view, suggested)
-            if found.max() > trial.explained[view]:
+            if found.max(initial=0) > trial.explained[view]:
                 c2w[view] = suggested[int(found.argmax())]
         return c2w
 
