@@ -117,6 +117,8 @@ def test_with_several_gpus_each_job_takes_another(
 
 def test_what_the_first_kernel_waits_for_is_begun_beside() -> None:
     cache = pytest.importorskip("triton.runtime.cache")
+    if not hasattr(cache, "triton_key"):
+        pytest.skip("this version of Triton has its fingerprint elsewhere")
     cache.triton_key.cache_clear()
     before = set(threading.enumerate())
     kernels.read_ahead(torch.device("cpu"))

@@ -42,7 +42,13 @@ from pmni.refinement.refine import (
 from pmni.refinement.residuals import Residuals
 from pmni.refinement.schedule import FULL_STEPS, PATIENCE, coarse_to_fine
 from pmni.refinement.unseen import closed
-from pmni.refinement.weights import EXACT_CONTOUR, Scales, doubtful_rim, robust_normals
+from pmni.refinement.weights import (
+    EXACT_CONTOUR,
+    Scales,
+    doubtful_rim,
+    lower_medians,
+    robust_normals,
+)
 from pmni.registration.errors import add_view_errors
 
 CPU = torch.device("cpu")
@@ -307,6 +313,15 @@ def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_a
         weight = robust_normals(normals, scales, settled).root_weight ** 2
         torch.testing.assert_close(weight, expected)
     assert weight[2] < 1e-6
+
+
+def test_medians_are_those_of_the_numbers_in_each_row():
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.integers(0, 9, (50, 31)).astype(np.float32))
+    values[torch.from_numpy(rng.uniform(size=values.shape) < 0.4)] = torch.nan
+    values[3] = torch.nan
+    expected = values.nanmedian(dim=1).values
+    torch.testing.assert_close(lower_medians(values), expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_surface_that_no_ray_meets_is_lost():

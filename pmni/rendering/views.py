@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pmni.cameras import pixel_grid, ray_directions
@@ -66,11 +66,13 @@ def clear_distances(
     shape: tuple[int, int],
 ) -> Float[Tensor, "V H W"]:
     """How far there is nothing on the rays of all pixels, found for blocks of them."""
-    edges = [torch.arange(0, size, BLOCK, device=c2w.device) for size in shape]
-    ends = [(edge + BLOCK - 1).clamp(max=size - 1) for edge, size in zip(edges, shape, strict=True)]
+    edges = [np.arange(0, size, BLOCK) for size in shape]
+    ends = [np.minimum(edge + BLOCK, size) - 1 for edge, size in zip(edges, shape, strict=True)]
     middles = [(edge + end) // 2 for edge, end in zip(edges, ends, strict=True)]
-    places = [middles, *itertools.product(*zip(edges, ends, strict=True))]
-    pixels = torch.stack([_homogeneous(*place) for place in places])  # (5, h, w, 3)
+    places = [middles, *itertools.product(*zip(edges, ends, strict=True))]  # and the corners
+    grid = pixel_grid(*shape)
+    probes = np.stack([grid[np.ix_(*place)] for place in places])  # (5, h, w, 3)
+    pixels = torch.from_numpy(probes).to(c2w.device)
     local = ray_directions(pixels, to_rays[:, None, None, None])  # (V, 5, h, w, 3)
     spread = torch.linalg.vector_norm(local[:, 1:] - local[:, :1], dim=-1).amax(1)
     axes = torch.einsum("vij,vhwj->vhwi", c2w[:, :3, :3], local[:, 0])
@@ -79,9 +81,3 @@ def clear_distances(
     clear = clear_distance(sdf, *(part.float() for part in given)).view_as(spread)
     each = clear.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
     return each[:, : shape[0], : shape[1]]
-
-
-def _homogeneous(rows: Int[Tensor, "h"], columns: Int[Tensor, "w"]) -> Float[Tensor, "h w 3"]:
-    """(column, row, 1)."""
-    v, u = torch.meshgrid(rows.double(), columns.double(), indexing="ij")
-    return torch.stack([u, v, torch.ones_like(u)], dim=-1)

@@ -25,8 +25,8 @@ class SmallMesh:
 def simplify(
     vertices: Float[np.ndarray, "M 3"], faces: Int[np.ndarray, "G 3"], largest: int
 ) -> SmallMesh:
-    """At most about `largest` triangles, by collapsing edges (Garland and Heckbert, SIGGRAPH
-    1997)."""
+    """No more than about `largest` triangles, by collapsing edges (Garland and Heckbert, SIGGRAPH
+    1997). Raises ValueError for a mesh without faces."""
     if len(faces) == 0:
         raise ValueError("the mesh has no faces")
     a, b, c = (vertices[corner] for corner in faces.T)

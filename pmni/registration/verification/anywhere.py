@@ -12,18 +12,19 @@ from pmni.registration.verification.trial import Trial, explained, middles
 ROLLS = 12
 """About the line of sight of each view that is in its place."""
 STARTS = 24
-"""Poses from which steps are done."""
+"""Poses, those that explain the view best, from which steps are done."""
 
 
 def anywhere(
     trial: Trial, view: int, placed: Float[np.ndarray, "P 4 4"]
-) -> Float[np.ndarray, "1 4 4"]:
-    """Where a view fits best, from where any of the views in their place sees the object."""
+) -> Float[np.ndarray, "4 4"]:
+    """The camera-to-world pose in which a view fits best, among those that steps lead to from where
+    the `placed` views see the object."""
     measurements, surface = trial.refiner.measurements, trial.refiner.estimate.surface
     starts = torch.as_tensor(_beside(trial, view, placed), device=measurements.device)
     score = explained(measurements, surface, starts, view)
     leading = starts[score.topk(min(STARTS, len(starts))).indices]
-    return best_pose(trial.refiner, view, leading)[0][None].cpu().numpy()
+    return best_pose(trial.refiner, view, leading)[0].cpu().numpy()
 
 
 def _beside(

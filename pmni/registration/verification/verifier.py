@@ -267,7 +267,8 @@ class Verifier:
             suggested = self._suggested(trial.c2w, view, out)
             found = self._explained(trial, view, suggested)
             if found.max(initial=0) < least and out.sum() <= FEW_MISPLACED:
-                suggested = np.concatenate([suggested, anywhere(trial, view, c2w[~out])])
+                other = anywhere(trial, view, c2w[~out])
+                suggested = np.concatenate([suggested, other[None]])
                 found = self._explained(trial, view, suggested)
             if found.max(initial=0) > trial.explained[view]:
                 c2w[view] = suggested[int(found.argmax())]
