@@ -273,8 +273,10 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
         "forward",
         lambda *rest, **kind: launched.append(kind) or launch(*rest, **kind),
     )
+    # With the rounding of single tf32 products, what nearly cancels would differ.
+    monkeypatch.setattr(pmni.kernels.mlp, "LOWER", pmni.kernels.mlp.PRECISION)
     ours, twin = networks(settings)
-    assert_derivatives_close(steps(ours, moving), steps(twin, moving))
+    assert_close(steps(ours, moving), steps(twin, moving))
     assert [kind["slopes"] for kind in launched] == [True, False, True]
 
 

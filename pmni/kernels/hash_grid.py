@@ -21,11 +21,11 @@ from torch import Tensor
 from pmni.fields.hash_grid import Grid
 from pmni.kernels.derivatives import last
 from pmni.kernels.devices import device_of
-from pmni.kernels.hash_grid_levels import add_to_entries, second_derivatives, values, x_slopes
+from pmni.kernels.hash_grid_levels import add_to_entries, features, x_derivatives
 
-POINTS = 128
-"""A program's, of one level: one a thread."""
-ROWS, STEPS, WARPS = 8, 32, 1
+POINTS, LEVELS = 64, 4
+"""A program's; points are one a thread."""
+ROWS, STEPS, WARPS = 8, 24, 1
 """Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 
@@ -52,7 +52,7 @@ class _Features(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(x)
         ctx.grid = grid
-        return values_at(x, grid)
+        return features_at(x, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -73,7 +73,7 @@ class _Entries(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         params, x = ctx.saved_tensors
         with torch.no_grad():
-            entries = table_derivatives(x, ctx.grid, gradient.contiguous())
+            entries = table_derivatives(x, ctx.grid, gradient)
         return *last((entries,), (params, gradient)), None, None
 
 
@@ -94,48 +94,43 @@ class _Slopes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, params: Tensor, gradient: Tensor, grid: Grid) -> Tensor:
-        gradient = gradient.contiguous()
         ctx.save_for_backward(x, params, gradient)
         ctx.grid = grid
-        return slopes_at(x, grid, gradient)
+        return x_derivatives_at(x, grid, gradient)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         x, params, gradient = ctx.saved_tensors
         with torch.no_grad():
-            direction = direction.contiguous()
-            by_x, along = slope_derivatives(x, ctx.grid, gradient, direction)
+            along = features_at(x, ctx.grid, direction)
+            by_x = x_derivatives_at(x, ctx.grid, None, gradient, direction)
             entries = table_derivatives(x, ctx.grid, None, gradient, direction)
         return *last((by_x, entries, along), (x, params, gradient, direction)), None
 
 
-def values_at(x: Float[Tensor, "N 3"], grid: Grid) -> Float[Tensor, "N D"]:
-    """The features."""
-    found = _out(x, grid)
-    _launch(values, x, grid, grid[0], found)
-    return found
+def features_at(
+    x: Float[Tensor, "N 3"], grid: Grid, direction: Float[Tensor, "N 3"] | None = None
+) -> Float[Tensor, "N D"]:
+    """The features; or, if one is given, their derivatives in a direction."""
+    params, layout, width, active, _ = grid
+    size = len(layout) * width, len(x)
+    found = x.new_empty(size) if active == len(layout) else x.new_zeros(size)
+    _launch(features, x, grid, params, direction, found)
+    return found.t()
 
 
-def slopes_at(
-    x: Float[Tensor, "N 3"], grid: Grid, gradient: Float[Tensor, "N D"]
-) -> Float[Tensor, "N 3"]:
-    """The derivative by x of <features, gradient>."""
-    parts = x.new_empty(grid[3], 3, len(x))
-    _launch(x_slopes, x, grid, grid[0], gradient, parts)
-    return parts.sum(0).t()
-
-
-def slope_derivatives(
+def x_derivatives_at(
     x: Float[Tensor, "N 3"],
     grid: Grid,
-    gradient: Float[Tensor, "N D"],
-    direction: Float[Tensor, "N 3"],
-) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
-    """Those of <slopes_at, direction> by x and by the gradient."""
-    along = _out(x, grid)
-    parts = x.new_empty(grid[3], 3, len(x))
-    _launch(second_derivatives, x, grid, grid[0], gradient, direction, along, parts)
-    return parts.sum(0).t(), along
+    gradient: Float[Tensor, "N D"] | None,
+    slope_gradient: Float[Tensor, "N D"] | None = None,
+    direction: Float[Tensor, "N 3"] | None = None,
+) -> Float[Tensor, "N 3"]:
+    """Those of <features, gradient> + <features' derivatives in the direction, slope_gradient>."""
+    parts = x.new_empty(triton.cdiv(grid[3], LEVELS), 3, len(x))
+    given = _by_feature(gradient), _by_feature(slope_gradient), direction
+    _launch(x_derivatives, x, grid, grid[0], *given, parts)
+    return parts.sum(0).t()
 
 
 def table_derivatives(
@@ -145,8 +140,9 @@ def table_derivatives(
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, "E"]:
-    """Those of <features, gradient> + <slopes_at the slope_gradient, direction>, by the table."""
-    params, layout, features, active, real = grid
+    """As `x_derivatives_at`, by the table."""
+    params, layout, width, active, real = grid
+    gradients = _by_feature(gradient), _by_feature(slope_gradient)
 
     def add(total: Tensor, units: Tensor) -> None:
         with device_of(x):
@@ -154,15 +150,13 @@ def table_derivatives(
                 x.contiguous(),
                 real,
                 layout,
-                gradient,
-                slope_gradient,
-                direction,
+                *gradients,
+                None if direction is None else direction.contiguous(),
                 total,
                 units,
                 len(x),
-                len(layout),
-                FEATURES=features,
-                PADDED=triton.next_power_of_2(features),
+                FEATURES=width,
+                PADDED=triton.next_power_of_2(width),
                 ROWS=ROWS,
                 STEPS=STEPS,
                 num_warps=WARPS,
@@ -182,27 +176,27 @@ def table_derivatives(
     return _added_up(params, len(x), add, most)
 
 
-def _out(x: Tensor, grid: Grid) -> Tensor:
-    """Room for features; those of idle levels are zero."""
-    _, layout, features, active, _ = grid
-    width = len(layout) * features
-    return x.new_empty(len(x), width) if active == len(layout) else x.new_zeros(len(x), width)
+def _by_feature(gradient: Float[Tensor, "N D"] | None) -> Float[Tensor, "D N"] | None:
+    """As kernels take it."""
+    return None if gradient is None else gradient.t().contiguous()
 
 
-def _launch(kernel: Any, x: Tensor, grid: Grid, *tensors: Tensor) -> None:
+def _launch(kernel: Any, x: Tensor, grid: Grid, *tensors: Tensor | None) -> None:
     """Run a kernel over all points and active levels."""
-    _, layout, features, active, real = grid
+    _, layout, width, active, real = grid
+    given = (None if tensor is None else tensor.contiguous() for tensor in tensors)
     with device_of(x):
-        kernel[(triton.cdiv(len(x), POINTS), active)](
+        kernel[(triton.cdiv(len(x), POINTS), triton.cdiv(active, LEVELS))](
             x.contiguous(),
             real,
             layout,
-            *tensors,
+            *given,
             len(x),
-            len(layout),
-            FEATURES=features,
-            PADDED=triton.next_power_of_2(features),
+            active,
+            FEATURES=width,
+            PADDED=triton.next_power_of_2(width),
             POINTS=POINTS,
+            LEVELS=LEVELS,
             num_warps=max(1, POINTS // 32),
             enable_fp_fusion=False,  # a point on a face is in the cell in which the twin has it
         )

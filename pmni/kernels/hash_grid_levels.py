@@ -1,8 +1,12 @@
-"""The kernels of the hash grid: one level of a block of points a program.
+"""The kernels of the hash grid: some levels of a block of points a program.
 
-Levels come one after another, so that one level's table stays in the cache. Arguments of all:
-points xs (N, 3), how many of them are real, if not all, `layout` (L, 5) of the levels, their
-entries; features and gradients of features are (N, levels * FEATURES).
+Levels come one after another, so that their tables stay in the cache. Arguments of all: points xs
+(N, 3), how many of them are real, if not all, `layout` (L, 5) of the levels, their entries.
+Features and gradients of features are (levels * FEATURES, N): neighbouring threads have neighbours.
+
+Within a cell u, v and w go from 0 to 1. Corners are at a, b and c, and what is read of the table
+are pairs of them, near (a = 0) and far (a = 1). Along y and z a corner has the weights q and r,
+whose changes in a direction are dq and dr.
 """
 
 import triton
@@ -20,7 +24,7 @@ def _level(layout, level):
     """Scale, resolution, entries, the first one, and whether they are hashed."""
     row = layout + level * 5
     scale = tl.load(row).to(tl.float32, bitcast=True)
-    first = tl.load(row + 3).to(tl.int64)
+    first = tl.multiple_of(tl.load(row + 3).to(tl.int64), 8)
     return scale, tl.load(row + 1), tl.load(row + 2), first, tl.load(row + 4) != 0
 
 
@@ -61,42 +65,144 @@ def _there(points, column, count, FEATURES: tl.constexpr):
 
 
 @triton.jit
-def _columns(points, real, level, levels, FEATURES: tl.constexpr, PADDED: tl.constexpr):
-    """Where a level's features of points are, (POINTS, PADDED); their numbers; which are real."""
+def _columns(points, count, level, FEATURES: tl.constexpr, PADDED: tl.constexpr):
+    """Where a level's features of points are, (POINTS, PADDED), and their numbers."""
     column = tl.arange(0, PADDED)[None, :]
-    place = (points * levels + level)[:, None] * FEATURES + column
-    return place, column, _there(points, column, real, FEATURES)
+    return (level * FEATURES + column).to(tl.int64) * count + points[:, None], column
 
 
 @triton.jit
-def values(
+def _pair(table, one, two, column, there, FEATURES: tl.constexpr):
+    """Features (POINTS, PADDED) of two entries, which mostly stand side by side."""
+    if FEATURES == 2:
+        # Half of the pairs begin at even entries, and come as one word of 16 bytes.
+        block = (one >> 1)[:, None] * 4 + tl.arange(0, 4)[None, :]
+        some = tl.max(there.to(tl.int32), axis=1)[:, None] != 0
+        words = tl.load(table + block, mask=some, other=0.0)
+        even, odd = tl.split(tl.permute(tl.reshape(words, (one.shape[0], 2, 2)), (0, 2, 1)))
+        at_even, beside = (one & 1)[:, None] == 0, (two ^ one)[:, None] == 1
+        apart = tl.load(table + two[:, None] * 2 + column, mask=there & ~beside, other=0.0)
+        near = tl.where(at_even, even, odd)
+        far = tl.where(beside, tl.where(at_even, odd, even), apart)
+    else:
+        near = tl.load(table + one[:, None] * FEATURES + column, mask=there, other=0.0)
+        far = tl.load(table + two[:, None] * FEATURES + column, mask=there, other=0.0)
+    return near, far
+
+
+@triton.jit
+def features(
     xs,
     real,
     layout,
     table,
+    directions,
     out,
     count,
-    levels,
+    active,
     FEATURES: tl.constexpr,
     PADDED: tl.constexpr,
     POINTS: tl.constexpr,
+    LEVELS: tl.constexpr,
 ):
-    """out: the features."""
+    """out: the features; or, if `directions` (N, 3) are not None, their derivatives in these."""
     points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
-    level = tl.program_id(1)
-    scale, resolution, entries, first, hashed = _level(layout, level)
+    begin = tl.program_id(1) * LEVELS
     real = number_of(real, count)
-    place, column, wanted = _columns(points, real, level, levels, FEATURES, PADDED)
-    i, j, k, u, v, w = _cell(xs, points, points < real, scale)
-    table += first * FEATURES
-    found = tl.zeros((POINTS, PADDED), tl.float32)
-    for corner in tl.static_range(8):
-        a, b, c = corner % 2, corner // 2 % 2, corner // 4
-        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
-        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
-        weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
-        found += weight[:, None] * value
-    tl.store(out + place, found, mask=_there(points, column, count, FEATURES))
+    for level in range(begin, tl.minimum(begin + LEVELS, active)):
+        scale, resolution, entries, first, hashed = _level(layout, level)
+        place, column = _columns(points, count, level, FEATURES, PADDED)
+        there = _there(points, column, real, FEATURES)
+        i, j, k, u, v, w = _cell(xs, points, points < real, scale)
+        if directions is not None:
+            du, dv, dw = _along(directions, points, points < real, scale)
+        rows = table + first * FEATURES
+        found = tl.zeros((POINTS, PADDED), tl.float32)
+        for corner in tl.static_range(4):
+            b, c = corner % 2, corner // 2
+            one = _entry(i, j + b, k + c, resolution, entries, hashed)
+            two = _entry(i + 1, j + b, k + c, resolution, entries, hashed)
+            near, far = _pair(rows, one, two, column, there, FEATURES)
+            q, r = v if b else 1 - v, w if c else 1 - w
+            between = (1 - u)[:, None] * near + u[:, None] * far
+            if directions is None:
+                found += (q * r)[:, None] * between
+            else:
+                dq, dr = dv if b else -dv, dw if c else -dw
+                found += (q * r * du)[:, None] * (far - near) + (dq * r + q * dr)[:, None] * between
+        tl.store(out + place, found, mask=_there(points, column, count, FEATURES))
+
+
+@triton.jit
+def x_derivatives(
+    xs,
+    real,
+    layout,
+    table,
+    gradients,
+    slope_gradients,
+    directions,
+    out,
+    count,
+    active,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    POINTS: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """out (programs of levels, 3, N): the derivative by x of <features, gradients>, unless these
+    are None, and of <the features' derivatives in the directions (N, 3), slope_gradients>, unless
+    these are."""
+    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
+    begin = tl.program_id(1) * LEVELS
+    real = number_of(real, count)
+    by_x, by_y, by_z = (
+        tl.zeros((POINTS,), tl.float32),
+        tl.zeros((POINTS,), tl.float32),
+        tl.zeros((POINTS,), tl.float32),
+    )
+    for level in range(begin, tl.minimum(begin + LEVELS, active)):
+        scale, resolution, entries, first, hashed = _level(layout, level)
+        place, column = _columns(points, count, level, FEATURES, PADDED)
+        there = _there(points, column, real, FEATURES)
+        i, j, k, u, v, w = _cell(xs, points, points < real, scale)
+        if gradients is not None:
+            gradient = tl.load(gradients + place, mask=there, other=0.0)
+        if slope_gradients is not None:
+            slope_gradient = tl.load(slope_gradients + place, mask=there, other=0.0)
+            du, dv, dw = _along(directions, points, points < real, scale)
+        rows = table + first * FEATURES
+        by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
+        for corner in tl.static_range(4):
+            b, c = corner % 2, corner // 2
+            one = _entry(i, j + b, k + c, resolution, entries, hashed)
+            two = _entry(i + 1, j + b, k + c, resolution, entries, hashed)
+            near, far = _pair(rows, one, two, column, there, FEATURES)
+            q, r = v if b else 1 - v, w if c else 1 - w
+            if gradients is not None:
+                at_near, at_far = tl.sum(near * gradient, axis=1), tl.sum(far * gradient, axis=1)
+                slope, between = at_far - at_near, (1 - u) * at_near + u * at_far
+                by_u += q * r * slope
+                by_v += r * (between if b else -between)
+                by_w += q * (between if c else -between)
+            if slope_gradients is not None:
+                at_near = tl.sum(near * slope_gradient, axis=1)
+                at_far = tl.sum(far * slope_gradient, axis=1)
+                slope, between = at_far - at_near, (1 - u) * at_near + u * at_far
+                dq, dr = dv if b else -dv, dw if c else -dw
+                by_u += (dq * r + q * dr) * slope
+                bend = du * r * slope + dr * between
+                by_v += bend if b else -bend
+                bend = du * q * slope + dq * between
+                by_w += bend if c else -bend
+        by_x += scale * by_u
+        by_y += scale * by_v
+        by_z += scale * by_w
+    out += tl.program_id(1).to(tl.int64) * 3 * count + points
+    there = points < count
+    tl.store(out, by_x, mask=there)
+    tl.store(out + count, by_y, mask=there)
+    tl.store(out + 2 * count, by_z, mask=there)
 
 
 @triton.jit
@@ -110,14 +216,12 @@ def add_to_entries(
     total,
     units,
     count,
-    levels,
     FEATURES: tl.constexpr,
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """total: add the derivative by the table of <features, gradients>, unless these are None, and
-    of <directions (N, 3), x_slopes> for the slope_gradients, unless these are.
+    """total: add the derivatives by the table of what `x_derivatives` takes those by x of.
 
     Additions to memory are what takes the time, and points that follow one another mostly share a
     cell. So a row goes along STEPS of them and keeps its sums, one for each corner and feature, as
@@ -140,7 +244,7 @@ def add_to_entries(
         p = tl.where(a == 1, u[:, None], 1 - u[:, None])
         q = tl.where(b == 1, v[:, None], 1 - v[:, None])
         r = tl.where(c == 1, w[:, None], 1 - w[:, None])
-        place = ((points * levels + level) * FEATURES)[:, None, None] + feature
+        place = (level * FEATURES + feature).to(tl.int64) * count + points[:, None, None]
         there = wanted[:, None, None] & (feature < FEATURES)
         term = tl.zeros((ROWS, 8, PADDED), tl.float32)
         if gradients is not None:
@@ -164,94 +268,3 @@ def add_to_entries(
         tl.atomic_add(to, sums, mask=put, sem="relaxed")
         sums = tl.where(moved[:, :, None], term, sums + term)
         held = entry
-
-
-@triton.jit
-def x_slopes(
-    xs,
-    real,
-    layout,
-    table,
-    gradients,
-    out,
-    count,
-    levels,
-    FEATURES: tl.constexpr,
-    PADDED: tl.constexpr,
-    POINTS: tl.constexpr,
-):
-    """out (active levels, 3, N): the derivative by x of <features, gradients>."""
-    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
-    level = tl.program_id(1)
-    scale, resolution, entries, first, hashed = _level(layout, level)
-    real = number_of(real, count)
-    place, column, wanted = _columns(points, real, level, levels, FEATURES, PADDED)
-    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
-    i, j, k, u, v, w = _cell(xs, points, points < real, scale)
-    table += first * FEATURES
-    by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
-    for corner in tl.static_range(8):
-        a, b, c = corner % 2, corner // 2 % 2, corner // 4
-        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
-        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
-        product = tl.sum(value * gradient, axis=1)
-        p, q, r = u if a else 1 - u, v if b else 1 - v, w if c else 1 - w
-        by_u += q * r * (product if a else -product)
-        by_v += p * r * (product if b else -product)
-        by_w += p * q * (product if c else -product)
-    out += level.to(tl.int64) * 3 * count + points
-    there = points < count
-    tl.store(out, scale * by_u, mask=there)
-    tl.store(out + count, scale * by_v, mask=there)
-    tl.store(out + 2 * count, scale * by_w, mask=there)
-
-
-@triton.jit
-def second_derivatives(
-    xs,
-    real,
-    layout,
-    table,
-    gradients,
-    directions,
-    along,
-    out,
-    count,
-    levels,
-    FEATURES: tl.constexpr,
-    PADDED: tl.constexpr,
-    POINTS: tl.constexpr,
-):
-    """Derivatives of <directions (N, 3), x_slopes>: by the gradients (along, the features'
-    derivatives in the directions), and by x (out (active levels, 3, N)).
-    """
-    points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
-    level = tl.program_id(1)
-    scale, resolution, entries, first, hashed = _level(layout, level)
-    real = number_of(real, count)
-    place, column, wanted = _columns(points, real, level, levels, FEATURES, PADDED)
-    gradient = tl.load(gradients + place, mask=wanted, other=0.0)
-    du, dv, dw = _along(directions, points, points < real, scale)
-    i, j, k, u, v, w = _cell(xs, points, points < real, scale)
-    table += first * FEATURES
-    by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
-    found = tl.zeros((POINTS, PADDED), tl.float32)
-    for corner in tl.static_range(8):
-        a, b, c = corner % 2, corner // 2 % 2, corner // 4
-        entry = _entry(i + a, j + b, k + c, resolution, entries, hashed)
-        value = tl.load(table + entry[:, None] * FEATURES + column, mask=wanted, other=0.0)
-        product = tl.sum(value * gradient, axis=1)
-        p, q, r = u if a else 1 - u, v if b else 1 - v, w if c else 1 - w
-        # The direction, with the signs of the corner's weights.
-        x, y, z = du if a else -du, dv if b else -dv, dw if c else -dw
-        weight = (x * q + p * y) * r + p * q * z
-        found += weight[:, None] * value
-        by_u += (y * r + q * z) * (product if a else -product)
-        by_v += (x * r + p * z) * (product if b else -product)
-        by_w += (x * q + p * y) * (product if c else -product)
-    tl.store(along + place, found, mask=_there(points, column, count, FEATURES))
-    out += level.to(tl.int64) * 3 * count + points
-    there = points < count
-    tl.store(out, scale * by_u, mask=there)
-    tl.store(out + count, scale * by_v, mask=there)
-    tl.store(out + 2 * count, scale * by_w, mask=there)

@@ -18,7 +18,7 @@ from pmni.rendering.occupancy import OccupancyGrid
 CANDIDATES = 256
 """Planes that a program looks at together: one patch's."""
 POINTS = 256
-"""A program's, at a time."""
+"""A program's, at a time; of those of one patch not more than there are on average."""
 
 
 def march_within(
@@ -33,6 +33,7 @@ def march_within(
     m = patches.m
     count, h, w = m.shape[:3]
     counts = torch.empty(count, dtype=torch.int32, device=m.device)
+    spans = torch.empty(count, 2, dtype=torch.int32, device=m.device)
     patch = torch.zeros(room, dtype=torch.int64, device=m.device)
     z = torch.zeros(room, device=m.device)
     joined = torch.zeros(room, dtype=torch.uint8, device=m.device)
@@ -52,14 +53,14 @@ def march_within(
         "RISE": RISE,
         "CANDIDATES": CANDIDATES,
     }
-    nothing = (counts, patch, z, joined)
+    written = (patch, z, joined, room)
     with device_of(m):
         if count:
-            _march[(count,)](*given, *nothing, room, WRITING=False, **shape)
+            _march[(count,)](*given, spans, counts, *written, WRITING=False, **shape)
         ends = counts.cumsum(0)
         first = pad(ends.clamp(max=room), (1, 0))
         if count:
-            _march[(count,)](*given, first, patch, z, joined, room, WRITING=True, **shape)
+            _march[(count,)](*given, spans, first, *written, WRITING=True, **shape)
     needed = ends[-1] if count else first[0]
     return Planes(patch, z, joined.view(torch.bool), first), needed
 
@@ -94,6 +95,9 @@ class _PlanePoints(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         m, _, z, first = ctx.saved_tensors
         by_rotation, by_centre = m.new_empty(len(m), 3, 3), m.new_empty(len(m), 3)
+        pixels = m.shape[1] * m.shape[2]
+        usual = triton.next_power_of_2(len(z) * pixels // max(len(m), 1))
+        points = max(32, min(POINTS, usual))
         with device_of(m):
             _point_derivatives[(len(m),)](
                 m,
@@ -102,8 +106,9 @@ class _PlanePoints(torch.autograd.Function):
                 gradient.contiguous(),
                 by_rotation,
                 by_centre,
-                PIXELS=m.shape[1] * m.shape[2],
-                POINTS=POINTS,
+                PIXELS=pixels,
+                POINTS=points,
+                num_warps=max(1, points // 64),
             )
         return by_rotation, by_centre, None, None, None, None
 
@@ -138,6 +143,26 @@ def _remembered(x, y, z, values, resolution, trusted, wanted):
 
 
 @triton.jit
+def _middle_ray(ms, rotations, centres, patch, PIXELS: tl.constexpr, MIDDLE: tl.constexpr):
+    """A patch's middle ray, z-depth 1; where it begins; the z-depth at which it is nearest to the
+    world's origin, and how far it is there from the ray in the patch's corner."""
+    u, v, w = _row(ms, patch * PIXELS + MIDDLE)
+    rotation = rotations + patch * 9
+    a, b, c = _row(rotation, 0)
+    x = a * u + b * v + c * w
+    a, b, c = _row(rotation, 1)
+    y = a * u + b * v + c * w
+    a, b, c = _row(rotation, 2)
+    z = a * u + b * v + c * w
+    ox, oy, oz = _row(centres, patch)
+    nearest = -(ox * x + oy * y + oz * z) / (x * x + y * y + z * z)
+    first_u, first_v, first_w = _row(ms, patch * PIXELS)
+    first_u, first_v, first_w = first_u - u, first_v - v, first_w - w
+    corner = tl.sqrt(first_u * first_u + first_v * first_v + first_w * first_w) * nearest
+    return x, y, z, ox, oy, oz, nearest, corner
+
+
+@triton.jit
 def _march(
     ms,
     rotations,
@@ -146,6 +171,7 @@ def _march(
     reaching,
     spacing,
     values,
+    spans,
     counts,
     patch_of,
     depths,
@@ -158,22 +184,13 @@ def _march(
     CANDIDATES: tl.constexpr,
     WRITING: tl.constexpr,
 ):
-    """counts (P): a patch's planes; or, if WRITING, the planes from counts (P + 1) on."""
+    """counts (P): a patch's planes, and spans (P, 2): the numbers of its first and its last one;
+    or, if WRITING, the planes within spans, from counts (P + 1) on."""
     patch = tl.program_id(0)
-    u, v, w = _row(ms, patch.to(tl.int64) * PIXELS + MIDDLE)
-    first_u, first_v, first_w = _row(ms, patch.to(tl.int64) * PIXELS)
-    rotation = rotations + patch.to(tl.int64) * 9
-    a, b, c = _row(rotation, 0)
-    x = a * u + b * v + c * w
-    a, b, c = _row(rotation, 1)
-    y = a * u + b * v + c * w
-    a, b, c = _row(rotation, 2)
-    z = a * u + b * v + c * w
-    ox, oy, oz = _row(centres, patch.to(tl.int64))
+    x, y, z, ox, oy, oz, nearest, corner = _middle_ray(
+        ms, rotations, centres, patch.to(tl.int64), PIXELS, MIDDLE
+    )
     length2 = x * x + y * y + z * z
-    nearest = -(ox * x + oy * y + oz * z) / length2
-    first_u, first_v, first_w = first_u - u, first_v - v, first_w - w
-    corner = tl.sqrt(first_u * first_u + first_v * first_v + first_w * first_w) * nearest
     jitter, step, reach = tl.load(jitters + patch), tl.load(spacing), tl.load(reaching)
     trusted = reach + corner + 6.0 / resolution
     length = step * tl.sqrt(length2)
@@ -183,8 +200,13 @@ def _march(
     stop = count - 1  # the first interval that is not looked at
     place = tl.arange(0, CANDIDATES)
     before, behind = tl.maximum(place - 1, 0), tl.minimum(place + 1, CANDIDATES - 1)
+    span = spans + patch * 2
+    earliest, latest = count, count * 0 - 1
+    chunk, end = latest, count
+    if WRITING:
+        chunk, end = tl.load(span) - 1, tl.load(span + 1)
     # The first and the last of the candidates are only looked at for the sake of those between.
-    for chunk in range(-1, count, CANDIDATES - 2):
+    while (chunk < end) & (chunk < stop):
         k = chunk + place
         depth = nearest + (k.to(tl.float32) - half + jitter) * step
         px, py, pz = ox + depth * x, oy + depth * y, oz + depth * z
@@ -203,9 +225,15 @@ def _march(
             tl.store(patch_of + rank, patch.to(tl.int64) + tl.zeros_like(k), mask=wanted)
             tl.store(depths + rank, depth, mask=wanted)
             tl.store(joined + rank, (occupied & (rank < room - 1)).to(tl.uint8), mask=wanted)
+        else:
+            earliest = tl.minimum(earliest, tl.min(tl.where(bounds, k, count), 0))
+            latest = tl.maximum(latest, tl.max(tl.where(bounds, k, -1), 0))
         found += tl.sum(bounds.to(tl.int32), 0)
+        chunk += CANDIDATES - 2
     if not WRITING:
         tl.store(counts + patch, found)
+        tl.store(span, earliest)
+        tl.store(span + 1, latest)
 
 
 @triton.jit

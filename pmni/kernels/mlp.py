@@ -20,12 +20,10 @@ WIDTHS = 16, 128
 """Fewest and most hidden units."""
 MOST_INPUTS = 63
 """The three coordinates and the features."""
-POINTS, PROGRAMS = 64, 528
-"""A program's at a time, and most programs, for values."""
-DERIVATIVE_POINTS, SUMS = 32, 264
+POINTS, PROGRAMS, WARPS = 64, 528, 4
+"""For values: a program's points at a time, most programs, and a program's warps for 64 units."""
+DERIVATIVE_POINTS, SUMS, DERIVATIVE_WARPS = 16, 528, 2
 """The same for derivatives: each program has sums of its own of those by the weights."""
-WARPS = 4
-"""Of a program for 64 hidden units."""
 PRECISION, LOWER = "tf32x3", "tf32"
 """Of products of matrices: about that of single precision; and of those that only derivatives of
 the loss depend on, whose terms are 5e-4 off at most, at random."""
@@ -127,38 +125,45 @@ class _Slopes(torch.autograd.Function):
         return None, *(None if tensor is None else next(refusing) for tensor in found)
 
 
-def _shape(features: Tensor, first: Tensor, points: int, slopes: bool) -> dict[str, Any]:
+def _shape(
+    features: Tensor, first: Tensor, points: int, warps: int, slopes: bool
+) -> dict[str, Any]:
     """How kernels are compiled."""
     units = triton.next_power_of_2(len(first))
     return {
-        "FEATURES": features.shape[1],
+        "FEATURES": len(features),
         "WIDTH": len(first),
         "INPUTS": max(16, triton.next_power_of_2(first.shape[1] + 1)),
         "UNITS": units,
         "POINTS": points,
         "PRECISION": PRECISION,
         "SLOPES": slopes,
-        "num_warps": WARPS * max(1, units // 64),
+        "num_warps": warps * max(1, units // 64),
         "num_stages": 1,
     }
+
+
+def _for_kernels(x: Tensor, features: Tensor, *rest: Tensor) -> list[Tensor]:
+    """Feature by feature, as the kernels of the hash grid leave them."""
+    return [tensor.contiguous() for tensor in (x, features.t(), *rest)]
 
 
 def forward(
     inputs: Inputs, real: Int[Tensor, ""] | None, slopes: bool
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and, if asked for, its derivatives by x and by the features."""
-    x, features, first, *rest = (tensor.contiguous() for tensor in inputs)
+    x, features, first, *rest = _for_kernels(*inputs)
     found = x.new_empty(len(x))
     by_x = torch.empty_like(x) if slopes else x
     by_features = torch.empty_like(features) if slopes else features
-    shape = _shape(features, first, POINTS, slopes)
+    shape = _shape(features, first, POINTS, WARPS, slopes)
     programs = min(PROGRAMS, triton.cdiv(len(x), POINTS))
     if programs:
         with device_of(x):
             head_values[(programs,)](
                 x, features, first, *rest, found, by_x, by_features, real, len(x), **shape
             )
-    return found, by_x, by_features
+    return found, by_x, by_features.t()
 
 
 def backward(
@@ -169,9 +174,11 @@ def backward(
     directions: tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>."""
-    given = [tensor.contiguous() for tensor in (*inputs[:5], gradient, *(directions or inputs[:2]))]
-    x, features, first, _, second, gradient, *_ = given
-    shape = _shape(features, first, DERIVATIVE_POINTS, directions is not None)
+    along_x, along = directions or inputs[:2]
+    given = _for_kernels(*inputs[:5], gradient) + _for_kernels(along_x, along)
+    x, features, first = given[:3]
+    slopes = directions is not None
+    shape = _shape(features, first, DERIVATIVE_POINTS, DERIVATIVE_WARPS, slopes)
     width, columns = first.shape
     weights = any(wanted[2:])
     by_x, by_features = torch.empty_like(x), torch.empty_like(features)
@@ -191,10 +198,10 @@ def backward(
                 **shape,
             )
     if not weights:
-        return by_x, by_features, None, None, None, None
+        return by_x, by_features.t(), None, None, None, None
     total = sums.sum(0)
-    by_weights = total[:, :columns], total[:, columns], total[:, columns + 1].view_as(second)
-    return by_x, by_features, *by_weights, gradient.sum().view(1)
+    by_weights = total[:, :columns], total[:, columns], total[:, columns + 1].view_as(inputs[4])
+    return by_x, by_features.t(), *by_weights, gradient.sum().view(1)
 
 
 def _derivatives_by_torch(

@@ -1,6 +1,6 @@
 """The kernels of a network with one hidden layer: f = second . softplus(first z + bias) + end.
 
-Arguments of all: z as points xs (N, 3) and their `features` (N, FEATURES), `first` (WIDTH, 3 +
+Arguments of all: z as points xs (N, 3) and their `features` (FEATURES, N), `first` (WIDTH, 3 +
 FEATURES), `bias` and `second` (WIDTH), `end` (1), and how many points are `real`, if not all: for
 the others everything is zero. A program has the weights of all hidden units and goes through some
 of the points, POINTS at a time. One of the INPUTS is 1 and has the bias for a weight. INPUTS and
@@ -52,18 +52,19 @@ def _units(
 
 
 @triton.jit
-def _places(points, real, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
-    """Where inputs (POINTS, INPUTS) are: in xs, and in features."""
+def _places(points, real, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
+    """Where inputs (POINTS, INPUTS) of points below `real` are: in xs, and in features."""
     column = tl.arange(0, INPUTS)[None, :]
     real = (points < real)[:, None]
-    in_xs, in_features = points[:, None] * 3 + column, points[:, None] * FEATURES + column - 3
+    in_xs = points[:, None] * 3 + column
+    in_features = (column - 3).to(tl.int64) * count + points[:, None]
     return in_xs, real & (column < 3), in_features, real & (column >= 3) & (column < 3 + FEATURES)
 
 
 @triton.jit
-def _inputs(xs, features, points, real, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
+def _inputs(xs, features, points, real, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
     """Inputs of points (POINTS, INPUTS), but for that which is 1."""
-    in_xs, are_xs, in_features, are_features = _places(points, real, FEATURES, INPUTS)
+    in_xs, are_xs, in_features, are_features = _places(points, real, count, FEATURES, INPUTS)
     x = tl.load(xs + in_xs, mask=are_xs, other=0.0)
     return x + tl.load(features + in_features, mask=are_features, other=0.0)
 
@@ -74,9 +75,9 @@ def _with_one(z, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
 
 
 @triton.jit
-def _put(xs, features, z, points, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
-    """Store what belongs to the inputs, (POINTS, INPUTS), of points below `count`."""
-    in_xs, are_xs, in_features, are_features = _places(points, count, FEATURES, INPUTS)
+def _put(xs, features, z, points, real, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
+    """Store what belongs to the inputs, (POINTS, INPUTS), of points below `real`."""
+    in_xs, are_xs, in_features, are_features = _places(points, real, count, FEATURES, INPUTS)
     tl.store(xs + in_xs, z, mask=are_xs)
     tl.store(features + in_features, z, mask=are_features)
 
@@ -114,20 +115,20 @@ def head_values(
     real = number_of(real, count)
     for block in range(tl.program_id(0), tl.cdiv(real, POINTS), tl.num_programs(0)):
         points = tl.cast(block, tl.int64) * POINTS + tl.arange(0, POINTS)
-        z = _inputs(xs, features, points, real, FEATURES, INPUTS)
+        z = _inputs(xs, features, points, real, count, FEATURES, INPUTS)
         h = tl.dot(_with_one(z, FEATURES, INPUTS), weights, input_precision=PRECISION)
         soft, slope, _ = _softplus(h)
         tl.store(values + points, tl.sum(soft * outgoing, axis=1) + constant, mask=points < real)
         if SLOPES:
             by_z = tl.dot(slope * outgoing, tl.trans(weights), input_precision=PRECISION)
-            _put(by_xs, by_features, by_z, points, real, FEATURES, INPUTS)
+            _put(by_xs, by_features, by_z, points, real, count, FEATURES, INPUTS)
     for block in range(_first_spare(real, POINTS), tl.cdiv(count, POINTS), tl.num_programs(0)):
         points = tl.cast(block, tl.int64) * POINTS + tl.arange(0, POINTS)
         spare = tl.where(points < real, count, points)
         tl.store(values + spare, tl.zeros((POINTS,), tl.float32), mask=spare < count)
         if SLOPES:
             nothing = tl.zeros((POINTS, INPUTS), tl.float32)
-            _put(by_xs, by_features, nothing, spare, count, FEATURES, INPUTS)
+            _put(by_xs, by_features, nothing, spare, count, count, FEATURES, INPUTS)
 
 
 @triton.jit
@@ -156,7 +157,7 @@ def head_derivatives(
     WEIGHTS: tl.constexpr,
 ):
     """Derivatives of <values, gradients (N)> and, if SLOPES, <their derivatives by the inputs,
-    directions (x_directions (N, 3), directions (N, FEATURES))>: by the inputs, by_xs and
+    directions (x_directions (N, 3), directions (FEATURES, N))>: by the inputs, by_xs and
     by_features; and, if WEIGHTS, by `first`, `bias` and `second`, sums (programs, WIDTH, 3 +
     FEATURES + 2) of the points that a program has.
 
@@ -169,13 +170,14 @@ def head_derivatives(
     real = number_of(real, count)
     for block in range(tl.program_id(0), tl.cdiv(real, POINTS), tl.num_programs(0)):
         points = tl.cast(block, tl.int64) * POINTS + tl.arange(0, POINTS)
-        z = _with_one(_inputs(xs, features, points, real, FEATURES, INPUTS), FEATURES, INPUTS)
+        z = _inputs(xs, features, points, real, count, FEATURES, INPUTS)
+        z = _with_one(z, FEATURES, INPUTS)
         gradient = tl.load(gradients + points, mask=points < real, other=0.0)[:, None]
         soft, slope, curvature = _softplus(tl.dot(z, weights, input_precision=PRECISION))
         by_h = gradient * slope
         to_second = gradient * soft
         if SLOPES:
-            direction = _inputs(x_directions, directions, points, real, FEATURES, INPUTS)
+            direction = _inputs(x_directions, directions, points, real, count, FEATURES, INPUTS)
             a = tl.dot(direction, weights, input_precision=LOWER)
             by_h += curvature * a
             to_second += slope * a
@@ -184,7 +186,7 @@ def head_derivatives(
                 by_weights = tl.dot(tl.trans(direction), by_a, by_weights, input_precision=LOWER)
         by_h *= outgoing
         by_z = tl.dot(by_h, tl.trans(weights), input_precision=LOWER)
-        _put(by_xs, by_features, by_z, points, real, FEATURES, INPUTS)
+        _put(by_xs, by_features, by_z, points, real, count, FEATURES, INPUTS)
         if WEIGHTS:
             by_weights = tl.dot(tl.trans(z), by_h, by_weights, input_precision=LOWER)
             by_second += to_second
@@ -192,7 +194,7 @@ def head_derivatives(
         points = tl.cast(block, tl.int64) * POINTS + tl.arange(0, POINTS)
         nothing = tl.zeros((POINTS, INPUTS), tl.float32)
         spare = tl.where(points < real, count, points)
-        _put(by_xs, by_features, nothing, spare, count, FEATURES, INPUTS)
+        _put(by_xs, by_features, nothing, spare, count, count, FEATURES, INPUTS)
     if WEIGHTS:
         row, unit = tl.arange(0, INPUTS)[:, None], tl.arange(0, UNITS)
         sums += (tl.program_id(0) * WIDTH + unit) * (5 + FEATURES)

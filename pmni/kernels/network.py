@@ -33,13 +33,13 @@ class _ValuesAndGradients(torch.autograd.Function):
         ctx: Any, x: Tensor, params: Tensor, grid: Grid, *weights: *Weights
     ) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
-        features = hash_grid.values_at((x + 1) * PER_UNIT, grid)
+        place = (x + 1) * PER_UNIT
+        features = hash_grid.features_at(place, grid)
         f, by_x, by_features = mlp.forward((x, features, *weights), grid[-1], slopes=True)
         ctx.save_for_backward(x, params, features, by_features, *weights)
         ctx.grid = grid
-        return f, by_x.add_(
-            hash_grid.slopes_at((x + 1) * PER_UNIT, grid, by_features), alpha=PER_UNIT
-        )
+        slopes = hash_grid.x_derivatives_at(place, grid, by_features)
+        return f, by_x.add_(slopes, alpha=PER_UNIT)
 
     @staticmethod
     def backward(ctx: Any, by_f: Tensor, by_gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -48,7 +48,7 @@ class _ValuesAndGradients(torch.autograd.Function):
         grid, by_gradient = ctx.grid, by_gradient.contiguous()
         with torch.no_grad():
             place, direction = (x + 1) * PER_UNIT, by_gradient * PER_UNIT
-            bend, along = hash_grid.slope_derivatives(place, grid, slopes, direction)
+            along = hash_grid.features_at(place, grid, direction)
             wanted = (moving, True, *others)
             inputs, directions = (x, features, *weights), (by_gradient, along)
             by_x, by_features, *by_weights = mlp.backward(
@@ -56,11 +56,10 @@ class _ValuesAndGradients(torch.autograd.Function):
             )
             assert by_x is not None
             assert by_features is not None
+            given = place, grid, by_features, slopes, direction
             if moving:
-                by_x = by_x + PER_UNIT * (bend + hash_grid.slopes_at(place, grid, by_features))
-            entries = None
-            if table:
-                entries = hash_grid.table_derivatives(place, grid, by_features, slopes, direction)
+                by_x = by_x.add_(hash_grid.x_derivatives_at(*given), alpha=PER_UNIT)
+            entries = hash_grid.table_derivatives(*given) if table else None
         every = (by_x if moving else None, entries, *by_weights)
         known = tuple(tensor for tensor in every if tensor is not None)
         refusing = iter(last(known, (x, params, *weights, by_f, by_gradient)))
