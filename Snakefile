@@ -61,5 +61,9 @@ if CONFIG.study is not None:
     include: "workflow/rules/study.smk"
 
 
+onstart:
+    stand_by()
+
+
 onerror:
     report_what_is_there()

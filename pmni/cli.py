@@ -1,11 +1,15 @@
-"""The command line: `pmni <stage>`; a stage's modules are imported only when it runs."""
+"""The command line: `pmni <stage>`; a stage's modules are imported only when it runs.
+
+`pmni standby` is for the workflow alone: see pmni.standby.
+"""
 
 import argparse
 import importlib
 import logging
 import sys
+from pathlib import Path
 
-from pmni import __version__
+from pmni import __version__, standby
 from pmni.errors import PmniError
 from pmni.stages import STAGES
 
@@ -29,6 +33,10 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Returns 0, or 2 after a line on standard error that says what to do."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["standby"]:
+        return standby.serve(Path(argv[1]), main)
+    if argv and argv[0] in STAGES and (code := standby.delegated(argv)) is not None:
+        return code
     chosen = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
     logging.basicConfig(

@@ -17,9 +17,16 @@ from pathlib import Path
 STAGE_SECONDS = 0.15
 
 SCRIPT = """#!{python} -I
-import fcntl, json, pathlib, sys, time
+import fcntl, json, os, pathlib, sys, time
 here = pathlib.Path(__file__).parent
 stage, words = sys.argv[1], sys.argv[2:]
+if stage == "standby":
+    socket = pathlib.Path(words[0])
+    socket.touch()
+    sys.stdin.read()
+    socket.unlink()
+    socket.parent.rmdir()
+    sys.exit()
 start = time.time()
 options, key = {{}}, None
 for word in words:
@@ -115,6 +122,7 @@ else:
 with (here / "log").open("a") as log:
     fcntl.flock(log, fcntl.LOCK_EX)
     call = dict(stage=stage, options=options, start=start, end=time.time(), code=code)
+    call["standby"] = os.environ.get("PMNI_STANDBY")
     log.write(json.dumps(call) + "\\n")
 sys.exit(code)
 """
@@ -129,6 +137,8 @@ class Call:
     start: float
     end: float
     code: int
+    standby: str | None
+    """The socket of the process on standby."""
 
     @property
     def output(self) -> str:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -339,6 +340,25 @@ def test_an_experiment_has_no_files_of_a_stage_that_it_leaves_out(tmp_path: Path
         run = project.snakemake("--dry-run", "--cores", "1", f"results/{file}")
         assert run.returncode != 0
         assert "MissingRuleException" in run.stdout
+
+
+@pytest.mark.workflow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+def test_jobs_know_the_process_on_standby_and_it_ends_with_the_run(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    goal = "results/integration/ball/noisy/ray_distance.npz"
+    assert project.snakemake(goal).returncode == 0
+    sockets = {call.standby for call in project.pmni.calls()}
+    assert len(sockets) == 1
+    (socket,) = sockets
+    assert socket
+    deadline = time.monotonic() + 10
+    while Path(socket).parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    goal = "results/integration/cube/noisy/ray_distance.npz"
+    assert project.snakemake(goal, PMNI_STANDBY="").returncode == 0
+    assert {call.standby for call in project.pmni.calls()} == {""}
 
 
 @pytest.mark.workflow

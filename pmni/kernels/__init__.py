@@ -35,10 +35,11 @@ def read_ahead(device: torch.device) -> None:
     """Begin, beside what follows, what the first kernel on a device waits for: Triton names what it
     has compiled by a fingerprint of its own files, which takes half a second and is kept."""
     if chosen(device):
-        Thread(target=_fingerprint, name="Triton's fingerprint").start()
+        Thread(target=take_fingerprint, name="Triton's fingerprint").start()
 
 
-def _fingerprint() -> None:
+def take_fingerprint() -> None:
+    """Make Triton know it from now on."""
     import triton.runtime.cache
 
     # Where another version of Triton has it elsewhere, the first kernel takes it.

@@ -1,13 +1,17 @@
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
+from pmni import standby
 from pmni.config.base import read_yaml
 from pmni.config.experiment import (
     Experiment,
@@ -310,7 +314,27 @@ def report_config() -> str:
     return json.dumps(content)
 
 
-# --- after a failure ----------------------------------------------------------------------------
+# --- before all jobs, and after a failure ----------------------------------------------------------------------------
+
+
+def stand_by() -> None:
+    """Start the process that forks for the jobs on this machine (see pmni.standby).
+
+    It ends when this process does. With PMNI_STANDBY set to nothing each job starts by itself.
+    """
+    elsewhere = not workflow.local_exec or workflow.deployment_settings.deployment_method
+    if elsewhere or sys.platform != "linux" or standby.VARIABLE in os.environ:
+        return
+    if shutil.which("pmni") is None:
+        raise WorkflowError("there is no command `pmni`: activate its environment")
+    path = Path(tempfile.mkdtemp(prefix="pmni-")) / "standby"
+    command = ["pmni", "standby", str(path)]
+    stand_by.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    while not path.exists():
+        if stand_by.process.poll() is not None:
+            return
+        time.sleep(0.01)
+    os.environ[standby.VARIABLE] = str(path)
 
 
 def report_what_is_there() -> None:
