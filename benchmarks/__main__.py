@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import evaluate, kernels, mesh, refine, train
+from benchmarks import evaluate, kernels, mesh, paper, refine, train
 from benchmarks.bench import Bench, Part
 from benchmarks.plot import write_plot
 from benchmarks.records import Record
@@ -26,6 +26,7 @@ PARTS: dict[str, Part] = {
     "kernels": kernels.run,
     "refine": refine.run,
     "train": train.run,
+    "paper": paper.run,
     "mesh": mesh.run,
     "evaluate": evaluate.run,
 }

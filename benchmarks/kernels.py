@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,12 +19,13 @@ from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import median_seconds
 from pmni import kernels
 from pmni.config.training import FieldSettings
+from pmni.cuda_graphs import Recorded
 from pmni.fields.band import BandSDF, on_grid
 from pmni.fields.network import NeuralSDF
 from pmni.refinement.rays import least_value
 from pmni.rendering.sphere_tracing import box_interval, trace
 
-PART, TWIN, FLOOR = "kernels", "torch", "floor"
+PART, TWIN, FLOOR, RECORDED = "kernels", "torch", "floor", "triton, recorded"
 DISTANCE = 15.0
 """Of the rays' origins from the object, about as far as DiLiGenT-MV's cameras."""
 SHELL_RAYS = 32
@@ -140,6 +142,10 @@ def _network(
                 off = None if variant == TWIN else max(difference(a, b) for a, b in pairs)
                 full = f"{name}: {what}"
                 yield Record(PART, full, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
+            if variant == "triton" and device.type == "cuda":
+                for what, replay in recordings(model, x).items():
+                    full, seconds = f"{name}: {what}", median_seconds(replay, device, sizes.repeats)
+                    yield Record(PART, full, RECORDED, seconds, "s", parameters, (TWIN, FLOOR))
 
 
 def has_tiny_cuda_nn(device: torch.device) -> bool:
@@ -178,6 +184,16 @@ def calls(model: NeuralSDF, x: Tensor) -> dict[str, Call]:
         "with gradients": (model.value_and_gradient, lambda: (x,)),
         "backward": (torch.Tensor.backward, lambda: (loss_of(model, x),)),
     }
+
+
+def recordings(model: NeuralSDF, x: Tensor) -> dict[str, Callable[[], object]]:
+    """Values, and values with gradients, as CUDA graphs to be replayed."""
+    found: dict[str, Callable[[], object]] = {}
+    for what in ("values", "with gradients"):
+        call, prepare = calls(model, x)[what]
+        recorded = Recorded(partial(call, *prepare()), x.device)
+        found[what] = partial(recorded, None, None)
+    return found
 
 
 def results(model: NeuralSDF, x: Tensor) -> dict[str, list[Tensor]]:

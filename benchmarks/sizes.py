@@ -1,6 +1,7 @@
 """How large everything is that is measured."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pmni.config.refinement import RefineSettings
 from pmni.config.training import FieldSettings, TrainSettings
@@ -40,6 +41,10 @@ class Sizes:
     check_cells: int
     targets_mm: tuple[float, ...]
     """Chamfer distances, the time to which is measured."""
+    paper: dict[str, Any] | None
+    """What is laid over the training of pmni-paper; None leaves it out."""
+    paper_every: int
+    """Of its steps, after which some with all rays are timed."""
     mesh_cells: tuple[int, ...]
     compared_cells: int
     """As many or fewer are given to other meshers, too."""
@@ -78,6 +83,8 @@ GPU = Sizes(
     check_every=50,
     check_cells=256,
     targets_mm=(1.0, 0.5, 0.3, 0.2, 0.15, 0.1),
+    paper={},
+    paper_every=2500,
     mesh_cells=(256, 512, 1024),
     compared_cells=512,
 )
@@ -107,6 +114,8 @@ CPU = Sizes(
     check_every=20,
     check_cells=96,
     targets_mm=(2.0, 1.0, 0.5),
+    paper=None,
+    paper_every=0,
     mesh_cells=(64, 128, 256),
     compared_cells=256,
 )
@@ -143,6 +152,14 @@ QUICK = Sizes(
     check_every=8,
     check_cells=48,
     targets_mm=(1000.0,),
+    paper={
+        "steps": 28,
+        "patches": 64,
+        "checkpoints": [],
+        "field": {"levels": 2, "log2_entries": 10},
+        "rendering": {"occupancy_resolution": 16, "step_start": 0.05, "step_end": 0.05},
+    },
+    paper_every=3,
     mesh_cells=(32,),
     compared_cells=32,
 )

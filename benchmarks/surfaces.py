@@ -64,11 +64,12 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
     elevation = float(np.deg2rad(RIG.elevation))
     c2w = turntable_poses(views, elevation, RIG.distance, RIG.pose_jitter, _stream(0))
     seen = render(MeshSurface(solid.mesh), K, c2w, height, width)
-    normals, masks, true_normals = [], [], []
+    normals, masks, true_normals, distances = [], [], [], []
     for view, measured in measure(seen, c2w, solid.mesh, RIG, _stream):
         normals.append(measured.normals.astype(np.float32))
         true_normals.append(view.normals.astype(np.float32))
         masks.append(measured.mask)
+        distances.append(view.ray_distance.astype(np.float32))
     world = around_mesh(solid.mesh.vertices, solid.mesh.faces)
     return Capture(
         name=SCENE,
@@ -82,6 +83,7 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
         true_normals=np.stack(true_normals),
         true_vertices=solid.mesh.vertices,
         true_faces=solid.mesh.faces,
+        ray_distances=np.stack(distances),
     )
 
 
@@ -94,6 +96,7 @@ def with_views(capture: Capture, count: int) -> Capture:
     chosen = np.arange(count) * len(capture.views) // count
     assert capture.reference_c2w is not None
     assert capture.true_normals is not None
+    assert capture.ray_distances is not None
     return replace(
         capture,
         views=tuple(capture.views[index] for index in chosen),
@@ -102,4 +105,5 @@ def with_views(capture: Capture, count: int) -> Capture:
         intrinsics=capture.intrinsics[chosen],
         reference_c2w=capture.reference_c2w[chosen],
         true_normals=capture.true_normals[chosen],
+        ray_distances=capture.ray_distances[chosen],
     )
