@@ -37,7 +37,7 @@ def corrected(capture: Capture, refined: Poses, surface: BandSDF, device: torch.
         estimate = replace(
             Estimate.start(surface, c2w), bias=bias, flattening=flattening, log_focal=log_focal
         )
-        rays = pixel_directions(K, pixels, log_focal)
+        rays = pixel_directions(torch.linalg.inv(K), pixels, log_focal)
         found = correct_normals(K, estimate, normalize(measured, dim=-1), pixels, rays)
         normals[index, row, column] = found.normals[0].cpu().numpy()
         intrinsics[index, [0, 1], [0, 1]] *= information["focal_factor"]

@@ -79,13 +79,15 @@ class Estimate:
         limit = LONGEST_STEP * sdf.grid.spacing
         values = sdf.values + step.surface.clamp(-limit, limit)
         surface = following(as_distance(BandSDF(sdf.grid, values, sdf.base), sweeps))
-        turn = torch.linalg.matrix_exp(cross_matrix(step.views[:, ROTATION].double()))
-        u, _, vt = torch.linalg.svd(turn @ self.rotations)
+        # Of matrices as small as these a processor is quicker.
+        turn = torch.linalg.matrix_exp(cross_matrix(step.views[:, ROTATION].double().cpu()))
+        u, _, vt = torch.linalg.svd(turn @ self.rotations.cpu())
+        turn, rotations = turn.to(self.centres), (u @ vt).to(self.centres)
         centres = (turn @ self.centres[..., None])[..., 0] + step.views[:, TRANSLATION]
         return replace(
             self,
             surface=surface,
-            rotations=u @ vt,
+            rotations=rotations,
             centres=centres,
             bias=self.bias + step.views[:, BIAS].view(-1, 3, 3),
             flattening=self.flattening + step.common[FLATTENING],

@@ -32,6 +32,8 @@ FEWEST_VIEWS, MORE_VIEWS, MORE_OFTEN = 2.5, 0.5, 1.3
 """That agree: at least so many, and so many more and so many times as many as at the surface."""
 AS_GOOD = 0.9
 """The nearest point at which this part of the most agree is the pixel's."""
+AT_A_TIME = {"cpu": 1, "cuda": 4}
+"""Other views that are looked into together: on a GPU launches take the time."""
 LEAST_DEPTH, LONGEST_PUSH = 2, 0.7
 """Points nearer than this many are left to the normals' own residuals; and how far the surface is
 pushed at a time, cells."""
@@ -87,20 +89,21 @@ def agreement(
     height, width = measurements.index_at.shape[1:]
     votes = x.new_zeros(x.shape[:2])
     inside: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
-    cameras = zip(estimate.rotations.float(), estimate.centres.float(), strict=True)
     focal = torch.exp(estimate.log_focal)
     scale = torch.stack([focal, focal, torch.ones_like(focal)])
-    for other, (R, C) in enumerate(cameras):
-        K = measurements.intrinsics[other]
-        towards = C - x
+    for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
+        other = others[:, None, None]
+        R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
+        towards = C[:, None, None] - x  # (others, K, D, 3), as all of each
         local = -towards @ R
-        u, v = (local / local[..., 2:] * scale @ K[:2].T).round().long().unbind(-1)
+        image = local / local[..., 2:] * scale @ measurements.intrinsics[others, None, :2].mT
+        u, v = image.round().long().unbind(-1)
         u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
-        inside &= measurements.mask_distances[other, v, u] <= BESIDE
+        inside &= (measurements.mask_distances[other, v, u] <= BESIDE).all(0)
         index = measurements.index_at[other, v, u]
-        theirs = measurements.normals[index.clamp(min=0).long()] @ R.T
+        theirs = measurements.normals[index.clamp(min=0).long()] @ R.mT
         cosine = (n[:, None] * normalize(towards, dim=-1)).sum(-1)
-        may_see = (index >= 0) & (cosine > LEAST_FACING) & (view != other)[:, None]
+        may_see = (index >= 0) & (cosine > LEAST_FACING) & (view[:, None] != other)
         apart = (theirs - n[:, None]).square().sum(-1)
-        votes += may_see * torch.exp(-0.5 * apart / ALIKE**2)
+        votes += (may_see * torch.exp(-0.5 * apart / ALIKE**2)).sum(0)
     return votes * inside.cumprod(dim=1)

@@ -1,6 +1,7 @@
 """What the views measured, as refinement uses it: normals at pixels, and points on contours."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,7 +65,12 @@ class Measurements:
         self, pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
     ) -> Float[Tensor, "V P 3"]:
         """As `pixel_directions`."""
-        return pixel_directions(self.intrinsics, pixels, log_focal)
+        return pixel_directions(self._to_rays[:, None], pixels, log_focal)
+
+    @cached_property
+    def _to_rays(self) -> Float[Tensor, "V 3 3"]:
+        """K^-1."""
+        return torch.linalg.inv(self.intrinsics.cpu()).to(self.intrinsics)
 
     def copies(self, view: int, count: int) -> "Measurements":
         """One view, so many times."""
@@ -94,11 +100,11 @@ class Measurements:
 
 
 def pixel_directions(
-    intrinsics: Float[Tensor, "V 3 3"], pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
+    K_inverse: Float[Tensor, "*v 3 3"], pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
 ) -> Float[Tensor, "V P 3"]:
     """Camera-frame unit directions of pixels; focal lengths multiplied by exp(log_focal)."""
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays = ray_directions(homogeneous, torch.linalg.inv(intrinsics[:, None]))
+    rays = ray_directions(homogeneous, K_inverse)
     scaled = torch.cat([rays[..., :2] * torch.exp(-log_focal), rays[..., 2:]], dim=-1)
     return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
