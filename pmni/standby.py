@@ -28,6 +28,8 @@ from pmni.stages import STAGES
 VARIABLE = "PMNI_STANDBY"
 FORWARDED = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 LENGTH = struct.Struct("!I")
+END = struct.Struct("!BB")
+"""The exit code, and the signal if one has ended it."""
 
 
 def delegated(command: Sequence[str]) -> int | None:
@@ -50,11 +52,14 @@ def delegated(command: Sequence[str]) -> int | None:
     server.sendall(text)
     for number in FORWARDED:
         signal.signal(number, lambda number, _: server.sendall(bytes([number])))
-    answer = server.recv(1)
-    if not answer:
-        print("pmni: the process that ran this stage was killed", file=sys.stderr)
+    answer = server.recv(END.size)
+    if len(answer) < END.size:
+        print("pmni: the process that kept watch over this stage has gone", file=sys.stderr)
         return 1
-    return answer[0]
+    code, number = END.unpack(answer)
+    if number:
+        print(f"pmni: ended by {signal.Signals(number).name}", file=sys.stderr)
+    return int(code)
 
 
 def serve(path: Path, run: Callable[[list[str]], int]) -> int:
@@ -168,5 +173,5 @@ def _keep_watch(client: socket.socket, process: int, alive: int) -> NoReturn:
             watched.remove(client)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     with contextlib.suppress(OSError):
-        client.send(bytes([code if code >= 0 else 128 - code]))
+        client.send(END.pack(128 - code, -code) if code < 0 else END.pack(code, 0))
     os._exit(0)

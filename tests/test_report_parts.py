@@ -2,6 +2,8 @@
 
 import base64
 import gzip
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -179,6 +181,25 @@ def test_no_face_is_turned_against_the_surface() -> None:
     face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
     along = np.einsum("fi,fki->fk", face_normals, small.normals[small.faces]).mean(1)
     assert along.min() > 0
+
+
+@pytest.fixture
+def _restless_threads():
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_restless_threads")
+def test_meshes_that_are_simplified_side_by_side_are_as_alone() -> None:
+    vertices, faces = sphere(6)
+    sizes = [1.0, 2.0, 3.0, 4.0]
+    alone = [meshes.simplify(size * vertices, faces, 5000).vertices for size in sizes]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda size: meshes.simplify(size * vertices, faces, 5000), 2 * sizes)
+        for small, expected in zip(found, 2 * alone, strict=True):
+            np.testing.assert_array_equal(small.vertices, expected)
 
 
 def test_values_are_carried_over_as_means_and_gaps_stay_gaps() -> None:

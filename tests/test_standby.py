@@ -134,8 +134,9 @@ def test_a_stage_that_is_killed_is_an_error(server, tmp_path):
     client = start(server, "sleep", str(file))
     wait_until(lambda: file.exists() and file.read_text())
     os.kill(int(file.read_text()), signal.SIGKILL)
-    client.communicate(timeout=60)
+    errors = client.communicate(timeout=60)[1]
     assert client.returncode == 128 + signal.SIGKILL
+    assert errors == "pmni: ended by SIGKILL\n"
 
 
 def test_who_goes_before_it_has_asked_does_no_harm(server):

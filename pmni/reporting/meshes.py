@@ -3,12 +3,16 @@
 import base64
 import gzip
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import fast_simplification
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
+
+ONE_AT_A_TIME = Lock()
+"""fast_simplification keeps the mesh that it works on in global variables, from call to call."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,13 @@ def simplify(
     normals = _at_corners(faces, len(vertices)) @ np.cross(b - a, c - a)
     placed, small_faces, cluster = vertices, faces, np.arange(len(vertices))
     if len(faces) > largest:
-        collapses = fast_simplification.simplify(
-            vertices, faces, target_count=largest, return_collapses=True
-        )[2]
-        placed, small_faces, cluster = fast_simplification.replay_simplification(
-            vertices, faces, collapses
-        )
+        with ONE_AT_A_TIME:
+            collapses = fast_simplification.simplify(
+                vertices, faces, target_count=largest, return_collapses=True
+            )[2]
+            placed, small_faces, cluster = fast_simplification.replay_simplification(
+                vertices, faces, collapses
+            )
     merged = average(normals, cluster, len(placed))
     merged /= np.maximum(np.linalg.norm(merged, axis=1, keepdims=True), 1e-12)
     return SmallMesh(placed, merged, small_faces, cluster)
