@@ -62,7 +62,7 @@ if CONFIG.study is not None:
 
 
 onstart:
-    stand_by()
+    use_standby()
 
 
 onerror:

@@ -10,8 +10,32 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 from pmni import standby
+from pmni.stages import STAGES
+
+
+def started_standby():
+    """The process that forks for the jobs on this machine (see pmni.standby), with its socket.
+
+    It imports everything while Snakemake plans the run, and ends with it. None where jobs have other
+    environments; and with PMNI_STANDBY set to nothing: then each job starts by itself.
+    """
+    runs = workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun
+    elsewhere = workflow.deployment_settings.deployment_method or sys.platform != "linux"
+    if not runs or elsewhere or standby.VARIABLE in os.environ:
+        return None
+    if shutil.which("pmni") is None:
+        raise WorkflowError("there is no command `pmni`: activate the environment it is in")
+    path = Path(tempfile.mkdtemp(prefix="pmni-")) / "standby"
+    command = ["pmni", "standby", str(path)]
+    return path, subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+# Before all that takes time here.
+STANDBY = started_standby()
+
 from pmni.config.base import read_yaml
 from pmni.config.experiment import (
     Experiment,
@@ -20,7 +44,6 @@ from pmni.config.experiment import (
     load_experiment,
 )
 from pmni.errors import PmniError
-from pmni.stages import STAGES
 
 REGISTRY = Path("resources/registry.yaml")
 
@@ -317,22 +340,17 @@ def report_config() -> str:
 # --- before all jobs, and after a failure ----------------------------------------------------------------------------
 
 
-def stand_by() -> None:
-    """Start the process that forks for the jobs on this machine (see pmni.standby).
-
-    It ends when this process does. With PMNI_STANDBY set to nothing each job starts by itself.
-    """
-    elsewhere = not workflow.local_exec or workflow.deployment_settings.deployment_method
-    if elsewhere or sys.platform != "linux" or standby.VARIABLE in os.environ:
+def use_standby() -> None:
+    """Let the jobs know the process on standby, if they run on this machine."""
+    if STANDBY is None:
         return
-    if shutil.which("pmni") is None:
-        raise WorkflowError("there is no command `pmni`: activate its environment")
-    path = Path(tempfile.mkdtemp(prefix="pmni-")) / "standby"
-    command = ["pmni", "standby", str(path)]
-    stand_by.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    path, process = STANDBY
+    if not workflow.local_exec:
+        process.stdin.close()
+        return
     while not path.exists():
-        if stand_by.process.poll() is not None:
-            return
+        if process.poll() is not None:
+            raise WorkflowError(f"`pmni standby` has ended with {process.returncode}")
         time.sleep(0.01)
     os.environ[standby.VARIABLE] = str(path)
 
