@@ -1,5 +1,6 @@
 """How long calls take, what phases a whole is made of, and how much memory it needs."""
 
+import gc
 import threading
 import time
 from collections import defaultdict
@@ -140,6 +141,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
+            gc.collect()  # recordings are part of what they record
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
