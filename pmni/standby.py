@@ -50,8 +50,13 @@ def delegated(command: Sequence[str]) -> int | None:
     text = json.dumps(request).encode()
     socket.send_fds(server, [LENGTH.pack(len(text))], [1, 2])
     server.sendall(text)
-    for number in FORWARDED:
-        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+
+    def forward(number: int, _: Any) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            server.sendall(bytes([number]))
+
+    for signal_number in FORWARDED:
+        signal.signal(signal_number, forward)
     answer = server.recv(END.size)
     if len(answer) < END.size:
         print("pmni: the process that kept watch over this stage has gone", file=sys.stderr)
@@ -107,9 +112,13 @@ def _import(module: str) -> None:
 def _received(client: socket.socket) -> dict[str, Any] | None:
     """What somebody asks for; None if it has gone meanwhile."""
     head, output, _, _ = socket.recv_fds(client, LENGTH.size, 2)
-    with client.makefile("rb") as stream:
-        text = stream.read(LENGTH.unpack(head)[0]) if len(output) == 2 else b""
-    return {**json.loads(text), "output": output} if text.endswith(b"}") else None
+    text, missing = b"", LENGTH.unpack(head)[0] if len(output) == 2 else 0
+    while missing and (part := client.recv(missing)):  # no more: signals come next
+        text, missing = text + part, missing - len(part)
+    if not text or missing:
+        _close(output)
+        return None
+    return {**json.loads(text), "output": output}
 
 
 def _fork_again(
@@ -123,20 +132,12 @@ def _fork_again(
         _close([held, *request["output"]])
         _keep_watch(client, process, alive)
     client.close()
-    streams = [os.open(os.devnull, os.O_RDONLY), *request["output"]]
-    for number, file in enumerate(streams):
-        os.dup2(file, number)
-    _close([alive, *streams])
-    os.chdir(request["folder"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    del os.environ[VARIABLE]
-    _use_threads(os.environ.get("OMP_NUM_THREADS", ""))
-    sys.argv[1:] = request["command"]
+    os.close(alive)
+    _take_over(request)
     try:
         code = run(request["command"])
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -145,6 +146,20 @@ def _fork_again(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _take_over(request: dict[str, Any]) -> None:
+    """Make this process as if it had been started by who asks."""
+    streams = [os.open(os.devnull, os.O_RDONLY), *request["output"]]
+    for number, file in enumerate(streams):
+        os.dup2(file, number)
+    _close(streams)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    del os.environ[VARIABLE]
+    _use_threads(os.environ.get("OMP_NUM_THREADS", ""))
+    sys.argv[1:] = request["command"]
 
 
 def _close(files: Sequence[int]) -> None:
