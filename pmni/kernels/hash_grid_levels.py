@@ -91,6 +91,30 @@ def _pair(table, one, two, column, there, FEATURES: tl.constexpr):
 
 
 @triton.jit
+def _edge(
+    table,
+    i,
+    j,
+    k,
+    v,
+    w,
+    corner: tl.constexpr,
+    resolution,
+    entries,
+    hashed,
+    column,
+    there,
+    FEATURES: tl.constexpr,
+):
+    """Of an edge of the cell along x: features at both ends, and its weights along y and z."""
+    b, c = corner % 2, corner // 2
+    one = _entry(i, j + b, k + c, resolution, entries, hashed)
+    two = _entry(i + 1, j + b, k + c, resolution, entries, hashed)
+    near, far = _pair(table, one, two, column, there, FEATURES)
+    return near, far, v if b else 1 - v, w if c else 1 - w
+
+
+@triton.jit
 def features(
     xs,
     real,
@@ -119,11 +143,10 @@ def features(
         rows = table + first * FEATURES
         found = tl.zeros((POINTS, PADDED), tl.float32)
         for corner in tl.static_range(4):
+            near, far, q, r = _edge(
+                rows, i, j, k, v, w, corner, resolution, entries, hashed, column, there, FEATURES
+            )
             b, c = corner % 2, corner // 2
-            one = _entry(i, j + b, k + c, resolution, entries, hashed)
-            two = _entry(i + 1, j + b, k + c, resolution, entries, hashed)
-            near, far = _pair(rows, one, two, column, there, FEATURES)
-            q, r = v if b else 1 - v, w if c else 1 - w
             between = (1 - u)[:, None] * near + u[:, None] * far
             if directions is None:
                 found += (q * r)[:, None] * between
@@ -174,11 +197,10 @@ def x_derivatives(
         rows = table + first * FEATURES
         by_u, by_v, by_w = tl.zeros_like(u), tl.zeros_like(u), tl.zeros_like(u)
         for corner in tl.static_range(4):
+            near, far, q, r = _edge(
+                rows, i, j, k, v, w, corner, resolution, entries, hashed, column, there, FEATURES
+            )
             b, c = corner % 2, corner // 2
-            one = _entry(i, j + b, k + c, resolution, entries, hashed)
-            two = _entry(i + 1, j + b, k + c, resolution, entries, hashed)
-            near, far = _pair(rows, one, two, column, there, FEATURES)
-            q, r = v if b else 1 - v, w if c else 1 - w
             if gradients is not None:
                 at_near, at_far = tl.sum(near * gradient, axis=1), tl.sum(far * gradient, axis=1)
                 slope, between = at_far - at_near, (1 - u) * at_near + u * at_far
