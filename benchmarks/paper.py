@@ -74,9 +74,9 @@ def step_with_all_rays(timed: Trainer, going: Trainer) -> tuple[float, float, in
     state = going.state()
     state.pop("rooms", None)  # made for fewer rays
     timed.restore(state)
-    for _ in range(UNCOUNTED[timed.device.type]):
-        timed.step()
-    with PeakMemory(timed.device) as memory:
+    with PeakMemory(timed.device) as memory:  # of recordings too, which is taken when they are made
+        for _ in range(UNCOUNTED[timed.device.type]):
+            timed.step()
         synchronise(timed.device)
         start = time.perf_counter()
         for _ in range(TIMED):

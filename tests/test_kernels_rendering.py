@@ -63,8 +63,8 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 
 
 # -------------------------------------------------------------------------------------- marching
-@pytest.mark.parametrize("step", [0.02, 0.004])
-@pytest.mark.parametrize("room", [700, 31, 1])
+@pytest.mark.parametrize("step", [0.02, 0.004, 0.001])  # one look at a ray, two, and many
+@pytest.mark.parametrize("room", [3000, 700, 31, 1])
 def test_planes_are_the_twins(scene, step, room):
     patches, grid, jitter = scene
     step = torch.tensor(step, device=DEVICE)

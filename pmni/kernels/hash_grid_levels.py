@@ -73,9 +73,9 @@ def _columns(points, count, level, FEATURES: tl.constexpr, PADDED: tl.constexpr)
 
 @triton.jit
 def _pair(table, one, two, column, there, FEATURES: tl.constexpr):
-    """Features (POINTS, PADDED) of two entries, which mostly stand side by side."""
+    """Features (POINTS, PADDED) of the entries of two neighbours along x."""
     if FEATURES == 2:
-        # Half of the pairs begin at even entries, and come as one word of 16 bytes.
+        # An even entry and the one behind it come as one word of 16 bytes: half of all pairs.
         block = (one >> 1)[:, None] * 4 + tl.arange(0, 4)[None, :]
         some = tl.max(there.to(tl.int32), axis=1)[:, None] != 0
         words = tl.load(table + block, mask=some, other=0.0)
@@ -179,11 +179,8 @@ def x_derivatives(
     points = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     begin = tl.program_id(1) * LEVELS
     real = number_of(real, count)
-    by_x, by_y, by_z = (
-        tl.zeros((POINTS,), tl.float32),
-        tl.zeros((POINTS,), tl.float32),
-        tl.zeros((POINTS,), tl.float32),
-    )
+    by_x = tl.zeros((POINTS,), tl.float32)
+    by_y, by_z = tl.zeros_like(by_x), tl.zeros_like(by_x)
     for level in range(begin, tl.minimum(begin + LEVELS, active)):
         scale, resolution, entries, first, hashed = _level(layout, level)
         place, column = _columns(points, count, level, FEATURES, PADDED)

@@ -337,7 +337,7 @@ def report_config() -> str:
     return json.dumps(content)
 
 
-# --- before all jobs, and after a failure ----------------------------------------------------------------------------
+# --- before all jobs, and after a failure -------------------------------------------------------
 
 
 def use_standby() -> None:
