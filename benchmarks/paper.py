@@ -47,7 +47,11 @@ def run(bench: Bench) -> Iterator[Record]:
     for step in range(settings.steps - TIMED - UNCOUNTED[device.type] + 1):
         if step % sizes.paper_every == 0:
             each, megabytes, samples = step_with_all_rays(timed, going)
-            known = {"samples": samples, "levels": timed.network.active}
+            known = {
+                "samples": samples,
+                "levels": timed.network.active,
+                "megabytes": round(megabytes),
+            }
             yield Record(PART, name, f"after {step}", each, "s", known, (FIRST,))
             curve[step], most = each, max(most, megabytes)
         going.step()
@@ -72,7 +76,8 @@ def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) 
 def step_with_all_rays(timed: Trainer, going: Trainer) -> tuple[float, float, int]:
     """Seconds of a step from where a training is, megabytes, and the samples of the last step."""
     state = going.state()
-    state.pop("rooms", None)  # made for fewer rays
+    if "rooms" in state and going.step_number:
+        state["rooms"]["planes"] *= FEWER
     timed.restore(state)
     with PeakMemory(timed.device) as memory:  # of recordings too, which is taken when they are made
         for _ in range(UNCOUNTED[timed.device.type]):

@@ -11,6 +11,7 @@ from captured import captured
 
 import pmni.kernels.hash_grid
 import pmni.kernels.mlp
+import pmni.kernels.network
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.fields.network import NeuralSDF
@@ -278,6 +279,30 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
     ours, twin = networks(settings)
     assert_close(steps(ours, moving), steps(twin, moving))
     assert [kind["slopes"] for kind in launched] == [True, False, True]
+
+
+@pytest.mark.usefixtures("_kernels_everywhere")
+@pytest.mark.parametrize("real", [None, 5, 13])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_points_of_several_nodes(real, deterministic, monkeypatch):
+    torch.use_deterministic_algorithms(deterministic)  # fills what is not initialised
+    field, _ = networks(FIELDS["hash grid"])
+    x = random(15, 3, seed=9).clamp(-0.9, 0.9).requires_grad_()
+    real = None if real is None else torch.tensor(real, device=DEVICE)
+
+    def found():
+        value, gradient = field.value_and_gradient(x, real)
+        loss = value.square().sum() + (gradient * random(15, 3, seed=10)).sum()
+        return [value, gradient, *grad(loss, [x, *field.parameters()])]
+
+    try:
+        at_once = found()
+        monkeypatch.setattr(pmni.kernels.network, "AT_A_TIME", 6)
+        by_parts = found()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for part, expected in zip(by_parts, at_once, strict=True):
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("_kernels_everywhere")

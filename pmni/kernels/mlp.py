@@ -172,13 +172,19 @@ def backward(
     wanted: tuple[bool, ...],
     gradient: Float[Tensor, "N"],
     directions: tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]] | None = None,
+    slopes: Float[Tensor, "N D"] | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>."""
+    """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>.
+
+    `slopes`, if given, become f's derivatives by the features: `forward` has found them, too, but
+    to find them again takes less than to keep them.
+    """
     along_x, along = directions or inputs[:2]
     given = _for_kernels(*inputs[:5], gradient) + _for_kernels(along_x, along)
     x, features, first = given[:3]
-    slopes = directions is not None
-    shape = _shape(features, first, DERIVATIVE_POINTS, DERIVATIVE_WARPS, slopes)
+    shape = _shape(
+        features, first, DERIVATIVE_POINTS, DERIVATIVE_WARPS, slopes=directions is not None
+    )
     width, columns = first.shape
     weights = any(wanted[2:])
     by_x, by_features = torch.empty_like(x), torch.empty_like(features)
@@ -190,6 +196,7 @@ def backward(
                 *given,
                 by_x,
                 by_features,
+                None if slopes is None else slopes.t(),
                 sums,
                 real,
                 len(x),

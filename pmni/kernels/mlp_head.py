@@ -77,8 +77,15 @@ def _with_one(z, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
 @triton.jit
 def _put(xs, features, z, points, real, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
     """Store what belongs to the inputs, (POINTS, INPUTS), of points below `real`."""
-    in_xs, are_xs, in_features, are_features = _places(points, real, count, FEATURES, INPUTS)
+    in_xs, are_xs, _, _ = _places(points, real, count, FEATURES, INPUTS)
     tl.store(xs + in_xs, z, mask=are_xs)
+    _put_features(features, z, points, real, count, FEATURES, INPUTS)
+
+
+@triton.jit
+def _put_features(features, z, points, real, count, FEATURES: tl.constexpr, INPUTS: tl.constexpr):
+    """Of that only what belongs to the features."""
+    _, _, in_features, are_features = _places(points, real, count, FEATURES, INPUTS)
     tl.store(features + in_features, z, mask=are_features)
 
 
@@ -143,6 +150,7 @@ def head_derivatives(
     directions,
     by_xs,
     by_features,
+    slopes,
     sums,
     real,
     count,
@@ -159,7 +167,8 @@ def head_derivatives(
     """Derivatives of <values, gradients (N)> and, if SLOPES, <their derivatives by the inputs,
     directions (x_directions (N, 3), directions (FEATURES, N))>: by the inputs, by_xs and
     by_features; and, if WEIGHTS, by `first`, `bias` and `second`, sums (programs, WIDTH, 3 +
-    FEATURES + 2) of the points that a program has.
+    FEATURES + 2) of the points that a program has. And, unless `slopes` (FEATURES, N) are None,
+    those of the values by the features.
 
     With h = first z + bias and a = first direction, the derivative by h is
     gradient second s'(h) + second s''(h) a, and that by a is second s'(h).
@@ -174,6 +183,9 @@ def head_derivatives(
         z = _with_one(z, FEATURES, INPUTS)
         gradient = tl.load(gradients + points, mask=points < real, other=0.0)[:, None]
         soft, slope, curvature = _softplus(tl.dot(z, weights, input_precision=PRECISION))
+        if slopes is not None:
+            by_z = tl.dot(slope * outgoing, tl.trans(weights), input_precision=LOWER)
+            _put_features(slopes, by_z, points, real, count, FEATURES, INPUTS)
         by_h = gradient * slope
         to_second = gradient * soft
         if SLOPES:
@@ -181,8 +193,8 @@ def head_derivatives(
             a = tl.dot(direction, weights, input_precision=LOWER)
             by_h += curvature * a
             to_second += slope * a
+            by_a = slope * outgoing
             if WEIGHTS:
-                by_a = slope * outgoing
                 by_weights = tl.dot(tl.trans(direction), by_a, by_weights, input_precision=LOWER)
         by_h *= outgoing
         by_z = tl.dot(by_h, tl.trans(weights), input_precision=LOWER)
@@ -195,6 +207,8 @@ def head_derivatives(
         nothing = tl.zeros((POINTS, INPUTS), tl.float32)
         spare = tl.where(points < real, count, points)
         _put(by_xs, by_features, nothing, spare, count, count, FEATURES, INPUTS)
+        if slopes is not None:
+            _put_features(slopes, nothing, spare, count, count, FEATURES, INPUTS)
     if WEIGHTS:
         row, unit = tl.arange(0, INPUTS)[:, None], tl.arange(0, UNITS)
         sums += (tl.program_id(0) * WIDTH + unit) * (5 + FEATURES)

@@ -1,5 +1,6 @@
-"""A network's values and gradients, from a hash grid and one hidden layer, as one node in
-autograd's graph: both ways to the table are added up in one pass."""
+"""A network's values and gradients, from a hash grid and one hidden layer, as a node in autograd's
+graph for every million points: both ways to the table are added up in one pass, and nothing but the
+features is kept for it."""
 
 from typing import Any
 
@@ -14,6 +15,9 @@ from pmni.kernels.mlp import Weights
 
 PER_UNIT = 0.5
 """The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""
+AT_A_TIME = 2**20
+"""Points of a node. What a backward pass needs besides what is kept for it, which is three times as
+much, it needs for one node at a time."""
 
 
 def values_and_gradients(
@@ -23,8 +27,13 @@ def values_and_gradients(
 
     `weights` are those of the layers that follow the features of the `grid`.
     """
-    found: tuple[Tensor, Tensor] = _ValuesAndGradients.apply(x, grid[0], grid, *weights)
-    return found
+    params, *layout, real = grid
+    found: list[tuple[Tensor, Tensor]] = []
+    for number, part in enumerate(x.split(AT_A_TIME)):
+        left = None if real is None else (real - number * AT_A_TIME).clamp(min=0)
+        found.append(_ValuesAndGradients.apply(part, params, (params, *layout, left), *weights))
+    values, gradients = zip(*found, strict=True)
+    return (torch.cat(values), torch.cat(gradients)) if len(found) > 1 else found[0]
 
 
 class _ValuesAndGradients(torch.autograd.Function):
@@ -36,23 +45,24 @@ class _ValuesAndGradients(torch.autograd.Function):
         place = (x + 1) * PER_UNIT
         features = hash_grid.features_at(place, grid)
         f, by_x, by_features = mlp.forward((x, features, *weights), grid[-1], slopes=True)
-        ctx.save_for_backward(x, params, features, by_features, *weights)
+        ctx.save_for_backward(x, params, features, *weights)
         ctx.grid = grid
         slopes = hash_grid.x_derivatives_at(place, grid, by_features)
         return f, by_x.add_(slopes, alpha=PER_UNIT)
 
     @staticmethod
     def backward(ctx: Any, by_f: Tensor, by_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, params, features, slopes, *weights = ctx.saved_tensors
+        x, params, features, *weights = ctx.saved_tensors
         moving, table, _, *others = ctx.needs_input_grad
         grid, by_gradient = ctx.grid, by_gradient.contiguous()
         with torch.no_grad():
             place, direction = (x + 1) * PER_UNIT, by_gradient * PER_UNIT
             along = hash_grid.features_at(place, grid, direction)
+            slopes = torch.empty_like(along)
             wanted = (moving, True, *others)
             inputs, directions = (x, features, *weights), (by_gradient, along)
             by_x, by_features, *by_weights = mlp.backward(
-                inputs, grid[-1], wanted, by_f, directions
+                inputs, grid[-1], wanted, by_f, directions, slopes
             )
             assert by_x is not None
             assert by_features is not None
