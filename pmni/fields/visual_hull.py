@@ -71,7 +71,10 @@ def visual_hulls(
         if cut_off(image[: own[0], : own[1]]):
             beyond = (pixel < -0.5) | (pixel > own.flip(0) - 0.5)
             value = torch.where(beyond.any(-1), -torch.inf, value)
-        largest = torch.cat([largest, value[None]]).topk(most + 1, dim=0).values
+        for kept in largest:  # in order: each passes the smaller one on
+            smaller = torch.minimum(kept, value)
+            torch.maximum(kept, value, out=kept)
+            value = smaller
     largest[0] = torch.where(largest[0].isinf(), 2 / (resolution - 1), largest[0])
     for more, fewer in zip(largest[1:], largest, strict=False):
         more.copy_(torch.where(more.isinf(), fewer, more))
