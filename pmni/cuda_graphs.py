@@ -1,6 +1,7 @@
 """Work on a GPU that is recorded once and then replayed: one launch, whatever it consists of."""
 
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ class Recorded(Generic[Result]):
 
     def __init__(self, work: Callable[[], Result], device: torch.device) -> None:
         self.work = work
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.key: Hashable = None
         self.result: Result
@@ -61,6 +62,13 @@ class Recorded(Generic[Result]):
         if self.graph is not None:
             self.graph = None
             del self.result
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which everything is recorded: libraries keep memory of their own for each stream
+    that they have worked on, and none of a stream's free memory serves another."""
+    return torch.cuda.Stream(device)
 
 
 def repeat(work: Callable[[], None], times: int, device: torch.device) -> None:
