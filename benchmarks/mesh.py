@@ -29,6 +29,7 @@ from pmni.rendering.views import Images, render_views
 
 PART, OWN, LIBRARY = "mesh", "torch", "pymcubes"
 REPEATS = 5
+FEW_VIEWS = 2
 
 
 def run(bench: Bench) -> Iterator[Record]:
@@ -81,21 +82,32 @@ def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[
 
 
 def _rendered(name: str, surface: SDF, bench: Bench) -> Iterator[Record]:
-    """Normals and distances in all pixels of all views, and what comes before."""
+    """All views; and where there are kernels also as few as their twin has time for."""
+    variants = implementations(bench.device)
+    yield from _images(f"render {name}", surface, bench.sizes.views, variants[-1:], bench)
+    if len(variants) > 1:
+        label = f"render {name}, {FEW_VIEWS} views"
+        yield from _images(label, surface, FEW_VIEWS, variants, bench)
+
+
+def _images(
+    label: str, surface: SDF, views: int, variants: list[str], bench: Bench
+) -> Iterator[Record]:
+    """Normals and distances in all pixels of the views, and what comes before."""
     sizes, device = bench.sizes, bench.device
-    c2w = turntable(2 * np.pi * np.arange(sizes.views) / sizes.views, 0.4, DISTANCE)
-    K = np.stack([intrinsics(sizes.height, sizes.width)] * sizes.views)
+    c2w = turntable(2 * np.pi * np.arange(views) / views, 0.4, DISTANCE)
+    K = np.stack([intrinsics(sizes.height, sizes.width)] * views)
     shape, chunk, pixel = (sizes.height, sizes.width), RenderSettings().chunk, DISTANCE / K[0, 0, 0]
-    known = {"views": sizes.views, "size": f"{sizes.width} x {sizes.height}", "chunk": chunk}
+    known = {"views": views, "size": f"{sizes.width} x {sizes.height}", "chunk": chunk}
 
     def images() -> Images:
         return render_views(baked(surface, pixel, device), K, c2w, shape, chunk, device)
 
     twin = None
-    for variant in implementations(device):
+    for variant in variants:
         with running(variant):
             found = torch.from_numpy(images().normals)
             twin = found if twin is None else twin
             seconds = median_seconds(images, device, min(REPEATS, sizes.repeats))
-        off = None if variant == OWN else difference(found, twin, GRAZING)
-        yield Record(PART, f"render {name}", variant, seconds, "s", known, (OWN,), off)
+        off = None if variant == variants[0] else difference(found, twin, GRAZING)
+        yield Record(PART, label, variant, seconds, "s", known, (OWN,), off)
