@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.fields.band import BandSDF, on_grid
 from pmni.fields.grid import GridSDF
 from pmni.fields.visual_hull import visual_hulls
 from pmni.refinement.measurements import Measurements
@@ -32,12 +33,13 @@ def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = N
         measurements.sizes,
     )
     for candidate in values:
-        if covered(GridSDF(candidate), measurements, c2w) >= COVERED:
+        surface = on_grid(GridSDF(candidate), nodes - 1, measurements.device, sweeps=0)
+        if covered(surface, measurements, c2w) >= COVERED:
             break
     return GridSDF(candidate)
 
 
-def covered(surface: GridSDF, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> float:
+def covered(surface: BandSDF, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> float:
     """The fraction of the masks' pixels whose rays meet the surface."""
     generator = torch.Generator(device=measurements.device).manual_seed(0)
     pixels = measurements.pixels[measurements.draw_pixels(PROBES, generator)].float()
