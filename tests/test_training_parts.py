@@ -282,6 +282,17 @@ def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view():
     assert (tolerant[radius < 0.46] < 0).all()
 
 
+def test_hulls_are_the_values_of_the_views_in_order():
+    capture, _ = sphere_capture(views=6)
+    distances = torch.from_numpy(mask_distances(capture.masks))
+    K = torch.tensor(capture.intrinsics, dtype=torch.float32)
+    c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
+    views = zip(distances.split(1), K.split(1), c2w.split(1), strict=True)
+    single = [visual_hulls(*view, 17, 0) for view in views]
+    expected = torch.cat(single).sort(dim=0, descending=True).values[:4]
+    assert torch.equal(visual_hulls(distances, K, c2w, 17, 3), expected)
+
+
 def test_network_is_fitted_to_a_grid():
     nodes = grid_nodes(33, torch.device("cpu"))
     box = (nodes.abs() - torch.tensor([0.5, 0.3, 0.2])).amax(-1)
