@@ -30,6 +30,7 @@ from pmni.rendering.views import Images, render_views
 PART, OWN, LIBRARY = "mesh", "torch", "pymcubes"
 REPEATS = 5
 FEW_VIEWS = 2
+"""That kernels and their twin render, which would take half a minute for all."""
 
 
 def run(bench: Bench) -> Iterator[Record]:

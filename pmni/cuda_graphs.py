@@ -66,8 +66,8 @@ class Recorded(Generic[Result]):
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one on which everything is recorded: libraries keep memory of their own for each stream
-    that they have worked on, and none of a stream's free memory serves another."""
+    """The one on which everything is recorded: cuBLAS keeps memory of its own for each stream that
+    it has worked on, and none of a stream's free memory serves another."""
     return torch.cuda.Stream(device)
 
 

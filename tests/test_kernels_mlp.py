@@ -16,6 +16,7 @@ from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.fields.network import NeuralSDF
 from pmni.kernels.mlp import values, values_and_slopes
+from pmni.reproducible import bit_for_bit
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 POINTS = pmni.kernels.mlp.POINTS
@@ -285,7 +286,6 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
 @pytest.mark.parametrize("real", [None, 5, 13])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_points_of_several_nodes(real, deterministic, monkeypatch):
-    torch.use_deterministic_algorithms(deterministic)  # fills what is not initialised
     field, _ = networks(FIELDS["hash grid"])
     x = random(15, 3, seed=9).clamp(-0.9, 0.9).requires_grad_()
     real = None if real is None else torch.tensor(real, device=DEVICE)
@@ -295,12 +295,10 @@ def test_points_of_several_nodes(real, deterministic, monkeypatch):
         loss = value.square().sum() + (gradient * random(15, 3, seed=10)).sum()
         return [value, gradient, *grad(loss, [x, *field.parameters()])]
 
-    try:
+    with bit_for_bit(deterministic):  # which fills with NaN what is not initialised
         at_once = found()
         monkeypatch.setattr(pmni.kernels.network, "AT_A_TIME", 6)
         by_parts = found()
-    finally:
-        torch.use_deterministic_algorithms(False)
     for part, expected in zip(by_parts, at_once, strict=True):
         torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
 

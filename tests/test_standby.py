@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,8 +141,6 @@ def test_a_stage_that_is_killed_is_an_error(server, tmp_path):
 
 
 def test_who_goes_before_it_has_asked_does_no_harm(server):
-    import socket
-
     with socket.socket(socket.AF_UNIX) as early:
         early.connect(str(server))
     client = start(server, "tell", "0", MINE="")

@@ -65,10 +65,11 @@ def _there(points, column, count, FEATURES: tl.constexpr):
 
 
 @triton.jit
-def _columns(points, count, level, FEATURES: tl.constexpr, PADDED: tl.constexpr):
-    """Where a level's features of points are, (POINTS, PADDED), and their numbers."""
+def _columns(points, real, count, level, FEATURES: tl.constexpr, PADDED: tl.constexpr):
+    """Where a level's features of points are, (POINTS, PADDED); their numbers; which are real."""
     column = tl.arange(0, PADDED)[None, :]
-    return (level * FEATURES + column).to(tl.int64) * count + points[:, None], column
+    place = (level * FEATURES + column).to(tl.int64) * count + points[:, None]
+    return place, column, _there(points, column, real, FEATURES)
 
 
 @triton.jit
@@ -135,8 +136,7 @@ def features(
     real = number_of(real, count)
     for level in range(begin, tl.minimum(begin + LEVELS, active)):
         scale, resolution, entries, first, hashed = _level(layout, level)
-        place, column = _columns(points, count, level, FEATURES, PADDED)
-        there = _there(points, column, real, FEATURES)
+        place, column, there = _columns(points, real, count, level, FEATURES, PADDED)
         i, j, k, u, v, w = _cell(xs, points, points < real, scale)
         if directions is not None:
             du, dv, dw = _along(directions, points, points < real, scale)
@@ -183,8 +183,7 @@ def x_derivatives(
     by_y, by_z = tl.zeros_like(by_x), tl.zeros_like(by_x)
     for level in range(begin, tl.minimum(begin + LEVELS, active)):
         scale, resolution, entries, first, hashed = _level(layout, level)
-        place, column = _columns(points, count, level, FEATURES, PADDED)
-        there = _there(points, column, real, FEATURES)
+        place, column, there = _columns(points, real, count, level, FEATURES, PADDED)
         i, j, k, u, v, w = _cell(xs, points, points < real, scale)
         if gradients is not None:
             gradient = tl.load(gradients + place, mask=there, other=0.0)

@@ -176,8 +176,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>.
 
-    `slopes`, if given, become f's derivatives by the features: `forward` has found them, too, but
-    to find them again takes less than to keep them.
+    `slopes`, if given, become f's derivatives by the features. `forward` has found them, too, but
+    to find them again takes little time, and to keep them much memory.
     """
     along_x, along = directions or inputs[:2]
     given = _for_kernels(*inputs[:5], gradient) + _for_kernels(along_x, along)

@@ -183,8 +183,9 @@ def head_derivatives(
         z = _with_one(z, FEATURES, INPUTS)
         gradient = tl.load(gradients + points, mask=points < real, other=0.0)[:, None]
         soft, slope, curvature = _softplus(tl.dot(z, weights, input_precision=PRECISION))
+        by_a = slope * outgoing
         if slopes is not None:
-            by_z = tl.dot(slope * outgoing, tl.trans(weights), input_precision=LOWER)
+            by_z = tl.dot(by_a, tl.trans(weights), input_precision=LOWER)
             _put_features(slopes, by_z, points, real, count, FEATURES, INPUTS)
         by_h = gradient * slope
         to_second = gradient * soft
@@ -193,7 +194,6 @@ def head_derivatives(
             a = tl.dot(direction, weights, input_precision=LOWER)
             by_h += curvature * a
             to_second += slope * a
-            by_a = slope * outgoing
             if WEIGHTS:
                 by_weights = tl.dot(tl.trans(direction), by_a, by_weights, input_precision=LOWER)
         by_h *= outgoing

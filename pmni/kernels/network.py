@@ -16,8 +16,8 @@ from pmni.kernels.mlp import Weights
 PER_UNIT = 0.5
 """The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""
 AT_A_TIME = 2**20
-"""Points of a node. What a backward pass needs besides what is kept for it, which is three times as
-much, it needs for one node at a time."""
+"""Points of a node. A backward pass needs four times the memory of the features that are kept for
+it, but for one node at a time."""
 
 
 def values_and_gradients(

@@ -94,7 +94,7 @@ def agreement(
     for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
         other = others[:, None, None]
         R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
-        towards = C[:, None, None] - x  # (others, K, D, 3), as all of each
+        towards = C[:, None, None] - x  # (others, K, D, 3); what follows has these dimensions, too
         local = -towards @ R
         image = local / local[..., 2:] * scale @ measurements.intrinsics[others, None, :2].mT
         u, v = image.round().long().unbind(-1)

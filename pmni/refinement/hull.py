@@ -22,7 +22,10 @@ MOST_IGNORED = 0.2
 
 def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = NODES) -> GridSDF:
     """The hull of the masks for the first number of views that may disagree at which it covers
-    the masks: wrong poses carve it away where all views must agree."""
+    the masks: wrong poses carve it away where all views must agree.
+
+    Whether it covers them is asked of the same values as a band, through which kernels follow rays.
+    """
     most = max(1, round(MOST_IGNORED * len(measurements)))
     values = visual_hulls(
         measurements.mask_distances,
