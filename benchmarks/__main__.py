@@ -59,7 +59,8 @@ def measure(parts: Iterable[Part], bench: Bench, run: dict[str, Any], folder: Pa
     for part in parts:
         for record in part(bench):
             records.append(record)
-            LOGGER.info("%s: %s: %s", record.name, record.variant, written(record))
+            figure = written(record.value, record.unit)
+            LOGGER.info("%s: %s: %s", record.name, record.variant, figure)
         run["seconds"] = round(time.perf_counter() - start, 1)
         path = write_report(folder, run, records)
     write_plot(path.with_suffix(".png"), title(run), records)

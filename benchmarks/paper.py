@@ -58,7 +58,7 @@ def run(bench: Bench) -> Iterator[Record]:
     mean = float(np.interp(range(max(curve) + 1), list(curve), list(curve.values())).mean())
     known = {"steps": settings.steps, "rays": settings.patches * settings.rendering.patch**2}
     yield Record(PART, name, "mean", mean, "s", known, (FIRST,))
-    yield Record(PART, name, "mean", most, "MB", known)
+    yield Record(PART, name, "most", most, "MB", known)
 
 
 def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records import Record
+from benchmarks.report import written
 from pmni.io.atomic import atomic_file
 
 COLOURS = {  # Okabe and Ito
@@ -81,10 +82,10 @@ def _draw(axes: Any, part: str, rows: Rows) -> None:
             colour = COLOURS.get(record.variant, _INK)
             marker = "|" if record.variant == "floor" else "o"
             axes.plot(record.value, place, marker, color=colour, ms=5, mew=1.4, label=label)
-    axes.set_xscale("log")
+    _scale(axes, [record.value for records in rows.values() for record in records])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), list(rows), size=6.5)
-    axes.set_title(f"{part}, seconds", size=9, color=_INK, loc="left")
+    axes.set_title(part, size=9, color=_INK, weight="bold", loc="right", x=-0.02)
     axes.tick_params(axis="x", labelsize=7)
     axes.tick_params(axis="y", length=0)
     axes.grid(color="#d0d7de", lw=0.5)
@@ -93,3 +94,14 @@ def _draw(axes: Any, part: str, rows: Rows) -> None:
         axes.spines[side].set_visible(False)
     if any(variant in COLOURS for variant in labelled):
         axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=5)
+
+
+def _scale(axes: Any, seconds: Sequence[float]) -> None:
+    """Logarithmic, with a label at each power of ten, or within a few of them at 2 and 5, too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    narrow = max(seconds) < 100 * min(seconds)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, "s")))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -67,14 +67,13 @@ def markdown(run: dict[str, Any], records: list[Record]) -> str:
             key = (record.part, record.name, record.variant, record.unit)
             compared = ", ".join(f"{r.ratio:.3g} x {r.reference}" for r in against.get(key, []))
             off = "" if record.difference is None else f"{record.difference:.1e}"
-            cells = (record.name, record.variant, written(record), compared, off)
+            cells = (record.name, record.variant, written(record.value, record.unit), compared, off)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def written(record: Record) -> str:
-    """Value and unit, for people."""
-    value, unit = record.value, record.unit
+def written(value: float, unit: str) -> str:
+    """For people."""
     if unit == "s" and value < 1:
         value, unit = (1e6 * value, "us") if value < 1e-3 else (1e3 * value, "ms")
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"

@@ -1,7 +1,8 @@
-"""Training: a step by phase, steps a second, memory, how they grow, and seconds to an accuracy."""
+"""Training: a step by phase, steps a second, memory, how they grow, and what an accuracy takes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -148,32 +149,52 @@ def _scaled(
 
 
 def _to_accuracy(capture: Capture, bench: Bench) -> Iterator[Record]:
-    """Seconds of a training with the true poses until its surface is so near to the true one;
-    looking at it is not counted."""
+    """Seconds and peak memory of a training with the true poses until its surface is so near to
+    the true one; looking at it is not counted."""
     sizes, device = bench.sizes, bench.device
     settings = changed(sizes.train, {"poses": {"method": "fixed"}})
-    judge = Judge(capture)
-    trainer = trainer_of(capture, settings, device)
-    watch = Stopwatch(device)
-    with watch.phase(WHOLE):
-        trainer.warm_start()
-    seconds = watch.take()[WHOLE]
-    curve = [(0, seconds, judge.chamfer_mm(trainer, sizes.check_cells))]
+    trainer, judge, watch = trainer_of(capture, settings, device), Judge(capture), Stopwatch(device)
+    curve: list[Reached] = []
+
+    def reach(go_on: Callable[[], object]) -> None:
+        with PeakMemory(device) as memory, watch.phase(WHOLE):
+            go_on()
+        seconds, most = watch.take()[WHOLE], memory.megabytes
+        if curve:
+            seconds, most = seconds + curve[-1].seconds, max(most, curve[-1].megabytes)
+        chamfer_mm = judge.chamfer_mm(trainer, sizes.check_cells)
+        curve.append(Reached(trainer.step_number, seconds, most, chamfer_mm))
+
+    def some_steps() -> None:
+        for _ in range(min(sizes.check_every, settings.steps - trainer.step_number)):
+            trainer.step()
+
+    reach(trainer.warm_start)
     known: dict[str, Any] = {"steps": settings.steps, "patches": settings.patches}
-    yield Record(PART, "training", "fit to the hull", seconds, "s", known)
+    yield Record(PART, "training", "fit to the hull", curve[0].seconds, "s", known)
     while trainer.step_number < settings.steps:
-        with watch.phase(WHOLE):
-            for _ in range(min(sizes.check_every, settings.steps - trainer.step_number)):
-                trainer.step()
-        seconds += watch.take()[WHOLE]
-        curve.append((trainer.step_number, seconds, judge.chamfer_mm(trainer, sizes.check_cells)))
+        reach(some_steps)
     for target in sizes.targets_mm:
-        reached = next(((n, s) for n, s, chamfer in curve if chamfer <= target), None)
-        if reached is not None:
+        first = next((reached for reached in curve if reached.chamfer_mm <= target), None)
+        if first is not None:
             name = f"to a Chamfer distance of {target:g} mm"
-            yield Record(PART, "training", name, reached[1], "s", {"steps": reached[0]}, (WHOLE,))
-    known |= {"chamfer_mm": curve[-1][2], "curve": curve}
-    yield Record(PART, "training", WHOLE, seconds, "s", known)
+            steps = {"steps": first.steps}
+            yield Record(PART, "training", name, first.seconds, "s", steps, (WHOLE,))
+            yield Record(PART, "training", name, first.megabytes, "MB", steps, (WHOLE,))
+    known |= {"chamfer_mm": curve[-1].chamfer_mm, "curve": [asdict(reached) for reached in curve]}
+    yield Record(PART, "training", WHOLE, curve[-1].seconds, "s", known)
+    yield Record(PART, "training", WHOLE, curve[-1].megabytes, "MB", known)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training has come."""
+
+    steps: int
+    seconds: float
+    megabytes: float
+    """The most so far."""
+    chamfer_mm: float
 
 
 class Judge:

@@ -226,7 +226,7 @@ def test_differences_are_relative_to_the_largest_and_of_numbers_only():
 def test_how_numbers_are_written():
     for value, unit, text in ((0.00025, "s", "250 us"), (0.0312, "s", "31.2 ms"),
                               (2.346, "s", "2.35 s"), (1234.5, "MB", "1234 MB")):  # fmt: skip
-        assert written(Record("p", "a", "v", value, unit)) == text
+        assert written(value, unit) == text
 
 
 def test_files_are_named_by_date_and_hardware():
