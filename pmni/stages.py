@@ -28,7 +28,7 @@ STAGES: dict[str, Stage] = {
         Stage("prepare", "pmni.capture.prepare", 2, "read, check and normalise a capture"),
         Stage("integrate", "pmni.integration.stage", 2, "integrate normals to ray distances"),
         Stage("register", "pmni.registration.stage", 5, "find initial camera poses"),
-        Stage("refine", "pmni.refinement.stage", 6, "refine the poses with a grid surface"),
+        Stage("refine", "pmni.refinement.stage", 7, "refine the poses with a grid surface"),
         Stage("train", "pmni.training.stage", 4, "optimise the surface and the poses"),
         Stage("mesh", "pmni.meshing.stage", 2, "extract the surface of a checkpoint"),
         Stage("render", "pmni.rendering.stage", 3, "render normals and depth of a checkpoint"),

@@ -1,4 +1,5 @@
-"""Hollows that the surface closes over: a ring with a web across its hole.
+"""Where the surface closes over hollows, or has sunk: a ring with a web across its hole, or too
+thin.
 
 The views show the ring itself, and through the web the far side of the hole.
 """
@@ -19,7 +20,14 @@ from pmni.fields.band import BandSDF
 from pmni.fields.block_grid import BLOCK, BlockGrid
 from pmni.fields.grid import GridSDF, grid_nodes
 from pmni.refinement.estimate import Estimate
-from pmni.refinement.hollows import FEWEST_VIEWS, LEAST_FACING, agreement, hollow_residuals
+from pmni.refinement.hollows import (
+    FEWEST_SEEING,
+    FEWEST_VIEWS,
+    LEAST_FACING,
+    agreement,
+    hollow_residuals,
+    refuted,
+)
 from pmni.refinement.measurements import Measurements, load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.refinement.residuals import first_hits, rays_through
@@ -107,7 +115,7 @@ def test_views_agree_where_they_see_the_same_point():
     assert seen.min() <= 2
 
 
-def test_nothing_is_behind_the_true_surface():
+def test_the_true_surface_stays():
     m, now = measurements(), estimate(RING)
     index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
     assert hollow_residuals(m, now, index).valid.mean() < 0.002
@@ -127,13 +135,56 @@ def test_a_web_is_pushed_towards_what_is_behind_it(noise):
     assert pushed[~on_web].float().mean() < 0.02
     # Less than a cell, and never farther than the ring is, but for the distance of two points.
     cell = now.surface.grid.spacing
-    assert (found.value[pushed, 0] <= 0.71 * cell).all()
-    assert (found.value[pushed, 0] > 0.05 * cell).all()
+    assert (found.value[pushed, 0].abs() <= 0.71 * cell).all()
+    assert (found.value[pushed, 0].abs() > 0.05 * cell).all()
     assert (behind[pushed & on_web] > 0.25 * cell).float().mean() > 0.95
+    assert (found.value[pushed & on_web, 0] > 0).float().mean() > 0.97
     assert (found.by_view == 0).all()
 
 
-def test_two_views_are_too_few_to_say_so():
+def test_a_sunken_surface_is_pulled_out():
+    m, now = measurements(), estimate(torus(0.5, 0.17))
+    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    origin, d, x = rays(m, now, index)
+    before = ((x - true_points(origin, d)[0]) * d).sum(-1)  # 2 cells and more
+    found = hollow_residuals(m, now, index)
+    pushed = found.valid > 0
+    assert pushed[before > 0.025].float().mean() > 0.7
+    assert (found.value[pushed, 0] < 0).float().mean() > 0.99
+    assert (found.value[:, 0] >= -0.71 * now.surface.grid.spacing)[pushed].all()
+
+
+def test_views_refute_a_web_and_not_what_is_there():
+    m = measurements()
+    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    view = torch.arange(VIEWS).repeat_interleave(1000)
+    now = estimate(RING)
+    assert not refuted(m, now, rays(m, now, index)[2], view).any()
+    now = estimate(union(RING, WEB))
+    x = rays(m, now, index)[2]
+    on_web = RING(x) > 0.03
+    found = refuted(m, now, x, view)
+    assert found[on_web].float().mean() > 0.5
+    assert found[~on_web].float().mean() < 0.02
+    # It yields there, whether or not views agree on what is behind.
+    pushes = hollow_residuals(m, now, index)
+    assert (pushes.valid[found & on_web] > 0).float().mean() > 0.9
+    assert (pushes.value[found & on_web & (pushes.valid > 0), 0] > 0).all()
+
+
+def test_too_few_views_refute_nothing():
+    m, now = measurements(), estimate(union(RING, WEB))
+    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    view = torch.arange(VIEWS).repeat_interleave(1000)
+    shown = torch.full_like(m.index_at, -1)
+    shown[:FEWEST_SEEING] = m.index_at[:FEWEST_SEEING]  # each of them has one other too few
+    x = rays(m, now, index)[2]
+    alone = refuted(replace(m, index_at=shown), now, x, view)
+    assert not alone[: FEWEST_SEEING * 1000].any()
+    assert alone[FEWEST_SEEING * 1000 :].any()
+
+
+def test_two_views_are_too_few_to_agree():
     m, now = measurements(), estimate(union(RING, WEB))
     assert FEWEST_VIEWS > 2
     index = m.draw_pixels(1000, torch.Generator().manual_seed(0))

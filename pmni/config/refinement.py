@@ -49,8 +49,8 @@ class RefineSettings(Settings):
 
     open_hollows: bool = True
     """Whether a normal that does not fit may be that of another part of the object: the surface
-    yields where other views agree with it farther along its ray, and in the end it does not count.
-    Wrong where poses are several degrees wrong on finer grids."""
+    moves to where other views agree with it along its ray, or yields where none does, and in the
+    end it does not count. Wrong where poses are several degrees wrong on finer grids."""
 
     seed: int = Field(0, ge=0)
     """Seed of the draws."""

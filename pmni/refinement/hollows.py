@@ -1,11 +1,13 @@
-"""Hollows that the surface closes over: where the views agree farther along a pixel's ray.
+"""Where the surface closes over hollows, or has sunk: views agree at another point of a ray.
 
 The visual hull fills hollows, and normals alone do not always open them: where an arm hides the
 edge of a hollow, the surface hangs from the arm like a web. Views see the hollow's ground through
 it, each at another place of the web, so no slope of the web fits them all. But at the true point of
-the ground their normals are the same. Points along the ray are therefore projected into the other
-views, as a plane sweep does (Collins, CVPR 1996), with normals in place of colours: they say which
-views can see the point, and they do not depend on the light.
+the ground their normals are the same. Points along the ray, before and behind the surface, are
+therefore projected into the other views, as a plane sweep does (Collins, CVPR 1996), with normals
+in place of colours: they say which views can see the point, and they do not depend on the light.
+Where too few views see the ground to agree, the web itself gives way, as in space carving
+(Kutulakos and Seitz, IJCV 2000): views that see it show other normals there than its own.
 """
 
 import torch
@@ -17,11 +19,12 @@ from pmni.fields.block_grid import trilinear
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Estimate
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.residuals import Residuals, first_hits, rays_through
+from pmni.rendering.sphere_tracing import visible
 
 MISLED = 0.26
 """Length of the residual from which a pixel's normal may be that of another point of its ray."""
-DEPTHS, DEPTH_STEP = 24, 0.25
-"""How many points behind the surface are looked at, and their distance, cells."""
+BEFORE, BEHIND, STEP = 12, 24, 0.25
+"""How many points before and behind the surface are looked at, and their distance, cells."""
 ALIKE = 0.14
 """Standard deviation of normals of the same point, radians."""
 BESIDE = 3.0
@@ -32,9 +35,14 @@ FEWEST_VIEWS, MORE_VIEWS, MORE_OFTEN = 2.5, 0.5, 1.3
 """That agree: at least so many, and so many more and so many times as many as at the surface."""
 AS_GOOD = 0.9
 """The nearest point at which this part of the most agree is the pixel's."""
+FEWEST_SEEING, ALONE = 3, 1.0
+"""A point of the surface is refuted if so many other views see it, and less than so many agree with
+the pixel's normal or the surface's own."""
+LIFTED = 0.5
+"""How far off the surface its point is when it is asked who sees it, cells."""
 AT_A_TIME = {"cpu": 1, "cuda": 4}
 """Other views that are looked into together: on a GPU launches take the time."""
-LEAST_DEPTH, LONGEST_PUSH = 2, 0.7
+LEAST_STEPS, LONGEST_PUSH = 2, 0.7
 """Points nearer than this many are left to the normals' own residuals; and how far the surface is
 pushed at a time, cells."""
 
@@ -44,8 +52,8 @@ def hollow_residuals(
 ) -> Residuals:
     """r = push - f where the rays of pixels meet the surface, d r = -u there.
 
-    `push` leads towards the ray's point where other views agree with the pixel's normal. Not valid
-    where they agree no better than at the surface.
+    `push` leads towards the ray's point where other views agree with the pixel's normal, and
+    inwards where they refute the surface instead. Not valid where they do neither.
     """
     grid = estimate.surface.grid
     view = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
@@ -53,25 +61,32 @@ def hollow_residuals(
     hit, x = first_hits(estimate.surface, origin, d)
     R = estimate.rotations.float()
     n = (R[view] @ measurements.normals[index.view(-1), :, None])[..., 0]
-    step = DEPTH_STEP * grid.spacing
-    depth = step * torch.arange(DEPTHS + 1, device=x.device)
-    along = x[:, None] + depth[:, None] * d[:, None]
+    step, longest = STEP * grid.spacing, LONGEST_PUSH * grid.spacing
+    steps = torch.arange(-BEFORE, BEHIND + 1, device=x.device)
+    along = x[:, None] + (step * steps)[:, None] * d[:, None]
     votes = agreement(measurements, estimate, along, n, view)
-    most = votes.max(dim=1).values
-    nearest = (votes >= AS_GOOD * most[:, None]).int().argmax(dim=1)
-    better = most > MORE_OFTEN * votes[:, 0] + MORE_VIEWS
-    opens = better & (most >= FEWEST_VIEWS) & (nearest >= LEAST_DEPTH)
+    here, most = votes[:, BEFORE], votes.max(dim=1).values
+    distance = 2 * steps.abs() + (steps < 0)  # of two that are as far, the one behind
+    worse = votes < AS_GOOD * most[:, None]
+    nearest = steps[(distance + 4 * BEHIND * worse).argmin(dim=1)]
+    better = most > MORE_OFTEN * here + MORE_VIEWS
+    elsewhere = better & (most >= FEWEST_VIEWS) & (nearest.abs() >= LEAST_STEPS)
+    doubtful = hit & ~elsewhere & (here < ALONE)
+    nowhere = torch.zeros_like(doubtful)
+    nowhere[doubtful] = refuted(measurements, estimate, x[doubtful], view[doubtful])
     facing = -(n * d).sum(-1)
-    push = (nearest * step * facing).clamp(max=LONGEST_PUSH * grid.spacing)
+    push = (nearest * step * facing).clamp(-longest, longest)
+    push = torch.where(nowhere, longest, push)
     rows, place, inside = grid.corners(x)
     weights = trilinear(place)
+    valid = (elsewhere | nowhere) & hit & inside & (facing > LEAST_FACING)
     return Residuals(
         value=(push - (weights * estimate.surface.values[rows]).sum(-1))[:, None],
         rows=rows,
         weights=weights[:, None],
         by_view=x.new_zeros(len(x), 1, VIEW_UNKNOWNS),
         by_common=x.new_zeros(len(x), 1, COMMON_UNKNOWNS),
-        valid=(opens & hit & inside & (facing > LEAST_FACING)).float(),
+        valid=valid.float(),
     )
 
 
@@ -84,26 +99,66 @@ def agreement(
 ) -> Float[Tensor, "K D"]:
     """How many other views show the normals n at points of rays; views in between count in part.
 
-    Zero from where a ray leaves the object by a mask.
+    Of each ray, point BEFORE is on the surface. Zero from where the ray, followed from there either
+    way, leaves the object by a mask.
+    """
+    votes = x.new_zeros(x.shape[:2])
+    within: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
+    for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
+        may_see, alike, in_mask = look(measurements, estimate, others, x, n, view)
+        votes += (may_see * alike).sum(0)
+        within &= in_mask.all(0)
+    before, behind = within[:, :BEFORE], within[:, BEFORE:]
+    return votes * torch.cat([before.flip(1).cumprod(1).flip(1), behind.cumprod(1)], dim=1)
+
+
+def refuted(
+    measurements: Measurements,
+    estimate: Estimate,
+    x: Float[Tensor, "K 3"],
+    view: Int[Tensor, "K"],
+) -> Bool[Tensor, "K"]:
+    """Whether other views see these points of the surface, and hardly any shows its normal."""
+    sdf = estimate.surface
+    n = normalize(sdf.value_and_gradient(x)[1], dim=-1)
+    others = torch.arange(len(measurements), device=x.device)
+    may_see, alike, _ = look(measurements, estimate, others, x[:, None], n, view)
+    other, point = may_see[..., 0].nonzero(as_tuple=True)
+    lifted = x + LIFTED * sdf.grid.spacing * n
+    sees = visible(sdf, lifted[point], estimate.centres[other].float(), tolerance=0.0)
+    seeing = x.new_zeros(len(x)).index_add_(0, point, sees.float())
+    return (seeing >= FEWEST_SEEING) & ((may_see * alike)[..., 0].sum(0) < ALONE)
+
+
+def look(
+    measurements: Measurements,
+    estimate: Estimate,
+    others: Int[Tensor, "O"],
+    x: Float[Tensor, "K D 3"],
+    n: Float[Tensor, "K 3"],
+    view: Int[Tensor, "K"],
+) -> tuple[Bool[Tensor, "O K D"], Float[Tensor, "O K D"], Bool[Tensor, "O K D"]]:
+    """What other views say of points of rays of `view` with the normals n.
+
+    Returns:
+        Whether they may see them: they are turned to the camera, in the mask, and if nothing is in
+        between; how like n the normals are that they show there, 0 to 1; and whether the points are
+        in their masks or just beside.
     """
     height, width = measurements.index_at.shape[1:]
-    votes = x.new_zeros(x.shape[:2])
-    inside: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
     focal = torch.exp(estimate.log_focal)
     scale = torch.stack([focal, focal, torch.ones_like(focal)])
-    for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
-        other = others[:, None, None]
-        R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
-        towards = C[:, None, None] - x  # (others, K, D, 3); what follows has these dimensions, too
-        local = -towards @ R
-        image = local / local[..., 2:] * scale @ measurements.intrinsics[others, None, :2].mT
-        u, v = image.round().long().unbind(-1)
-        u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
-        inside &= (measurements.mask_distances[other, v, u] <= BESIDE).all(0)
-        index = measurements.index_at[other, v, u]
-        theirs = measurements.normals[index.clamp(min=0).long()] @ R.mT
-        cosine = (n[:, None] * normalize(towards, dim=-1)).sum(-1)
-        may_see = (index >= 0) & (cosine > LEAST_FACING) & (view[:, None] != other)
-        apart = (theirs - n[:, None]).square().sum(-1)
-        votes += (may_see * torch.exp(-0.5 * apart / ALIKE**2)).sum(0)
-    return votes * inside.cumprod(dim=1)
+    other = others[:, None, None]
+    R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
+    towards = C[:, None, None] - x
+    local = -towards @ R
+    image = local / local[..., 2:] * scale @ measurements.intrinsics[others, None, :2].mT
+    u, v = image.round().long().unbind(-1)
+    u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
+    in_mask = measurements.mask_distances[other, v, u] <= BESIDE
+    index = measurements.index_at[other, v, u]
+    theirs = measurements.normals[index.clamp(min=0).long()] @ R.mT
+    cosine = (n[:, None] * normalize(towards, dim=-1)).sum(-1)
+    may_see = (index >= 0) & (cosine > LEAST_FACING) & (view[:, None] != other)
+    apart = (theirs - n[:, None]).square().sum(-1)
+    return may_see, torch.exp(-0.5 * apart / ALIKE**2), in_mask

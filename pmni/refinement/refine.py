@@ -110,7 +110,7 @@ class Linearisation:
     contour: Int[Tensor, "V Q"]
     terms: tuple[WeightedResiduals, ...]
     """Of normals; of contours; of the pixels that should see the surface, and do not; of those that
-    see farther than the surface, except on the coarsest grid."""
+    see another point than the surface's, except on the coarsest grid."""
     scales: Scales
     hit_fraction: float
     """Of the pixels that see the surface."""
