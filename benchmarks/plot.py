@@ -97,7 +97,7 @@ def _draw(axes: Any, part: str, rows: Rows) -> None:
 
 
 def _scale(axes: Any, seconds: Sequence[float]) -> None:
-    """Logarithmic, with a label at each power of ten, and if they span less than two at 2 and 5."""
+    """Logarithmic, with a label at each power of ten, and at 2 and 5 if they span less than two."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")

@@ -73,7 +73,7 @@ def markdown(run: dict[str, Any], records: list[Record]) -> str:
 
 
 def written(value: float, unit: str) -> str:
-    """For people."""
+    """A value with its unit, for people."""
     if unit == "s" and value < 1:
         value, unit = (1e6 * value, "us") if value < 1e-3 else (1e3 * value, "ms")
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"

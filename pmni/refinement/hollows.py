@@ -36,8 +36,8 @@ FEWEST_VIEWS, MORE_VIEWS, MORE_OFTEN = 2.5, 0.5, 1.3
 AS_GOOD = 0.9
 """The nearest point at which this part of the most agree is the pixel's."""
 FEWEST_SEEING, ALONE = 3, 1.0
-"""A point of the surface is refuted if so many other views see it, and less than so many agree with
-the pixel's normal or the surface's own."""
+"""A point of the surface is refuted if at least so many other views see it, and less than so many
+agree with the pixel's normal and with the surface's own."""
 LIFTED = 0.5
 """How far off the surface its point is when it is asked who sees it, cells."""
 AT_A_TIME = {"cpu": 1, "cuda": 4}
@@ -68,7 +68,7 @@ def hollow_residuals(
     here, most = votes[:, BEFORE], votes.max(dim=1).values
     distance = 2 * steps.abs() + (steps < 0)  # of two that are as far, the one behind
     worse = votes < AS_GOOD * most[:, None]
-    nearest = steps[(distance + 4 * BEHIND * worse).argmin(dim=1)]
+    nearest = steps[torch.where(worse, 2 * len(steps), distance).argmin(dim=1)]
     better = most > MORE_OFTEN * here + MORE_VIEWS
     elsewhere = better & (most >= FEWEST_VIEWS) & (nearest.abs() >= LEAST_STEPS)
     doubtful = hit & ~elsewhere & (here < ALONE)
@@ -105,7 +105,7 @@ def agreement(
     votes = x.new_zeros(x.shape[:2])
     within: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
     for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
-        may_see, alike, in_mask = look(measurements, estimate, others, x, n, view)
+        may_see, alike, in_mask = shown_by(measurements, estimate, others, x, n, view)
         votes += (may_see * alike).sum(0)
         within &= in_mask.all(0)
     before, behind = within[:, :BEFORE], within[:, BEFORE:]
@@ -122,7 +122,7 @@ def refuted(
     sdf = estimate.surface
     n = normalize(sdf.value_and_gradient(x)[1], dim=-1)
     others = torch.arange(len(measurements), device=x.device)
-    may_see, alike, _ = look(measurements, estimate, others, x[:, None], n, view)
+    may_see, alike, _ = shown_by(measurements, estimate, others, x[:, None], n, view)
     other, point = may_see[..., 0].nonzero(as_tuple=True)
     lifted = x + LIFTED * sdf.grid.spacing * n
     sees = visible(sdf, lifted[point], estimate.centres[other].float(), tolerance=0.0)
@@ -130,7 +130,7 @@ def refuted(
     return (seeing >= FEWEST_SEEING) & ((may_see * alike)[..., 0].sum(0) < ALONE)
 
 
-def look(
+def shown_by(
     measurements: Measurements,
     estimate: Estimate,
     others: Int[Tensor, "O"],
@@ -138,12 +138,12 @@ def look(
     n: Float[Tensor, "K 3"],
     view: Int[Tensor, "K"],
 ) -> tuple[Bool[Tensor, "O K D"], Float[Tensor, "O K D"], Bool[Tensor, "O K D"]]:
-    """What other views say of points of rays of `view` with the normals n.
+    """What other views show at D points of each ray, if these have the normals n.
 
     Returns:
-        Whether they may see them: they are turned to the camera, in the mask, and if nothing is in
-        between; how like n the normals are that they show there, 0 to 1; and whether the points are
-        in their masks or just beside.
+        Whether the view may see the point, which is in its mask and turned to it (what lies between
+        is not asked); how much like n the normal is that it shows there, from 0 to 1; and whether
+        the point is in its mask or just beside.
     """
     height, width = measurements.index_at.shape[1:]
     focal = torch.exp(estimate.log_focal)
