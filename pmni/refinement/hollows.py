@@ -151,14 +151,13 @@ def shown_by(
     other = others[:, None, None]
     R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
     towards = C[:, None, None] - x
-    local = -towards @ R
-    image = local / local[..., 2:] * scale @ measurements.intrinsics[others, None, :2].mT
-    u, v = image.round().long().unbind(-1)
+    image = towards @ (measurements.intrinsics[others, None] * scale @ R.mT).mT  # homogeneous
+    u, v = (image[..., :2] / image[..., 2:]).round().long().unbind(-1)
     u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
     in_mask = measurements.mask_distances[other, v, u] <= BESIDE
     index = measurements.index_at[other, v, u]
-    theirs = measurements.normals[index.clamp(min=0).long()] @ R.mT
-    cosine = (n[:, None] * normalize(towards, dim=-1)).sum(-1)
-    may_see = (index >= 0) & (cosine > LEAST_FACING) & (view[:, None] != other)
-    apart = (theirs - n[:, None]).square().sum(-1)
+    theirs = measurements.normals[index.clamp(min=0).long()]
+    facing = (n[:, None] * towards).sum(-1) / torch.linalg.vector_norm(towards, dim=-1)
+    may_see = (index >= 0) & (facing > LEAST_FACING) & (view[:, None] != other)
+    apart = (theirs - (n @ R).transpose(1, 2)).square().sum(-1)
     return may_see, torch.exp(-0.5 * apart / ALIKE**2), in_mask
