@@ -17,9 +17,9 @@ from benchmarks.plot import write_plot
 from benchmarks.records import Record
 from benchmarks.report import title, write_report, written
 from benchmarks.sizes import CPU, GPU, QUICK
-from pmni import provenance
-from pmni.devices import claimed_device
 from pmni.errors import InputError, PmniError
+from pmni.runtime import provenance
+from pmni.runtime.devices import claimed_device
 
 LOGGER = logging.getLogger("benchmarks")
 PARTS: dict[str, Part] = {

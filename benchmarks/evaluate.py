@@ -13,7 +13,7 @@ from pmni.config.evaluation import EvaluateSettings
 from pmni.evaluation import evaluate as stage
 from pmni.io.meshes import Mesh
 from pmni.io.poses import Poses
-from pmni.registration.errors import add_noise
+from pmni.registration.perturbation import add_noise
 
 PART, WHOLE, REST = "evaluate", "whole", "rest"
 WATCHED = tuple(

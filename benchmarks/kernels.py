@@ -19,11 +19,11 @@ from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import median_seconds
 from pmni import kernels
 from pmni.config.training import FieldSettings
-from pmni.cuda_graphs import Recorded
-from pmni.fields.band import BandSDF, on_grid
-from pmni.fields.network import NeuralSDF
 from pmni.refinement.rays import least_value
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.runtime.cuda_graphs import Recorded
+from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.network import NeuralSDF
+from pmni.sdf.sphere_tracing import box_interval, trace
 
 PART, TWIN, FLOOR, RECORDED = "kernels", "torch", "floor", "triton, recorded"
 DISTANCE = 15.0

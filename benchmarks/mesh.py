@@ -13,19 +13,19 @@ from benchmarks.kernels import DISTANCE, GRAZING, difference, implementations, r
 from benchmarks.records import Record
 from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import PeakMemory, median_seconds
-from pmni.cameras import turntable
-from pmni.capture.rig import intrinsics
 from pmni.config.meshing import RenderSettings
-from pmni.fields.baking import baked
-from pmni.fields.band import on_grid
-from pmni.fields.sdf import SDF
+from pmni.geometry.cameras import turntable
+from pmni.geometry.triangle_mesh import signed_volume
 from pmni.meshing.extract import extract
-from pmni.meshing.geometry import signed_volume
 from pmni.meshing.grid_nodes import at_nodes
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.meshing.node_tiles import Evaluate
 from pmni.meshing.sampling import sample
-from pmni.rendering.views import Images, render_views
+from pmni.sdf.baking import baked
+from pmni.sdf.band import on_grid
+from pmni.sdf.rendering import Images, render_views
+from pmni.sdf.sdf import SDF
+from pmni.synthetic.rig import intrinsics
 
 PART, OWN, LIBRARY = "mesh", "torch", "pymcubes"
 REPEATS = 5

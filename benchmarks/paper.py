@@ -16,10 +16,10 @@ from benchmarks.records import Record
 from benchmarks.surfaces import capture_of
 from benchmarks.timing import PeakMemory, synchronise
 from benchmarks.train import UNCOUNTED, changed
-from pmni.capture.capture import Capture
 from pmni.config.experiment import load_experiment
 from pmni.config.training import TrainSettings
-from pmni.registration.errors import add_noise
+from pmni.data.capture import Capture
+from pmni.registration.perturbation import add_noise
 from pmni.training.data import load_views
 from pmni.training.trainer import Trainer
 

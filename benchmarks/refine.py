@@ -15,14 +15,14 @@ from benchmarks.bench import Bench
 from benchmarks.records import Record
 from benchmarks.surfaces import capture_of, with_views
 from benchmarks.timing import PeakMemory, Stopwatch
-from pmni.capture.capture import Capture, load_capture, save_capture
-from pmni.capture.resize import resized
+from pmni.data.capture import Capture, load_capture, save_capture
+from pmni.data.resize import resized
 from pmni.refinement import refine as stage
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner
 from pmni.refinement.schedule import coarse_to_fine
-from pmni.registration.errors import add_view_errors
+from pmni.registration.perturbation import add_view_errors
 
 PART, WHOLE, REST = "refine", "whole", "rest"
 ERROR_DEG, ERROR_DISTANCE = (1.0, 3.0), 0.01

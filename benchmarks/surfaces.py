@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.capture.capture import Capture
-from pmni.capture.measure import measure
-from pmni.capture.normalisation import around_mesh
-from pmni.capture.raytrace import MeshSurface
-from pmni.capture.rig import intrinsics, turntable_poses
-from pmni.capture.scenes import HALF_SIDE, SCENES
-from pmni.capture.solid import make_solid
-from pmni.capture.views import render
 from pmni.config.capture import SynthesizeSettings
 from pmni.config.training import FieldSettings
-from pmni.fields.network import NeuralSDF
+from pmni.data.capture import Capture
+from pmni.data.normalisation import around_mesh
+from pmni.sdf.network import NeuralSDF
+from pmni.synthetic.measure import measure
+from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.rendering import render
+from pmni.synthetic.rig import intrinsics, turntable_poses
+from pmni.synthetic.scenes import HALF_SIDE, SCENES
+from pmni.synthetic.solid import make_solid
 
 SCENE = "fish"
 RIG = SynthesizeSettings(scene=SCENE, pose_jitter=1.0, normal_noise=4.0)

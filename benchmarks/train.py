@@ -12,22 +12,22 @@ from benchmarks.bench import Bench
 from benchmarks.records import Record
 from benchmarks.surfaces import capture_of
 from benchmarks.timing import PeakMemory, Stopwatch, synchronise
-from pmni.capture.capture import Capture
 from pmni.config.base import merge
 from pmni.config.training import TrainSettings
+from pmni.data.capture import Capture
 from pmni.evaluation.metrics import point_tree, surface_errors
 from pmni.evaluation.surface import Rays, look, mask_rays
+from pmni.geometry.transforms import Similarity
 from pmni.io.meshes import Mesh
-from pmni.lie import Similarity
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
-from pmni.rendering import renderer
-from pmni.rendering.occupancy import OccupancyGrid
 from pmni.training import trainer as loop
 from pmni.training.data import PatchSampler, load_views
 from pmni.training.objective import Objective
 from pmni.training.trainer import Trainer
 from pmni.training.updates import Updates
+from pmni.volume_rendering import renderer
+from pmni.volume_rendering.occupancy import OccupancyGrid
 
 PART, WHOLE, REST = "train", "whole", "rest"
 UNCOUNTED = {"cpu": 3, "cuda": 32}

@@ -1,5 +1,5 @@
 """`python -m pmni` is the command line."""
 
-from pmni.cli import main
+from pmni.cli.main import main
 
 raise SystemExit(main())

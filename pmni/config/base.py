@@ -1,10 +1,11 @@
 """What all settings share: strict keys, documentation from docstrings, and clear errors."""
 
+import warnings
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pmni.errors import InputError
 
@@ -17,6 +18,29 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
+
+    deprecated_names: ClassVar[dict[str, str]] = {}
+    """Former names of settings, each with the present one: `new`, or `group.new` if the setting has
+    moved into a group. They work for one release, with a FutureWarning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_deprecated(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for old in cls.deprecated_names.keys() & values.keys():
+            new = cls.deprecated_names[old]
+            warnings.warn(f"setting '{old}' is now called '{new}'", FutureWarning, stacklevel=2)
+            *groups, name = new.split(".")
+            place = values
+            for group in groups:
+                place[group] = dict(place.get(group) or {})
+                place = place[group]
+            if name in place:
+                raise ValueError(f"has both '{new}' and its former name '{old}'; keep the first")
+            place[name] = values.pop(old)
+        return values
 
     @classmethod
     def parse(cls: type[S], values: dict[str, Any] | None, source: str) -> S:

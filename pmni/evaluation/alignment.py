@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from pmni.errors import InputError
-from pmni.lie import Similarity, rotation_angle_deg, umeyama
+from pmni.geometry.transforms import Similarity, rotation_angle_deg, umeyama
 
 COLLINEAR = 0.05
 """Centres whose second extent is below this part of the first do not fix a rotation."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Shaped
 
-from pmni.capture.capture import Capture
 from pmni.config.evaluation import EvaluateSettings
+from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.evaluation.alignment import (
     PoseErrors,
@@ -31,10 +31,10 @@ from pmni.evaluation.metrics import (
     surface_errors,
 )
 from pmni.evaluation.surface import Rays, Seen, Target, look, mask_rays
+from pmni.geometry.transforms import Similarity
+from pmni.geometry.triangle_mesh import open_edges
 from pmni.io.meshes import Mesh
 from pmni.io.poses import Poses
-from pmni.lie import Similarity
-from pmni.meshing.geometry import open_edges
 
 ICP_POINTS = 30_000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pmni.cameras import invert_rigid
-from pmni.capture.capture import Capture
+from pmni.data.capture import Capture
 from pmni.errors import InputError
+from pmni.geometry.cameras import invert_rigid
 from pmni.io.poses import Poses
 
 HALF_PIXEL = 0.5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmni.capture.readers.files import view_keys
+from pmni.data.readers.files import view_keys
 from pmni.exporting.cameras import Cameras
 from pmni.io.atomic import atomic_file
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from pmni.cameras import look_at
-from pmni.capture.capture import Capture
-from pmni.capture.raytrace import MeshSurface
+from pmni.data.capture import Capture
 from pmni.evaluation.alignment import align_cameras, align_rotations
 from pmni.exporting.cameras import Cameras
 from pmni.exporting.shading import Viewpoint, shade, smooth
+from pmni.geometry.cameras import look_at
+from pmni.geometry.transforms import Similarity, rotation_angle_deg
 from pmni.io.meshes import Mesh
-from pmni.lie import Similarity, rotation_angle_deg
+from pmni.synthetic.raytrace import MeshSurface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

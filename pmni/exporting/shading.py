@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pmni.cameras import invert_rigid, pixel_grid, project, ray_directions
-from pmni.capture.raytrace import MeshSurface
-from pmni.capture.solid import Mesh as SmoothMesh
+from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
 from pmni.io.meshes import Mesh
+from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.solid import Mesh as SmoothMesh
 
 CLAY = np.array([0.85, 0.82, 0.775])
 """Colour of the surface in full light."""

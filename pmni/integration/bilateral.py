@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import expit
 
-from pmni.cameras import pixel_grid
 from pmni.errors import DivergenceError
+from pmni.geometry.cameras import pixel_grid
 from pmni.integration.least_squares import Differences
 from pmni.integration.pixel_graph import PixelGraph, pixel_graph
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from pmni.cameras import pixel_grid, ray_directions
+from pmni.geometry.cameras import pixel_grid, ray_directions
 
 
 def ray_distance_of_depth(

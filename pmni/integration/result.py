@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pmni.capture.capture import Capture
+from pmni.data.capture import Capture
 from pmni.errors import InputError
 
 

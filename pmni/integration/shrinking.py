@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import distance_transform_edt
 
-from pmni.cameras import pixel_grid
-from pmni.capture.capture import Capture
-from pmni.capture.resize import resized
+from pmni.data.capture import Capture
+from pmni.data.resize import resized
+from pmni.geometry.cameras import pixel_grid
 
 LEAST_COSINE = 0.1
 """Planes at a right angle to the ray, or beyond, count as if they were this far from it."""

@@ -8,10 +8,10 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.band import DENSE_CELLS, BandSDF
-from pmni.fields.block_grid import BLOCK
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3
+from pmni.sdf.band import DENSE_CELLS, BandSDF
+from pmni.sdf.block_grid import BLOCK
 
 assert BLOCK == 4
 POINTS = 128

@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3, store3
-from pmni.rendering.compositing import EPSILON, TINY
-from pmni.rendering.gradients import Samples
-from pmni.rendering.marching import Patches, Planes
+from pmni.volume_rendering.compositing import EPSILON, TINY
+from pmni.volume_rendering.gradients import Samples
+from pmni.volume_rendering.marching import Patches, Planes
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""

@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from pmni.kernels.devices import device_of
-from pmni.rendering.marching import RISE, Patches, Planes
-from pmni.rendering.occupancy import OccupancyGrid
+from pmni.volume_rendering.marching import RISE, Patches, Planes
+from pmni.volume_rendering.occupancy import OccupancyGrid
 
 CANDIDATES = 256
 """Planes that a program looks at together: one patch's."""

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.hash_grid import Grid
 from pmni.kernels import hash_grid, mlp
 from pmni.kernels.derivatives import last
 from pmni.kernels.mlp import Weights
+from pmni.sdf.hash_grid import Grid
 
 PER_UNIT = 0.5
 """The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.errors import DivergenceError
-from pmni.fields.band import BandSDF
 from pmni.kernels.band import SIZES, arguments, band_value
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3
+from pmni.sdf.band import BandSDF
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""

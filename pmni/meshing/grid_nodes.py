@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pmni.fields.band import BandSDF
-from pmni.fields.corrected import CorrectedSDF
-from pmni.fields.sdf import SDF
 from pmni.meshing.node_tiles import POINTS, Evaluate
+from pmni.sdf.band import BandSDF
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.sdf import SDF
 
 
 def grid_of(surface: SDF) -> BandSDF | None:

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from pmni.capture.capture import Capture
-from pmni.fields.band import BandSDF
+from pmni.data.capture import Capture
 from pmni.io.poses import Poses
 from pmni.refinement.estimate import Estimate
 from pmni.refinement.measurements import pixel_directions
 from pmni.refinement.residuals import correct_normals
+from pmni.sdf.band import BandSDF
 
 
 def corrected(capture: Capture, refined: Poses, surface: BandSDF, device: torch.device) -> Capture:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.band import BandSDF, as_distance, following
+from pmni.sdf.band import BandSDF, as_distance, following
 
 ROTATION, TRANSLATION, BIAS, OFFSET = slice(0, 3), slice(3, 6), slice(6, 15), slice(15, 16)
 VIEW_UNKNOWNS = 16

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.fields.block_grid import trilinear
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Estimate
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.residuals import Residuals, first_hits, rays_through
-from pmni.rendering.sphere_tracing import visible
+from pmni.sdf.block_grid import trilinear
+from pmni.sdf.sphere_tracing import visible
 
 MISLED = 0.26
 """Length of the residual from which a pixel's normal may be that of another point of its ray."""

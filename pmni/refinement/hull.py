@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.band import BandSDF, on_grid
-from pmni.fields.grid import GridSDF
-from pmni.fields.visual_hull import visual_hulls
 from pmni.refinement.measurements import Measurements
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.grid import GridSDF
+from pmni.sdf.sphere_tracing import box_interval, trace
+from pmni.sdf.visual_hull import visual_hulls
 
 NODES = 65
 """Along a side of the grid on which it is computed."""

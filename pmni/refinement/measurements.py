@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pmni.cameras import ray_directions
-from pmni.capture.capture import Capture
-from pmni.capture.heldout import heldout_blocks
+from pmni.data.capture import Capture
+from pmni.data.heldout import heldout_blocks
 from pmni.errors import InputError
-from pmni.fields.visual_hull import mask_distances
+from pmni.geometry.cameras import ray_directions
+from pmni.sdf.visual_hull import mask_distances
 
 FEWEST_PIXELS = 50
 """Of the object that a view must show."""

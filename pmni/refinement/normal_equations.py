@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni import kernels
-from pmni.cuda_graphs import repeat
-from pmni.fields.band import BandSDF
-from pmni.fields.block_grid import BlockGrid
 from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.refinement.residuals import Residuals
+from pmni.runtime.cuda_graphs import repeat
+from pmni.sdf.band import BandSDF
+from pmni.sdf.block_grid import BlockGrid
 
 MEMBRANE = 0.02
 """Weight of the increment's squared slope beside the data's: vanishes at the solution."""

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
-from pmni.fields.band import BandSDF
 from pmni.refinement.estimate import COMMON_UNKNOWNS, Estimate
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations
 from pmni.refinement.refine import DAMPING, Refiner
+from pmni.sdf.band import BandSDF
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni import kernels
-from pmni.fields.band import BandSDF
-from pmni.fields.sdf import SDF
+from pmni.sdf.band import BandSDF
+from pmni.sdf.sdf import SDF
 
 HALVINGS = 5
 """Of the step, to find the minimum between the points of the march."""

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
 from pmni.errors import ConvergenceError, LostSurfaceError
-from pmni.fields.band import on_grid
-from pmni.fields.grid import GridSDF
 from pmni.refinement.estimate import (
     BIAS,
     COMMON_UNKNOWNS,
@@ -24,11 +22,7 @@ from pmni.refinement.estimate import (
 from pmni.refinement.hollows import MISLED, hollow_residuals
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
-from pmni.refinement.residuals import (
-    contour_residuals,
-    coverage_residuals,
-    normal_residuals,
-)
+from pmni.refinement.residuals import contour_residuals, coverage_residuals, normal_residuals
 from pmni.refinement.weights import (
     EXACT_CONTOUR,
     Scales,
@@ -37,6 +31,8 @@ from pmni.refinement.weights import (
     robust_distances,
     robust_normals,
 )
+from pmni.sdf.band import on_grid
+from pmni.sdf.grid import GridSDF
 
 CONTOUR_POINTS = 0.075
 """Contour points drawn for each pixel drawn."""

@@ -12,8 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.fields.band import BandSDF
-from pmni.fields.block_grid import trilinear, trilinear_gradient
 from pmni.refinement.estimate import (
     BIAS,
     COMMON_UNKNOWNS,
@@ -28,7 +26,9 @@ from pmni.refinement.estimate import (
 )
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.rays import least_value
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.sdf.band import BandSDF
+from pmni.sdf.block_grid import trilinear, trilinear_gradient
+from pmni.sdf.sphere_tracing import box_interval, trace
 
 GRAZING = 0.15
 """Least |cosine| between ray and normal by which the slide along the surface is divided."""

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pmni.fields.band import BandSDF, as_distance
-from pmni.fields.block_grid import BlockGrid
 from pmni.refinement.refine import Refiner
+from pmni.sdf.band import BandSDF, as_distance
+from pmni.sdf.block_grid import BlockGrid
 
 DRAWS = 3
 """Draws of pixels that are to meet every cell of the surface that is seen."""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from pmni.capture.capture import Capture
 from pmni.config.registration import RegisterSettings
+from pmni.data.capture import Capture
 from pmni.errors import InputError
-from pmni.registration.errors import add_noise, add_view_errors
+from pmni.registration.multiview.free import search
+from pmni.registration.perturbation import add_noise, add_view_errors
 from pmni.registration.ring import ring
-from pmni.registration.search.free import search
 from pmni.registration.verification.verifier import CONVINCING, CONVINCING_ABOUT_AXIS, Verifier
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pmni.cameras import pixel_grid, ray_directions, turntable
+from pmni.geometry.cameras import pixel_grid, ray_directions, turntable
 
 OBJECT_RADIUS = 0.8
 """Of the largest silhouette in the normalised world, when its size sets the distance."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 from torch import Tensor
 
-from pmni.capture.capture import Capture
+from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.integration.perspective import points_of_ray_distance
 from pmni.registration.ring import OBJECT_RADIUS

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from pmni.capture.capture import Capture
 from pmni.config.reporting import ReportSettings
+from pmni.data.capture import Capture
 from pmni.io.images import read_normal_map
 from pmni.reporting import images
 from pmni.reporting.sources import Run, Unavailable, load

@@ -13,22 +13,15 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from pmni.capture.capture import Capture, load_capture
 from pmni.config.reporting import ReportedRun, ReportSettings
+from pmni.data.capture import Capture, load_capture
 from pmni.reporting import charts, images, words
 from pmni.reporting.charts import Chart
 from pmni.reporting.gallery import error_scale, input_gallery
 from pmni.reporting.header import build_header
 from pmni.reporting.panels import Context, Panel, Problem, RunView, build_run, errors_at_the_end
 from pmni.reporting.scene import Scene, build_scene
-from pmni.reporting.sources import (
-    Run,
-    StageState,
-    load,
-    shown_path,
-    stage_states,
-    surfaces_there,
-)
+from pmni.reporting.sources import Run, StageState, load, shown_path, stage_states, surfaces_there
 from pmni.reporting.summary import Summary, build_summary
 
 TEMPLATES = Path(__file__).parent / "templates"

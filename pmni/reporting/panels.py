@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from pmni.capture.capture import Capture
 from pmni.config.reporting import ReportSettings
+from pmni.data.capture import Capture
 from pmni.io.poses import Poses, read_poses
 from pmni.reporting import cameras, charts
 from pmni.reporting.gallery import Gallery, read_normal_errors, result_gallery

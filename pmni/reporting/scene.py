@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from pmni.capture.capture import Capture
 from pmni.config.reporting import ReportSettings
+from pmni.data.capture import Capture
 from pmni.evaluation.alignment import align_rotations
+from pmni.geometry.transforms import Similarity
 from pmni.io.meshes import Mesh, read_ply
 from pmni.io.poses import Poses, read_poses
-from pmni.lie import Similarity
 from pmni.reporting import images, meshes
 from pmni.reporting.sources import Run, Unavailable, load, read_json
 

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.band import BandSDF
-from pmni.fields.network import NeuralSDF
+from pmni.sdf.band import BandSDF
+from pmni.sdf.network import NeuralSDF
 from pmni.training.draws import Draws, Stream
 
 REACH = 1.5

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from pmni import kernels
-from pmni.capture.capture import Capture
-from pmni.capture.heldout import heldout_blocks
+from pmni.data.capture import Capture
+from pmni.data.heldout import heldout_blocks
 from pmni.errors import InputError
-from pmni.rendering.marching import Patches
 from pmni.training.draws import Draws, Stream
+from pmni.volume_rendering.marching import Patches
 
 
 @dataclass(frozen=True)

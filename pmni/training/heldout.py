@@ -9,12 +9,12 @@ from scipy.ndimage import binary_erosion
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.capture.heldout import BLOCK
-from pmni.fields.sdf import SDF
-from pmni.rendering.gradients import central_differences
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.data.heldout import BLOCK
+from pmni.sdf.sdf import SDF
+from pmni.sdf.sphere_tracing import box_interval, trace
 from pmni.training.data import Views
 from pmni.training.selection import BlockErrors
+from pmni.volume_rendering.gradients import central_differences
 
 RIM = 2
 """Pixels along the contours that do not count: whether their rays hit says more about masks."""

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pmni.fields.band import BandSDF
-from pmni.fields.checkpoint import save_surface
-from pmni.fields.sdf import SDF
+from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import Poses, write_poses
 from pmni.io.tables import Row, write_rows
-from pmni.lie import rotation_angle_deg
+from pmni.sdf.band import BandSDF
+from pmni.sdf.checkpoint import save_surface
+from pmni.sdf.sdf import SDF
 from pmni.training import schedule
 from pmni.training.checkpoint import iteration_name, load_state, save_state
 from pmni.training.heldout import heldout_errors, heldout_pixels

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.fields.sdf import SDF
-from pmni.rendering.occupancy import OccupancyGrid, cell_centres
+from pmni.sdf.sdf import SDF
+from pmni.volume_rendering.occupancy import OccupancyGrid, cell_centres
 
 POINTS = 20_000
 """About so many, all over the surface."""

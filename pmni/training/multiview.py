@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from pmni.fields.sdf import SDF
+from pmni.sdf.sdf import SDF
 from pmni.training.losses import masked_mean
 
 

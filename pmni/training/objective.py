@@ -5,15 +5,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.training import LossWeights, TrainSettings
-from pmni.fields.network import NeuralSDF
-from pmni.fields.sdf import SDF
-from pmni.rendering.compositing import Rendering
-from pmni.rendering.sphere_tracing import visible
+from pmni.sdf.network import NeuralSDF
+from pmni.sdf.sdf import SDF
+from pmni.sdf.sphere_tracing import visible
 from pmni.training import losses, multiview
 from pmni.training.anchor import Anchor
 from pmni.training.data import PatchBatch, Views
 from pmni.training.draws import Draws, Stream
 from pmni.training.poses import ViewScales
+from pmni.volume_rendering.compositing import Rendering
 
 UNSIZED = ("depth_robust", "chamfer", "consistency")
 """Terms whose work is as large as the data make it."""

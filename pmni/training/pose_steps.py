@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
-from pmni.fields.band import on_grid
-from pmni.fields.sdf import SDF
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.poses_only import pose_step
 from pmni.refinement.refine import finest_cells
+from pmni.sdf.band import on_grid
+from pmni.sdf.sdf import SDF
 
 SWEEPS = 4
 """Of redistancing, after the surface is sampled on a grid."""

@@ -9,15 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pmni.config.training import TrainSettings
-from pmni.cuda_graphs import Recorded
 from pmni.errors import DivergenceError
-from pmni.fields.band import BandSDF
-from pmni.fields.corrected import CorrectedSDF
-from pmni.fields.network import NeuralSDF
-from pmni.fields.visual_hull import mask_distances, visual_hulls
-from pmni.rendering.marching import Patches, Planes, march, march_within
-from pmni.rendering.occupancy import OccupancyGrid
-from pmni.rendering.renderer import render
+from pmni.runtime.cuda_graphs import Recorded
+from pmni.sdf.band import BandSDF
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.network import NeuralSDF
+from pmni.sdf.visual_hull import mask_distances, visual_hulls
 from pmni.training import schedule
 from pmni.training.anchor import Anchor
 from pmni.training.data import PatchSampler, Views, patch_rays
@@ -29,6 +26,9 @@ from pmni.training.poses import LearnedPoses, ViewScales
 from pmni.training.rooms import Rooms
 from pmni.training.updates import Updates
 from pmni.training.warm_start import fit_network
+from pmni.volume_rendering.marching import Patches, Planes, march, march_within
+from pmni.volume_rendering.occupancy import OccupancyGrid
+from pmni.volume_rendering.renderer import render
 
 LOGGER = logging.getLogger("train")
 LOOK_EVERY = 25

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.cuda_graphs import repeat
-from pmni.fields.grid import GridSDF, grid_nodes
-from pmni.fields.network import NeuralSDF
+from pmni.runtime.cuda_graphs import repeat
+from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.network import NeuralSDF
 from pmni.training.adam import Adam
 from pmni.training.draws import Draws, Stream
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 from snakemake.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from pmni import standby
-from pmni.stages import STAGES
+from pmni.runtime import fork_server as standby
+from pmni.runtime.stages import STAGES
 
 
 def started_standby():
-    """The process that forks for the jobs on this machine (see pmni.standby), with its socket.
+    """The process that forks for the jobs on this machine (see pmni.runtime.fork_server), with its socket.
 
     It imports everything while Snakemake plans the run, and ends with it. None where jobs have other
     environments; and with PMNI_STANDBY set to nothing: then each job starts by itself.
@@ -294,7 +294,7 @@ def gpus(stage: str):
     """How many GPUs a job of `stage` keeps from others: none if its device is the CPU, else one.
 
     Of jobs on this machine only those that compute for long count. The others take turns at the
-    GPU's lock (see pmni.devices): they start, read and write while another job computes.
+    GPU's lock (see pmni.runtime.devices): they start, read and write while another job computes.
     """
 
     def count(wildcards) -> int:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from pmni.cameras import look_at
+from pmni.geometry.cameras import look_at
 from pmni.refinement.strays import best_pose
 from pmni.registration.verification.trial import Trial, explained, middles
 

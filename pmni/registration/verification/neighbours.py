@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.fields.sdf import SDF
 from pmni.refinement.measurements import Measurements
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.sdf.sdf import SDF
+from pmni.sdf.sphere_tracing import box_interval, trace
 
 PROBES = 300
 """Pixels of each view whose points are looked at from the others."""

@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.registration.multiview.graph import PairGraph
+from pmni.registration.multiview.joint import SIGMA_NORMAL
+from pmni.registration.multiview.objective import ANGLE, TOLERANCE
 from pmni.registration.pairwise.alignment import pair_equations, perturbed
 from pmni.registration.pairwise.scoring import agreement
-from pmni.registration.search.graph import PairGraph
-from pmni.registration.search.joint import SIGMA_NORMAL
-from pmni.registration.search.objective import ANGLE, TOLERANCE
 from pmni.registration.views import Views
 
 PAIRS = 60

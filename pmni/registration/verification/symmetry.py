@@ -6,9 +6,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from pmni.fields.grid import grid_nodes
-from pmni.fields.sdf import SDF
 from pmni.registration.verification.trial import COARSEST, Trial, explained
+from pmni.sdf.grid import grid_nodes
+from pmni.sdf.sdf import SDF
 
 TURNS = 4
 """Parts of a full turn about an axis that are tried for the object's symmetry."""

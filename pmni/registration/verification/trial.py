@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.cameras import invert_rigid
-from pmni.capture.capture import Capture
-from pmni.fields.sdf import SDF
+from pmni.data.capture import Capture
+from pmni.geometry.cameras import invert_rigid
 from pmni.refinement.measurements import Measurements
 from pmni.refinement.refine import Refiner
-from pmni.registration.search.pose_set import differences_deg
+from pmni.registration.multiview.pose_set import differences_deg
 from pmni.registration.views import Views
-from pmni.rendering.sphere_tracing import box_interval, trace
+from pmni.sdf.sdf import SDF
+from pmni.sdf.sphere_tracing import box_interval, trace
 
 COARSEST, COARSE = 32, 64
 """Cells of the grids on which candidates are refined."""

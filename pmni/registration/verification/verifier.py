@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from pmni.cameras import invert_rigid
-from pmni.capture.capture import Capture
 from pmni.config.refinement import RefineSettings
+from pmni.data.capture import Capture
 from pmni.errors import ConvergenceError, LostSurfaceError
+from pmni.geometry.cameras import invert_rigid
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner
-from pmni.registration.search.graph import PairGraph
-from pmni.registration.search.lookalikes import turns
-from pmni.registration.search.turntable import OFF_AXIS, OFF_STEP, fit_turntable
+from pmni.registration.multiview.graph import PairGraph
+from pmni.registration.multiview.lookalikes import turns
+from pmni.registration.multiview.turntable import OFF_AXIS, OFF_STEP, fit_turntable
 from pmni.registration.verification.anywhere import anywhere
 from pmni.registration.verification.neighbours import disorder
 from pmni.registration.verification.revolution import turning_loss

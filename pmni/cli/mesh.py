@@ -1,0 +1,71 @@
+"""`pmni mesh`: the surface of a checkpoint as a triangle mesh in dataset units."""
+
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+
+from pmni.config.base import settings_from_argument
+from pmni.config.meshing import MeshSettings
+from pmni.data.capture import load_capture
+from pmni.io.meshes import Mesh, write_ply
+from pmni.meshing.extract import extract
+from pmni.meshing.marching_cubes import load_mesher
+from pmni.runtime.devices import claimed_device
+from pmni.runtime.provenance import record
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of the stage."""
+    parser.add_argument("--capture", type=Path, required=True, help="folder made by prepare")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="iter_*.safetensors")
+    parser.add_argument("--settings", help="MeshSettings: a YAML file or inline YAML")
+    parser.add_argument("--output", type=Path, required=True, help="the mesh, .ply")
+
+
+def run(args: Namespace) -> None:
+    """Run the stage."""
+    from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
+    from pmni.sdf.checkpoint import load_surface
+
+    settings = settings_from_argument(MeshSettings, args.settings)
+    mesher = load_mesher(settings.backend)
+    capture = load_capture(args.capture, with_truth=False)
+    inputs = {"capture": args.capture / "capture.npz", "checkpoint": args.checkpoint}
+    provenance = args.output.with_suffix(".provenance.json")
+    with (
+        claimed_device(settings.device) as device,
+        record("mesh", provenance, settings, inputs) as known,
+    ):
+        surface = load_surface(args.checkpoint, device)
+        grid = grid_of(surface)
+        resolution = settings.resolution if grid is None else grid.grid.cells
+        found = extract(at_nodes(surface), resolution, mesher, settings.keep == "all", device)
+        vertices = torch.from_numpy(found.mesh.vertices).float().to(device)
+        observed = None if grid is None else is_seen(grid, vertices).cpu().numpy()
+        mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces, observed)
+        write_ply(args.output, mesh)
+        known |= {
+            "backend": settings.backend,
+            "device": str(device),
+            "resolution": resolution,
+            "evaluations": found.evaluations,
+            "components": found.components,
+            "box_edges": found.box_edges,
+            "vertices": len(mesh.vertices),
+            "faces": len(mesh.faces),
+        }
+    log.info(
+        "%d vertices, %d faces from %d values; %d component(s), %s kept",
+        *(len(mesh.vertices), len(mesh.faces), found.evaluations, found.components),
+        "all" if settings.keep == "all" else "the largest",
+    )
+    if found.box_edges:
+        log.warning(
+            "the surface leaves the box [-1, 1]^3 along %d edges and is open there: the object is "
+            "larger than its unit sphere, or training has not closed it",
+            found.box_edges,
+        )

@@ -1,0 +1,57 @@
+"""The stage `prepare`: a dataset folder becomes a checked capture in the normalised world."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from pmni.config.base import settings_from_argument
+from pmni.config.capture import Layout, PrepareSettings
+from pmni.data.capture import save_capture
+from pmni.data.preview import write_preview
+from pmni.data.readers import read_capture
+from pmni.data.resize import resized
+from pmni.io.atomic import atomic_folder
+from pmni.io.disk import full_disk_named
+from pmni.runtime.provenance import record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `pmni prepare`."""
+    parser.add_argument("--name", required=True, help="the object's name")
+    parser.add_argument(
+        "--layout", required=True, choices=get_args(Layout), help="how the folder is laid out"
+    )
+    parser.add_argument("--path", required=True, type=Path, help="the object's folder")
+    parser.add_argument(
+        "--normals",
+        required=True,
+        help="the normal set: a subfolder, such as normal_camera_space_sdmunips; "
+        "for diligent_mv the stem of the files in each view's folder, such as Normal_gt",
+    )
+    parser.add_argument("--settings", help="YAML file or inline JSON (PrepareSettings)")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, check and write; the output folder appears whole or not at all."""
+    settings = settings_from_argument(PrepareSettings, args.settings)
+    files: dict[str, Path] = {}
+    with (
+        full_disk_named(args.output),
+        atomic_folder(args.output) as folder,
+        record("prepare", folder / "provenance.json", settings, files) as known,
+    ):
+        capture, found = read_capture(
+            args.layout, args.path, args.name, args.normals, settings.depth_init_scale
+        )
+        files |= found
+        capture = resized(capture, settings.upsample_factor)
+        save_capture(folder, capture)
+        write_preview(folder / "preview.png", capture)
+        known |= {
+            "layout": args.layout,
+            "normals": args.normals,
+            "views": len(capture.views),
+            "image_size": [capture.masks.shape[2], capture.masks.shape[1]],
+            "has_reference_poses": capture.reference_c2w is not None,
+        }

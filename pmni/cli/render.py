@@ -1,0 +1,99 @@
+"""`pmni render`: normals and ray distances of a checkpoint's surface in all views."""
+
+import logging
+from argparse import ArgumentParser, Namespace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pmni.config.base import settings_from_argument
+from pmni.config.meshing import RenderSettings
+from pmni.data.capture import load_capture
+from pmni.errors import InputError
+from pmni.io.atomic import atomic_folder
+from pmni.io.images import write_normal_map
+from pmni.io.poses import read_poses
+from pmni.runtime.devices import claimed_device
+from pmni.runtime.provenance import record
+from pmni.sdf.rendering import Images, render_views
+
+log = logging.getLogger(__name__)
+
+FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
+"""Camera-space normal files are x right, y up, z towards the camera."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Options of the stage."""
+    parser.add_argument("--capture", type=Path, required=True, help="folder made by prepare")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="iter_*.safetensors")
+    parser.add_argument("--poses", type=Path, required=True, help="poses of the checkpoint, JSON")
+    parser.add_argument("--settings", help="RenderSettings: a YAML file or inline YAML")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the renders")
+
+
+def run(args: Namespace) -> None:
+    """Run the stage. Views without a pose are left out."""
+    from pmni.sdf.baking import baked
+    from pmni.sdf.checkpoint import load_surface
+
+    settings = settings_from_argument(RenderSettings, args.settings)
+    capture = load_capture(args.capture, with_truth=False)
+    poses = read_poses(args.poses)
+    views = [view for view in capture.views if view in poses.views]
+    if not views:
+        raise InputError(f"{args.poses}: has no pose of any view of {args.capture}")
+    inputs = {
+        "capture": args.capture / "capture.npz",
+        "checkpoint": args.checkpoint,
+        "poses": args.poses,
+    }
+    K, c2w = capture.intrinsics[[capture.views.index(view) for view in views]], poses.select(views)
+    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
+    shape = capture.masks.shape[1:]
+    with ExitStack() as claim:
+        device = claim.enter_context(claimed_device(settings.device))
+        with (
+            atomic_folder(args.output) as folder,
+            record("render", folder / "provenance.json", settings, inputs) as known,
+        ):
+            images = render_views(
+                baked(load_surface(args.checkpoint, device), pixel, device),
+                *(K, c2w, shape, settings.chunk, device),
+            )
+            claim.close()  # other jobs can compute while this one writes
+            _write(folder, views, images, capture.scale)
+            known |= {"device": str(device), "views": len(views)}
+    log.info("%d views of %d x %d pixels", len(views), *reversed(shape))
+
+
+def _write(folder: Path, views: list[str], images: Images, scale: float) -> None:
+    """All views' files, and their ray distances in dataset units."""
+    with ThreadPoolExecutor() as pool:
+        written = [
+            pool.submit(_write_view, folder / view, normals)
+            for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
+        ]
+        np.savez_compressed(
+            folder / "depth.npz",
+            ray_distance=images.distance * np.float32(scale),
+            views=np.array(views),
+        )
+        for view in written:
+            view.result()
+
+
+def _write_view(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
+    """An EXR, and a PNG in the usual colours, (n + 1) / 2 as red, green and blue, with a
+    transparent background."""
+    import cv2
+
+    write_normal_map(path.with_name(f"{path.name}.exr"), normals)
+    seen = (normals != 0).any(-1, keepdims=True)
+    image = np.concatenate([(normals[..., ::-1] + 1) / 2, seen], -1) * seen
+    path.with_name(f"{path.name}.png").write_bytes(
+        cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes()
+    )

@@ -1,0 +1,87 @@
+"""Where the unit sphere lies in a dataset's world: X_dataset = scale * X_normalised + offset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import binary_erosion
+
+from pmni.errors import InputError
+from pmni.geometry.cameras import pixel_grid, project, ray_directions
+
+MESH_MARGIN = 1.1
+VIEWS_MARGIN = 1.2
+"""Silhouettes seen from one side only do not show an object's whole extent."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The sphere around an object, in dataset units."""
+
+    scale: float
+    """Its radius."""
+    offset: Float[np.ndarray, "3"]
+    """Its centre."""
+
+    def cameras(self, c2w: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "V 4 4"]:
+        """Camera-to-world poses of the dataset's world in the normalised world."""
+        moved = c2w.copy()
+        moved[:, :3, 3] = (c2w[:, :3, 3] - self.offset) / self.scale
+        return moved
+
+
+def around_mesh(vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"]) -> Normalisation:
+    """The sphere about the middle of the mesh's bounding box, with a margin of 10 %."""
+    used = vertices[np.unique(faces)]
+    offset = (used.min(0) + used.max(0)) / 2
+    return Normalisation(MESH_MARGIN * float(np.linalg.norm(used - offset, axis=1).max()), offset)
+
+
+def around_views(
+    c2w: Float[np.ndarray, "V 4 4"],
+    intrinsics: Float[np.ndarray, "V 3 3"],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
+    views: Sequence[str],
+    source: str,
+) -> Normalisation:
+    """The sphere about the point nearest to the rays through the middles of the masks.
+
+    With a ray x = o + t d, its squared distance from a point c is |(I - d d^T) (c - o)|^2; the
+    sum over views is least where sum (I - d d^T) c = sum (I - d d^T) o. The radius is the largest
+    distance of a ray through a mask's outline, with a margin of 20 %.
+    Raises InputError, which names `source`, when all cameras look in the same direction or the
+    point is nowhere near a view's mask.
+    """
+    inverses = np.linalg.inv(intrinsics)
+    normal_matrix, right_side = np.zeros((3, 3)), np.zeros(3)
+    for pose, inverse, mask in zip(c2w, inverses, masks, strict=True):
+        middle, _ = _box(mask)
+        direction = pose[:3, :3] @ ray_directions(np.append(middle, 1.0), inverse)
+        across = np.eye(3) - np.outer(direction, direction)
+        normal_matrix += across
+        right_side += across @ pose[:3, 3]
+    if np.linalg.eigvalsh(normal_matrix)[0] < 1e-4 * len(masks):
+        raise InputError(f"{source}: all views: the cameras all look in the same direction")
+    offset = np.linalg.solve(normal_matrix, right_side)
+    radius = 0.0
+    for pose, K, inverse, mask, view in zip(c2w, intrinsics, inverses, masks, views, strict=True):
+        middle, half = _box(mask)
+        pixel, depth = project((offset - pose[:3, 3]) @ pose[:3, :3], K)
+        if depth <= 0 or (np.abs(pixel - middle) > 2 * half).any():
+            raise InputError(
+                f"{source}: view {view}: the poses do not look at one object: expected are "
+                f"camera-to-world poses with OpenCV axes (x right, y down, z forward)"
+            )
+        outline = mask & ~binary_erosion(mask)
+        rays = ray_directions(pixel_grid(*mask.shape)[outline], inverse) @ pose[:3, :3].T
+        radius = max(radius, np.linalg.norm(np.cross(offset - pose[:3, 3], rays), axis=1).max())
+    return Normalisation(VIEWS_MARGIN * float(radius), offset)
+
+
+def _box(mask: Bool[np.ndarray, "H W"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """Middle and half size of a mask's bounding box, (u, v)."""
+    row, column = np.nonzero(mask)
+    low = np.array([column.min(), row.min()], np.float64)
+    high = np.array([column.max(), row.max()], np.float64)
+    return (low + high) / 2, (high - low + 1) / 2

@@ -1,0 +1,315 @@
+"""Checks of captures: each fault becomes one line that names file and view.
+
+The functions take `where`, the text that starts the message ("<file>: view <view>").
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
+from scipy.optimize import linear_sum_assignment
+
+from pmni.data.capture import Capture
+from pmni.errors import InputError
+from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
+
+log = logging.getLogger("pmni.data")
+
+MOST_WITHOUT_NORMAL = 0.01
+"""A larger part of the mask without normals is an error."""
+MOST_TURNED_AWAY = 0.2
+"""A larger part of the normals turned away from the camera is an error."""
+FILE_AXES = "camera-space files have x right, y up, z towards the camera"
+
+
+def check_mask(mask: Bool[np.ndarray, "H W"], where: str) -> None:
+    """At least one pixel is on the object."""
+    if not mask.any():
+        raise InputError(f"{where}: the mask is empty")
+
+
+def check_same_size(
+    size: tuple[int, ...], mask_size: tuple[int, ...], where: str, mask_file: str
+) -> None:
+    """Sizes are (height, width)."""
+    if size != mask_size:
+        ours, theirs = (f"{width} x {height}" for height, width in (size, mask_size))
+        raise InputError(f"{where}: is {ours} pixels, but its mask {mask_file} is {theirs}")
+
+
+def check_finite(
+    normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], where: str
+) -> None:
+    """No NaN or infinity inside the mask."""
+    broken = ~np.isfinite(normals).all(-1) & mask
+    if broken.any():
+        row, column = np.argwhere(broken)[0]
+        raise InputError(
+            f"{where}: {broken.sum()} normals inside the mask are NaN or infinite, "
+            f"the first at row {row}, column {column}"
+        )
+
+
+def check_distances(
+    distances: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], where: str
+) -> None:
+    """Positive finite ray distances everywhere inside the mask."""
+    broken = mask & ~(np.isfinite(distances) & (distances > 0))
+    if broken.any():
+        raise InputError(
+            f"{where}: {broken.sum()} mask pixels have no positive finite ray distance; "
+            f"repair the file, or remove the folder to integrate the normals instead"
+        )
+
+
+def holds_normal(normals: Float[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "H W"]:
+    """Where an image holds a vector of about unit length (backgrounds are 0, -1 or 1 each)."""
+    length = np.linalg.norm(normals, axis=-1)
+    return (length > 0.5) & (length < 1.5)
+
+
+def check_assignment(
+    normals: Sequence[Float[np.ndarray, "_ _ 3"]],
+    masks: Sequence[Bool[np.ndarray, "_ _"]],
+    views: Sequence[str],
+    where: Sequence[str],
+) -> None:
+    """Each view's normals fit its own mask, not another view's (swapped files).
+
+    Compared is where normals are there (intersection over union with the masks); normal maps that
+    go on outside the masks say nothing here. Views are reassigned as a permutation, so that masks
+    that are all a little large or small do not matter.
+    """
+    for shape in {mask.shape for mask in masks}:
+        step = max(1, int(np.sqrt(shape[0] * shape[1] / 1e5)))
+        group = [index for index, mask in enumerate(masks) if mask.shape == shape]
+        inside = np.stack([masks[index][::step, ::step].ravel() for index in group])
+        there = np.stack([holds_normal(normals[index][::step, ::step]).ravel() for index in group])
+        if ((there & ~inside).sum(1) > 0.5 * (~inside).sum(1)).any():
+            continue
+        common = there.astype(np.float32) @ inside.T.astype(np.float32)
+        overlap = common / (there.sum(1)[:, None] + inside.sum(1)[None, :] - common)
+        if swapped := _swapped(overlap):
+            worst, fitting = swapped
+            here, other = group[worst], group[fitting]
+            raise InputError(
+                f"{where[here]}: the normals fit the mask of view {views[other]} "
+                f"({overlap[worst, fitting]:.1%} overlap) better than their own "
+                f"({overlap[worst, worst]:.1%}); are files of these views swapped?"
+            )
+
+
+def _swapped(fit: Float[np.ndarray, "V V"]) -> tuple[int, int] | None:
+    """The (row, column) that most clearly belong together although they are not the same view.
+
+    `fit[i, j]` (1 is best) says how well data i goes with view j. Views are reassigned as a
+    permutation; it counts when it fits better by more than the usual misfit.
+    """
+    rows = np.arange(len(fit))
+    best = linear_sum_assignment(-fit)[1]
+    gain = fit[rows, best] - np.diagonal(fit)
+    worst = int(gain.argmax())
+    if gain[worst] <= 0.005 + 2 * (1 - np.median(fit[rows, best])):
+        return None
+    return worst, int(best[worst])
+
+
+def normalised(
+    normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W 3"]:
+    """Unit normals inside the mask; zero outside it and where the length is zero."""
+    inside = np.where(mask[..., None], normals, 0)
+    length = np.linalg.norm(inside, axis=-1, keepdims=True)
+    return (inside / np.where(length > 1e-3, length, np.inf)).astype(np.float32)
+
+
+def unit_normals(
+    normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], where: str
+) -> tuple[Float[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
+    """Unit normals and the part of the mask that has them.
+
+    A few mask pixels without a normal (up to 1 %) are taken out of the mask. Raises InputError
+    when more are missing, or when the lengths are so far from 1 that the file must mean
+    something else.
+    """
+    unit = normalised(normals, mask)
+    known = mask & unit.any(-1)
+    missing = 1 - known.sum() / mask.sum()
+    if missing > MOST_WITHOUT_NORMAL:
+        raise InputError(
+            f"{where}: {missing:.1%} of the mask has normals of length zero; do normals and mask "
+            f"belong to the same view?"
+        )
+    length = np.linalg.norm(normals[known], axis=-1)
+    if np.mean(np.abs(length - 1) > 0.1) > 0.1:
+        low, high = np.quantile(length, [0.05, 0.95])
+        raise InputError(
+            f"{where}: the normals are not of unit length (most are {low:.2f} to {high:.2f} long); "
+            f"are they encoded in another way?"
+        )
+    return unit, known
+
+
+def check_intrinsics(
+    intrinsics: Float[np.ndarray, "V 3 3"],
+    shapes: Sequence[tuple[int, ...]],
+    views: Sequence[str],
+    sources: Sequence[str],
+) -> None:
+    """Each K is a finite, invertible pinhole matrix that fits an image of its size."""
+    for K, shape, view, source in zip(intrinsics, shapes, views, sources, strict=True):
+        where = f"{source}: view {view}"
+        if not np.isfinite(K).all() or np.abs(K[2] - [0, 0, 1]).max() > 1e-6 or K[1, 0] != 0:
+            raise InputError(f"{where}: K must be finite, upper triangular, with last row 0 0 1")
+        if K[0, 0] <= 0 or K[1, 1] <= 0:
+            raise InputError(
+                f"{where}: K needs positive focal lengths, not {K[0, 0]:g} and {K[1, 1]:g}"
+            )
+        if abs(K[0, 1]) > 0.01 * K[0, 0]:
+            raise InputError(f"{where}: K has a skew of {K[0, 1]:.4g}, which no camera has")
+        height, width = shape
+        if not (-width < K[0, 2] < 2 * width and -height < K[1, 2] < 2 * height):
+            raise InputError(
+                f"{where}: the principal point ({K[0, 2]:.1f}, {K[1, 2]:.1f}) is far outside the "
+                f"{width} x {height} image; K must be in pixels of these images"
+            )
+    aspect = intrinsics[:, 0, 0] / intrinsics[:, 1, 1]
+    worst = int(np.abs(aspect / np.median(aspect) - 1).argmax())
+    if abs(aspect[worst] / np.median(aspect) - 1) > 0.05:
+        raise InputError(
+            f"{sources[worst]}: view {views[worst]}: fx / fy is {aspect[worst]:.3f}, in the other "
+            f"views {np.median(aspect):.3f}: not the camera of the others, or not a rotation"
+        )
+
+
+def view_rays(capture: Capture, index: int) -> Float[np.ndarray, "N 3"]:
+    """Unit viewing directions of one view's mask pixels, camera frame."""
+    mask = capture.masks[index]
+    pixels = pixel_grid(*mask.shape)[mask]
+    return ray_directions(pixels, np.linalg.inv(capture.intrinsics[index]))
+
+
+def check_facing(capture: Capture, where: Sequence[str]) -> None:
+    """The normals of each view face its camera, apart from a few."""
+    for index, place in enumerate(where):
+        normals = capture.normals[index][capture.masks[index]]
+        away = np.mean((normals * view_rays(capture, index)).sum(-1) > 0)
+        if away > MOST_TURNED_AWAY:
+            raise InputError(
+                f"{place}: {away:.0%} of the normals point away from the camera: the axes look "
+                f"wrong ({FILE_AXES}), or the file belongs to another view"
+            )
+
+
+def contour_correlation(capture: Capture) -> Float[np.ndarray, "2 2"]:
+    """How normals at the mask's edge go with the direction out of the mask, all views together.
+
+    On an occluding contour the normal's image part points out of the silhouette, so the matrix
+    [[corr(out_x, n_x), corr(out_x, n_y)], [corr(out_y, n_x), corr(out_y, n_y)]] is near the
+    identity for right axes, with -1 for a flipped axis and ones off the diagonal for swapped ones.
+    """
+    products, out_power, normal_power = np.zeros((2, 2)), np.zeros(2), np.zeros(2)
+    for index, (height, width) in enumerate(capture.own_sizes()):
+        mask, normals = (
+            capture.masks[index, :height, :width],
+            capture.normals[index, :height, :width],
+        )
+        edge = mask & ~binary_erosion(mask, border_value=1)
+        uphill = np.stack(np.gradient(gaussian_filter(mask.astype(np.float32), 1.5))[::-1], -1)
+        out = -uphill[edge].astype(np.float64)
+        out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-9)
+        in_image = normals[edge][:, :2].astype(np.float64)
+        products += out.T @ in_image
+        out_power += (out**2).sum(0)
+        normal_power += (in_image**2).sum(0)
+    return products / np.sqrt(np.maximum(np.outer(out_power, normal_power), 1e-12))
+
+
+def check_contours(capture: Capture, source: str) -> None:
+    """The image axes of the normals are right: see `contour_correlation`."""
+    correlation = contour_correlation(capture)
+    for axis, name in enumerate("xy"):
+        if correlation[axis, axis] < -0.2:
+            raise InputError(
+                f"{source}: all views: at the objects' outlines the normals point inwards along "
+                f"{name}: the {name} axis looks flipped ({FILE_AXES})"
+            )
+    crossed = np.abs([correlation[0, 1], correlation[1, 0]])
+    if crossed.min() > 0.5 and crossed.min() > np.abs(np.diagonal(correlation)).max():
+        raise InputError(
+            f"{source}: all views: the x and y axes of the normals look swapped ({FILE_AXES})"
+        )
+
+
+def check_poses(capture: Capture, where: Sequence[str]) -> None:
+    """Each camera looks at the object, which is in the unit sphere of the normalised world."""
+    if capture.reference_c2w is None:
+        return
+    w2c = invert_rigid(capture.reference_c2w)
+    for index, place in enumerate(where):
+        centre = w2c[index, :3, 3]
+        if centre[2] <= 1:
+            raise InputError(
+                f"{place}: its pose puts the object around or behind the camera: expected are "
+                f"camera-to-world poses with OpenCV axes (x right, y down, z forward)"
+            )
+        along = view_rays(capture, index) @ centre
+        outside = np.mean(centre @ centre - along**2 > 1)
+        if outside > 0.5:
+            raise InputError(
+                f"{place}: {outside:.0%} of the mask's rays miss the unit sphere of the normalised "
+                f"world: pose, intrinsics or normalisation do not belong to this view"
+            )
+        if outside > 0.001:
+            log.warning("%s: %.1f %% of the mask is outside the unit sphere", place, 100 * outside)
+
+
+def check_truth(capture: Capture, where: Sequence[str]) -> None:
+    """Ground-truth normals and mesh, where they are there, belong to the same views."""
+    if capture.true_normals is not None:
+        cosine = (capture.normals * capture.true_normals).sum(-1)
+        for index, place in enumerate(where):
+            known = capture.true_normals[index].any(-1)
+            angle = np.rad2deg(np.arccos(np.clip(cosine[index][known], -1, 1)))
+            if known.any() and angle.mean() > 45:
+                raise InputError(
+                    f"{place}: the normals are {angle.mean():.0f} degrees off the ground truth on "
+                    f"average: they are not of the same view, or in other axes"
+                )
+    if capture.reference_c2w is None or capture.true_vertices is None:
+        return
+    fit = _mesh_fit(capture)
+    for index, place in enumerate(where):
+        if fit[index, index] < 0.7:
+            raise InputError(
+                f"{place}: only {fit[index, index]:.0%} of the ground-truth mesh projects into its "
+                f"mask: pose, mask and mesh do not belong together"
+            )
+    if swapped := _swapped(fit):
+        camera, mask = swapped
+        raise InputError(
+            f"{where[mask]}: the ground-truth mesh, seen by the camera of view "
+            f"{capture.views[camera]}, fits its mask better ({fit[camera, mask]:.1%} inside) than "
+            f"that view's own ({fit[camera, camera]:.1%}); are views swapped?"
+        )
+
+
+def _mesh_fit(capture: Capture) -> Float[np.ndarray, "V V"]:
+    """Which part of the mesh's vertices, seen by camera i, lies in (or beside) mask j."""
+    assert capture.reference_c2w is not None
+    assert capture.true_vertices is not None
+    points = capture.true_vertices[:: max(1, len(capture.true_vertices) // 10000)]
+    points = capture.to_normalised(points)
+    masks = np.stack([binary_dilation(mask, iterations=2) for mask in capture.masks])
+    _, height, width = masks.shape
+    fit = np.zeros((len(masks), len(masks)))
+    for index, w2c in enumerate(invert_rigid(capture.reference_c2w)):
+        local = points @ w2c[:3, :3].T + w2c[:3, 3]
+        pixels, _ = project(local, capture.intrinsics[index])
+        column, row = np.rint(pixels).astype(int).T
+        seen = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        if seen.any():
+            fit[index] = masks[:, row[seen], column[seen]].mean(1)
+    return fit

@@ -1,0 +1,41 @@
+"""The stages of the workflow: one subcommand, one Snakemake rule, one package folder each.
+
+Imports nothing heavy: the workflow reads the versions from here on every start.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `module` has `add_arguments(parser)` and `run(args)`.
+
+    `version` is raised by hand whenever the stage's results change for the same inputs and
+    settings: the workflow then reruns the stage and what depends on it.
+    """
+
+    name: str
+    module: str
+    version: int
+    summary: str
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("fetch", "pmni.cli.fetch", 1, "download and unpack a data set"),
+        Stage("synthesize", "pmni.cli.synthesize", 1, "render a capture with ground truth"),
+        Stage("prepare", "pmni.cli.prepare", 2, "read, check and normalise a capture"),
+        Stage("integrate", "pmni.cli.integrate", 2, "integrate normals to ray distances"),
+        Stage("register", "pmni.cli.register", 5, "find initial camera poses"),
+        Stage("refine", "pmni.cli.refine", 7, "refine the poses with a grid surface"),
+        Stage("train", "pmni.cli.train", 4, "optimise the surface and the poses"),
+        Stage("mesh", "pmni.cli.mesh", 2, "extract the surface of a checkpoint"),
+        Stage("render", "pmni.cli.render", 3, "render normals and depth of a checkpoint"),
+        Stage("evaluate", "pmni.cli.evaluate", 1, "compare with the ground truth"),
+        Stage("export", "pmni.cli.export", 1, "write poses for other software"),
+        Stage("collect", "pmni.cli.collect", 1, "gather all metrics in one table"),
+        Stage("report", "pmni.cli.report", 2, "write the HTML report"),
+        Stage("study", "pmni.cli.study", 1, "tables and plots of an accuracy study"),
+    )
+}

@@ -1,0 +1,35 @@
+"""Surfaces on a grid, where a look-up takes the place of a network."""
+
+from math import ceil
+
+import torch
+
+from pmni.sdf.band import BandSDF, in_parts, on_grid
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.sdf import SDF
+
+FEWEST_CELLS, MOST_CELLS = 256, 512
+"""Along a side, where the surface has no grid of its own."""
+STRIDE = 16
+"""The number of cells is a multiple of this: those of the coarse grid are a quarter as many, and
+both come in blocks of 4."""
+
+
+@torch.no_grad()
+def baked(surface: SDF, spacing: float, device: torch.device) -> BandSDF:
+    """The surface's values at the nodes of its own grid; if it has none, at those of a grid whose
+    cells are about as large as `spacing`."""
+    if isinstance(surface, BandSDF):
+        return surface
+    if isinstance(surface, CorrectedSDF):
+        grid, base = surface.surface.grid, surface.surface.base.values
+        coarse = grid_nodes(len(base), device).view(-1, 3)
+        return BandSDF(
+            grid,
+            surface.surface.values + grid.sampled(surface.correction),
+            GridSDF(base + in_parts(surface.correction, coarse).view_as(base)),
+            surface.surface.seen,
+        )
+    cells = STRIDE * ceil(2 / spacing / STRIDE)
+    return on_grid(surface, min(max(cells, FEWEST_CELLS), MOST_CELLS), device, sweeps=0)

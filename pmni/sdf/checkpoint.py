@@ -1,0 +1,119 @@
+"""Checkpoints of the surface as safetensors, guarded by a checksum: networks, grids, and grids
+corrected by a network."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pmni.config.training import FieldSettings
+from pmni.errors import InputError
+from pmni.io.atomic import atomic_file
+from pmni.io.hashing import verify_checksum, write_checksum
+from pmni.sdf.band import BandSDF
+from pmni.sdf.block_grid import BLOCK, BlockGrid
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.grid import GridSDF
+from pmni.sdf.network import NeuralSDF
+
+# Every backend's hash grid is stored under the same name.
+_TINYCUDA_KEY, _GRID_KEY = "encoding.grid.params", "encoding.params"
+
+
+_BAND_KEYS = ("blocks", "values", "base", "seen")
+
+
+def save_surface(
+    path: Path, surface: NeuralSDF | CorrectedSDF, field: FieldSettings, step: int
+) -> None:
+    """Write a surface as safetensors, with what is needed to rebuild it, and its checksum.
+
+    `field` are the settings of its network.
+    """
+    network = surface.correction if isinstance(surface, CorrectedSDF) else surface
+    tensors = {
+        key.replace(_TINYCUDA_KEY, _GRID_KEY): value for key, value in network.state_dict().items()
+    }
+    metadata = {
+        "field": field.model_dump_json(),
+        "active_levels": str(network.active),
+        "step": str(step),
+    }
+    if isinstance(surface, CorrectedSDF):
+        tensors |= _band_tensors(surface.surface)
+        metadata["cells"] = str(surface.surface.grid.cells)
+    _write(path, tensors, metadata)
+
+
+def save_band(path: Path, surface: BandSDF) -> None:
+    """Write a grid surface as safetensors, and its checksum."""
+    _write(path, _band_tensors(surface), {"cells": str(surface.grid.cells)})
+
+
+def _band_tensors(surface: BandSDF) -> dict[str, Tensor]:
+    blocks = surface.grid.blocks.to(torch.int16)
+    seen = torch.ones_like(surface.values, dtype=torch.bool)
+    seen = seen if surface.seen is None else surface.seen
+    tensors = (blocks, surface.values, surface.base.values, seen)
+    return dict(zip(_BAND_KEYS, tensors, strict=True))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(_in_order(safetensors.torch.save(on_cpu, metadata)))
+    write_checksum(path)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A file of safetensors with the metadata in order: else the same surface has another checksum
+    each time. The header is JSON, as long as the first eight bytes say."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + ordered.ljust(end - 8) + content[end:]
+
+
+def load_surface(
+    path: Path, device: torch.device, backend: str | None = None
+) -> NeuralSDF | BandSDF | CorrectedSDF:
+    """The surface of a checkpoint; a network is computed by `backend` (None: the one it was
+    trained with).
+
+    Raises InputError when the file is missing, damaged or of another kind.
+    """
+    verify_checksum(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        band = _band(int(metadata["cells"]), tensors, device) if "cells" in metadata else None
+        if band is not None and "field" not in metadata:
+            return band
+        field = FieldSettings.parse(json.loads(metadata["field"]), str(path))
+        active = int(metadata["active_levels"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a checkpoint of pmni") from None
+    if backend is not None:
+        field = field.model_copy(update={"backend": backend})
+    network = NeuralSDF(field, seed=0)
+    if field.backend == "tinycudann" and _GRID_KEY in tensors:
+        tensors[_TINYCUDA_KEY] = tensors.pop(_GRID_KEY)
+    network.load_state_dict(tensors)
+    network.active = active
+    network = network.to(device).eval()
+    return network if band is None else CorrectedSDF(band, network)
+
+
+def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> BandSDF:
+    """The grid surface; its tensors are taken out."""
+    blocks, values, base, seen = (tensors.pop(key).to(device) for key in _BAND_KEYS)
+    side = cells // BLOCK + 1
+    active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
+    active[blocks.long().unbind(-1)] = True
+    return BandSDF(BlockGrid(cells, active), values, GridSDF(base), seen)

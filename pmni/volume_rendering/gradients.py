@@ -1,0 +1,92 @@
+"""f and its gradient at the samples of patches: three methods."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni import kernels
+from pmni.errors import PmniError
+from pmni.sdf.sdf import SDF, SampledSDF
+from pmni.volume_rendering.marching import Patches, Planes, plane_points
+
+
+@dataclass(frozen=True)
+class Samples:
+    """f on planes, and its gradient."""
+
+    f: Float[Tensor, "M h w"]
+    gradient: Float[Tensor, "M h w 3"]
+    between: bool
+    """Whether the gradient is that of the interval behind each plane, in the camera's frame; else
+    it is that on the plane, in the world's."""
+
+    def in_camera(self, patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
+        """The gradients of the intervals, in the camera's frame."""
+        if self.between:
+            return self.gradient
+        to_camera = patches.rotation.transpose(1, 2)[planes.patch][:, None, None]
+        return between_planes((to_camera * self.gradient[..., None, :]).sum(-1))
+
+
+def sample(
+    sdf: SampledSDF, patches: Patches, planes: Planes, method: str, epsilon: float
+) -> Samples:
+    """f and its gradient by a method of `RenderingSettings.gradient`; not on spare planes."""
+    x = plane_points(patches, planes)
+    shape = x.shape[:-1]
+    real = planes.first[-1] * shape[1:].numel()
+    if method == "directional":
+        f = sdf(x.view(-1, 3), real).view(shape)
+        return Samples(f, directional_gradient(f, patches, planes), True)
+    if method == "analytic":
+        f, gradient = sdf.value_and_gradient(x.view(-1, 3), real)
+    elif method == "finite_difference":
+        f, gradient = sdf(x.view(-1, 3), real), central_differences(sdf, x.view(-1, 3), epsilon)
+    else:
+        raise PmniError(f"unknown gradient method '{method}'")
+    return Samples(f.view(shape), gradient.view(*shape, 3), False)
+
+
+def between_planes(values: Float[Tensor, "M *rest"]) -> Float[Tensor, "M *rest"]:
+    """The mean of each plane's value and the next plane's: the value in the interval."""
+    return (values + torch.roll(values, -1, dims=0)) / 2
+
+
+def central_differences(sdf: SDF, x: Float[Tensor, "N 3"], epsilon: float) -> Float[Tensor, "N 3"]:
+    """(f(x + epsilon e_i) - f(x - epsilon e_i)) / (2 epsilon) for the three axes."""
+    shifts = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
+    around = torch.stack([x[:, None] + shifts, x[:, None] - shifts])  # (2, N, 3, 3)
+    f = sdf(around.reshape(-1, 3)).view(2, len(x), 3)
+    return (f[0] - f[1]) / (2 * epsilon)
+
+
+def directional_gradient(
+    f: Float[Tensor, "M h w"], patches: Patches, planes: Planes
+) -> Float[Tensor, "M h w 3"]:
+    """The gradient from differences between samples (SuperNormal, CVPR 2024, eq. 8-10).
+
+    On planes of constant z the three directions of the differences are, in the camera frame,
+    z / fx e_x, z / fy e_y and, along the ray, m = (m_x, m_y, 1). With df/du, df/dv, df/dz the
+    differences per pixel and per unit of z, the system has the solution
+
+        g_x = fx / z df/du,   g_y = fy / z df/dv,   g_z = df/dz - m_x g_x - m_y g_y.
+
+    It is that of the intervals, and means nothing where planes are not joined.
+    """
+    if kernels.chosen(f.device) and f.dtype == torch.float32:
+        from pmni.kernels.directional import directional_gradient as by_kernels
+
+        return by_kernels(f, patches, planes)
+    (df_dv, df_du) = torch.gradient(f, dim=(1, 2))
+    focal = patches.focal[planes.patch]
+    z = torch.where(planes.z > 0, planes.z, 1.0)[:, None, None]  # spare planes have none
+    g_x = between_planes(focal[:, 0, None, None] / z * df_du)
+    g_y = between_planes(focal[:, 1, None, None] / z * df_dv)
+    dz = torch.roll(planes.z, -1) - planes.z
+    dz = torch.where(planes.joined, dz, 1.0)[:, None, None]
+    df_dz = (torch.roll(f, -1, dims=0) - f) / dz
+    m = patches.m[planes.patch]
+    g_z = df_dz - m[..., 0] * g_x - m[..., 1] * g_y
+    return torch.stack([g_x, g_y, g_z], dim=-1)

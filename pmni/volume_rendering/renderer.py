@@ -1,0 +1,22 @@
+"""Patches rendered: opacity, normal and ray distance of each pixel."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pmni.config.training import RenderingSettings
+from pmni.sdf.sdf import SampledSDF
+from pmni.volume_rendering.compositing import Rendering, composite
+from pmni.volume_rendering.gradients import sample
+from pmni.volume_rendering.marching import Patches, Planes
+
+
+def render(
+    sdf: SampledSDF,
+    patches: Patches,
+    planes: Planes,
+    inv_s: Float[Tensor, ""],
+    settings: RenderingSettings,
+) -> Rendering:
+    """What the patches show of f."""
+    samples = sample(sdf, patches, planes, settings.gradient, settings.epsilon)
+    return composite(samples, patches, planes, inv_s, settings.backend)

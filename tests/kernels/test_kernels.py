@@ -1,0 +1,133 @@
+"""Kernels give what their plain PyTorch twins give; on the CPU in Triton's interpreter."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from fixtures.analytic_sdfs import sphere, torus
+
+import pmni.kernels.rays
+from pmni import kernels
+from pmni.errors import DivergenceError, InputError
+from pmni.kernels.band import sampled
+from pmni.kernels.rays import first_crossings, least_values
+from pmni.refinement.rays import HALVINGS, least_value
+from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.sphere_tracing import REFINEMENTS, STEP_FACTOR, box_interval, trace
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COUNT = 100_000 if DEVICE.type == "cuda" else 64
+
+
+@pytest.fixture(autouse=True)
+def twins_are_torch(monkeypatch):
+    monkeypatch.setenv(kernels.VARIABLE, "torch")
+    if DEVICE.type == "cpu":  # the interpreter's time is that of its programs
+        monkeypatch.setattr(pmni.kernels.rays, "RAYS", COUNT)
+
+
+@pytest.fixture(scope="module", params=[32, 128])
+def band(request) -> BandSDF:
+    """A dense grid, and one with blocks that are off."""
+    return on_grid(torus(0.55, 0.25), request.param, DEVICE, sweeps=4)
+
+
+def rays(seed: int, aim: float) -> tuple[torch.Tensor, ...]:
+    """Rays from a few units away, some past the box, some that start within it; near and far."""
+    generator = torch.Generator().manual_seed(seed)
+    origins = torch.randn(COUNT, 3, generator=generator)
+    distance = torch.rand(COUNT, 1, generator=generator) * 5
+    origins = distance * origins / origins.norm(dim=-1, keepdim=True)
+    targets = aim * torch.randn(COUNT, 3, generator=generator)
+    directions = targets - origins
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    near, far = box_interval(origins, directions)
+    return tuple(part.to(DEVICE) for part in (origins, directions, near, far))
+
+
+def test_values_and_gradients_are_the_twins(band):
+    x = 1.86 * torch.rand(COUNT, 3, generator=torch.Generator().manual_seed(3)) - 0.93
+    x[:20] *= 0.6 / x[:20].norm(dim=-1, keepdim=True)
+    x = x.to(DEVICE)
+    value, gradient = band.value_and_gradient(x)
+    found = sampled(band, x, with_gradient=True)
+    torch.testing.assert_close(found[0], value, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found[1:].t(), gradient, atol=1e-4, rtol=0)
+    assert torch.equal(sampled(band, x, with_gradient=False)[0], found[0])
+    assert sampled(band, x[:0], with_gradient=True).shape == (4, 0)
+
+
+def test_kernels_find_values_where_no_derivatives_are_wanted(band, monkeypatch):
+    monkeypatch.setattr(kernels, "chosen", lambda device: True)
+    x = torch.zeros(2, 3, device=DEVICE)
+    assert band._runs_kernels(x)
+    assert not band._runs_kernels(x.double())
+    x.requires_grad_()
+    assert not band._runs_kernels(x)
+    with torch.no_grad():
+        assert band._runs_kernels(x)
+        value, gradient = band.value_and_gradient(x)
+        torch.testing.assert_close(band(x), value)
+        assert gradient.shape == (2, 3)
+
+
+@pytest.mark.parametrize("most_steps", [None, 6])
+def test_rays_meet_the_surface_where_the_twin_says(band, most_steps):
+    origins, directions, near, far = rays(0, 0.4)
+    twin = trace(band, origins, directions, near, far, 5e-3, most_steps)
+    found = first_crossings(
+        band, origins, directions, near, far, 5e-3, most_steps, STEP_FACTOR, REFINEMENTS
+    )
+    assert 0.1 < twin.mask.float().mean() < 0.9
+    # A ray that just grazes may fall to either side by rounding.
+    assert ((~found.isnan()) != twin.mask).float().mean() <= 1e-3
+    both = twin.mask & ~found.isnan()
+    off = (found[both] - twin.distance[both]).abs()
+    assert (off < 2e-5).float().mean() >= 0.999
+
+
+def test_rays_come_nearest_where_the_twin_says(band):
+    origins, directions, near, far = rays(1, 0.6)
+    crossing = near < far
+    assert not crossing.all()
+    step = 2.5 * band.grid.spacing
+    at, least = least_values(band, origins, directions, near, far, step, HALVINGS)
+    twin_at, twin_least = least_value(band, origins, directions, near, far, step)
+    values = band(origins + at[:, None] * directions)
+    torch.testing.assert_close(values[crossing], least[crossing], atol=2e-4, rtol=0)
+    # By rounding a march may step over a minimum, or take the other of two that are equally low:
+    # far from the surface all values are.
+    assert ((least - twin_least).abs() < 2e-4)[crossing].float().mean() >= 0.998
+    near_it = crossing & (twin_least < 2 * band.grid.spacing)
+    assert near_it.float().mean() > 0.3
+    assert ((at - twin_at).abs() < 1e-4)[near_it].float().mean() > 0.95
+
+
+def test_a_ray_that_starts_inside_hits_there(band):
+    inside = torch.tensor([[0.55, 0.0, 0.0]], device=DEVICE)
+    up = torch.tensor([[0.0, 0.0, 1.0]], device=DEVICE)
+    near, far = torch.tensor([0.1], device=DEVICE), torch.tensor([1.0], device=DEVICE)
+    found = first_crossings(band, inside, up, near, far, 5e-3, None, STEP_FACTOR, REFINEMENTS)
+    assert float(found) == pytest.approx(0.1)
+
+
+def test_no_rays_and_values_that_are_not_numbers(band):
+    none = torch.zeros(0, 3, device=DEVICE)
+    empty = torch.zeros(0, device=DEVICE)
+    ways = (5e-3, None, STEP_FACTOR, REFINEMENTS)
+    assert len(first_crossings(band, none, none, empty, empty, *ways)) == 0
+    broken = on_grid(sphere(0.5), 32, DEVICE, sweeps=0)
+    broken.base.values[8] = torch.nan
+    with pytest.raises(DivergenceError, match="non-finite"):
+        first_crossings(broken, *rays(2, 0.3), *ways)
+
+
+def test_which_run(monkeypatch):
+    assert not kernels.chosen(torch.device("cuda"))
+    monkeypatch.setenv(kernels.VARIABLE, "fast")
+    with pytest.raises(InputError, match="PMNI_KERNELS=fast: give triton or torch"):
+        kernels.chosen(torch.device("cuda"))
+    monkeypatch.setenv(kernels.VARIABLE, "triton")
+    assert kernels.chosen(torch.device("cuda"))
+    assert not kernels.chosen(torch.device("cpu"))

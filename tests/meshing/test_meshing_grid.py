@@ -1,0 +1,76 @@
+"""Surfaces on a grid are meshed on their own nodes, which need no interpolation."""
+
+import numpy as np
+import pytest
+import torch
+from fixtures.analytic_sdfs import sphere, torus
+from scipy.spatial import KDTree
+
+from pmni.config.training import FieldSettings
+from pmni.meshing import node_tiles
+from pmni.meshing.extract import extract
+from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
+from pmni.meshing.triangulation import triangulate
+from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.network import NeuralSDF
+
+CPU = torch.device("cpu")
+TORUS = torus(0.55, 0.2)
+
+
+@pytest.fixture(scope="module", params=[48, 128])
+def band(request) -> BandSDF:
+    return on_grid(TORUS, request.param, CPU, sweeps=4)
+
+
+def corrected(band: BandSDF) -> CorrectedSDF:
+    field = FieldSettings(encoding="none", width=16, backend="torch")
+    network = NeuralSDF(field, seed=0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.2)
+    return CorrectedSDF(band, network)
+
+
+def test_nodes_have_the_values_that_interpolation_gives(band):
+    points = band.grid.positions()
+    points = points[(points <= 1).all(1)]
+    near = band(points).abs() < 1.5 * band.grid.spacing
+    assert near.sum() > 1000
+    for surface in (band, corrected(band)):
+        with torch.no_grad():
+            off = at_nodes(surface)(points) - surface(points)
+        assert off[near].abs().max() < 1e-5
+
+
+def test_nodes_that_are_off_have_the_values_of_the_base(band):
+    points = torch.tensor([[0.0, 0, 0], [1, 1, 1], [-1, -1, -1]])
+    torch.testing.assert_close(at_nodes(band)(points), band(points))
+
+
+def test_the_mesh_is_that_of_the_interpolated_function(band):
+    ours, theirs = (
+        extract(evaluate, band.grid.cells, triangulate, False, CPU).mesh
+        for evaluate in (at_nodes(band), band)
+    )
+    assert len(ours.faces) == len(theirs.faces)
+    assert KDTree(ours.vertices).query(theirs.vertices)[0].max() < 1e-4 * band.grid.spacing
+
+
+def test_a_surface_without_a_grid_stays_as_it_is():
+    surface = sphere(0.5)
+    assert grid_of(surface) is None
+    assert at_nodes(surface) is surface
+
+
+def test_what_was_seen_does_not_depend_on_how_much_is_asked_at_once(band, monkeypatch):
+    rng = np.random.default_rng(0)
+    seen = torch.from_numpy(rng.random(len(band.values)) < 0.97)
+    partly = BandSDF(band.grid, band.values, band.base, seen)
+    points = torch.from_numpy(rng.uniform(-0.8, 0.8, (3000, 3))).float()
+    known = partly.is_seen(points)
+    assert known.any()
+    assert not known.all()
+    monkeypatch.setitem(node_tiles.POINTS, "cpu", 700)
+    torch.testing.assert_close(is_seen(partly, points), known)

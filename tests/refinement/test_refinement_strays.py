@@ -1,0 +1,51 @@
+"""Views that start far off, while the others come right."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from refinement.test_refinement import cameras, duck, refined, rotation_errors, wrong_poses
+from scipy.spatial.transform import Rotation
+
+from pmni.refinement.measurements import load_measurements
+from pmni.refinement.strays import _turns, recall
+
+CPU = torch.device("cpu")
+ASTRAY = 4
+
+
+def test_a_view_that_went_astray_is_found(caplog):
+    caplog.set_level("INFO")
+    refiner, _ = refined(duck()[0], wrong_poses(), pixels=500)
+    c2w = refiner.estimate.c2w()
+    turn = Rotation.from_rotvec(np.deg2rad(30) * np.array([0.3, -0.2, 0.93])).as_matrix()
+    c2w[ASTRAY, :3] = torch.from_numpy(turn) @ c2w[ASTRAY, :3]
+    refiner.estimate = replace(refiner.estimate, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3])
+    assert rotation_errors(c2w.numpy(), cameras())[ASTRAY] > 25
+    assert recall(refiner) == [ASTRAY]
+    assert rotation_errors(refiner.estimate.c2w().numpy(), cameras()).max() < 2
+    assert "view 04 had gone astray and is found" in caplog.text
+    assert recall(refiner) == []
+
+
+def test_copies_are_the_view_again_and_again():
+    measurements = load_measurements(duck()[0], (), CPU)
+    copies = measurements.copies(2, 3)
+    first, last = measurements.first_pixel[2:4].tolist()
+    count = last - first
+    assert copies.first_pixel.tolist() == [0, count, 2 * count, 3 * count]
+    assert len(copies.contour) == 3 * int(measurements.first_contour[2:4].diff())
+    for copy in range(3):
+        part = slice(copy * count, (copy + 1) * count)
+        assert torch.equal(copies.normals[part], measurements.normals[first:last])
+        u, v = copies.pixels[part].T
+        assert copies.index_at[copy, v, u].tolist() == list(range(part.start, part.stop))
+        assert torch.equal(copies.index_at[copy] < 0, measurements.index_at[2] < 0)
+        assert torch.equal(copies.mask_distances[copy], measurements.mask_distances[2])
+
+
+def test_turns_are_none_and_14_by_each_angle():
+    rotations = Rotation.from_matrix(_turns()[:, :3, :3].numpy())
+    angles = np.rad2deg(rotations.magnitude())
+    np.testing.assert_allclose(angles, [0] + [12] * 14 + [25] * 14, atol=1e-9)
+    assert len(np.unique(rotations.as_rotvec().round(6), axis=0)) == 29

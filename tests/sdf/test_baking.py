@@ -1,0 +1,50 @@
+"""Surfaces on a grid: what a function, a network and a corrected grid become."""
+
+import pytest
+import torch
+from fixtures.analytic_sdfs import sphere
+from torch.testing import assert_close
+
+from pmni.config.training import FieldSettings
+from pmni.sdf.baking import FEWEST_CELLS, MOST_CELLS, baked
+from pmni.sdf.band import on_grid
+from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.network import NeuralSDF
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "cells"), [(1.0, FEWEST_CELLS), (2 / 300, 304), (1e-3, MOST_CELLS)]
+)
+def test_a_function_gets_cells_of_about_the_spacing(spacing, cells):
+    assert baked(sphere(0.3), spacing, CPU).grid.cells == cells
+
+
+def test_a_function_keeps_its_values_at_the_nodes():
+    surface = sphere(0.3)
+    band = baked(surface, 2 / 256, CPU)
+    assert_close(band.values, surface(band.grid.positions()), atol=1e-6, rtol=0)
+
+
+def test_a_grid_stays_what_it_is():
+    band = on_grid(sphere(0.5), 32, CPU, sweeps=0)
+    assert baked(band, 1e-3, CPU) is band
+
+
+@pytest.mark.parametrize("cells", [32, 128])
+def test_a_corrected_grid_is_the_sum_at_its_nodes(cells):
+    band = on_grid(sphere(0.5), cells, CPU, sweeps=0)
+    band.seen = band.values > 0
+    network = NeuralSDF(FieldSettings(levels=2), seed=0)
+    corrected = CorrectedSDF(band, network)
+    found = baked(corrected, 1e-3, CPU)
+    nodes = band.grid.positions()
+    with torch.no_grad():
+        assert_close(found.values, band.values + network(nodes))
+        inner = nodes[band.grid.corners(nodes)[2] & (nodes.abs() <= 1).all(-1)]
+        assert_close(found(inner), corrected(inner), atol=1e-5, rtol=0)
+        far = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 1.0]])
+        assert_close(found(far), corrected(far), atol=1e-5, rtol=0)
+    assert found.grid is band.grid
+    assert found.seen is band.seen
