@@ -64,10 +64,10 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
     elevation = float(np.deg2rad(RIG.elevation))
     c2w = turntable_poses(views, elevation, RIG.distance, RIG.pose_jitter, _stream(0))
     seen = render(MeshSurface(solid.mesh), K, c2w, height, width)
-    normals, masks, true_normals, distances = [], [], [], []
+    normals, masks, ground_truth_normals, distances = [], [], [], []
     for view, measured in measure(seen, c2w, solid.mesh, RIG, _stream):
         normals.append(measured.normals.astype(np.float32))
-        true_normals.append(view.normals.astype(np.float32))
+        ground_truth_normals.append(view.normals.astype(np.float32))
         masks.append(measured.mask)
         distances.append(view.ray_distance.astype(np.float32))
     world = around_mesh(solid.mesh.vertices, solid.mesh.faces)
@@ -80,9 +80,9 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
         reference_c2w=world.cameras(c2w),
         scale=world.scale,
         offset=world.offset,
-        true_normals=np.stack(true_normals),
-        true_vertices=solid.mesh.vertices,
-        true_faces=solid.mesh.faces,
+        ground_truth_normals=np.stack(ground_truth_normals),
+        ground_truth_vertices=solid.mesh.vertices,
+        ground_truth_faces=solid.mesh.faces,
         ray_distances=np.stack(distances),
     )
 
@@ -95,7 +95,7 @@ def with_views(capture: Capture, count: int) -> Capture:
     """Only so many of the views, evenly spread."""
     chosen = np.arange(count) * len(capture.views) // count
     assert capture.reference_c2w is not None
-    assert capture.true_normals is not None
+    assert capture.ground_truth_normals is not None
     assert capture.ray_distances is not None
     return replace(
         capture,
@@ -104,6 +104,6 @@ def with_views(capture: Capture, count: int) -> Capture:
         masks=capture.masks[chosen],
         intrinsics=capture.intrinsics[chosen],
         reference_c2w=capture.reference_c2w[chosen],
-        true_normals=capture.true_normals[chosen],
+        ground_truth_normals=capture.ground_truth_normals[chosen],
         ray_distances=capture.ray_distances[chosen],
     )

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     integrated surface has no scale.
     """
     settings = settings_from_argument(IntegrateSettings, args.settings)
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     inputs = {"capture": args.capture / "capture.npz"}
     with provenance.record("integrate", args.output / "provenance.json", settings, inputs) as known:
         if settings.method == "dataset":

@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
 
     settings = settings_from_argument(MeshSettings, args.settings)
     mesher = load_mesher(settings.backend)
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     inputs = {"capture": args.capture / "capture.npz", "checkpoint": args.checkpoint}
     provenance = args.output.with_suffix(".provenance.json")
     with (

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Refine, and write the poses, the surface and how it went."""
     settings = settings_from_argument(RefineSettings, args.settings)
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     initial = read_poses(args.poses)
     inputs = {"capture": args.capture / "capture.npz", "poses": args.poses}
     with (

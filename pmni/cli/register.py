@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Find initial poses and write `initial_poses.json`."""
     settings = settings_from_argument(RegisterSettings, args.settings)
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     inputs = {"capture": args.capture / "capture.npz"}
     distances = None
     if args.ray_distances is not None:

@@ -41,7 +41,7 @@ def run(args: Namespace) -> None:
     from pmni.sdf.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     poses = read_poses(args.poses)
     views = [view for view in capture.views if view in poses.views]
     if not views:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     for path in inputs.values():
         if not path.is_file():
             raise InputError(f"{path}: no such file; run the stage before")
-    capture = load_capture(args.capture, with_truth=False)
+    capture = load_capture(args.capture, with_ground_truth=False)
     initial = read_poses(args.poses)
     work = args.state / provenance.fingerprint("train", settings, inputs)
     work.mkdir(parents=True, exist_ok=True)

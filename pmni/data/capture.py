@@ -33,23 +33,23 @@ class Capture:
     scale: float = 1.0
     """Dataset units (mm) in a unit of the normalised world."""
     offset: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
-    true_normals: Float[np.ndarray, "V H W 3"] | None = None
+    ground_truth_normals: Float[np.ndarray, "V H W 3"] | None = None
     """Ground-truth normals, camera frame; zero where the dataset has none."""
-    true_vertices: Float[np.ndarray, "N 3"] | None = None
+    ground_truth_vertices: Float[np.ndarray, "N 3"] | None = None
     """Ground-truth mesh, dataset units."""
-    true_faces: Int[np.ndarray, "F 3"] | None = None
+    ground_truth_faces: Int[np.ndarray, "F 3"] | None = None
     ray_distances: Float[np.ndarray, "V H W"] | None = None
     """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
     sizes: Int[np.ndarray, "V 2"] | None = None
     """(height, width) of each view's own image, where views are padded; None if none is."""
 
-    def own_sizes(self) -> Int[np.ndarray, "V 2"]:
+    def image_sizes(self) -> Int[np.ndarray, "V 2"]:
         """(height, width) of each view's own image: beyond it nothing is known."""
         if self.sizes is not None:
             return self.sizes
         return np.tile(self.masks.shape[1:], (len(self.masks), 1))
 
-    def without(self, excluded: tuple[str, ...]) -> list[int]:
+    def view_indices(self, excluded: tuple[str, ...]) -> list[int]:
         """The indices of the views that are not excluded. Raises InputError for unknown views."""
         for view in excluded:
             if view not in self.views:
@@ -69,9 +69,16 @@ class Capture:
 
 
 # Per-pixel arrays are stored for the pixels inside the masks only.
-_PIXEL_KEYS = ("normals", "true_normals", "ray_distances")
-_TRUTH_KEYS = ("true_normals", "true_vertices", "true_faces")
-_PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "true_vertices", "true_faces", "sizes")
+_PIXEL_KEYS = ("normals", "ground_truth_normals", "ray_distances")
+_GROUND_TRUTH_KEYS = ("ground_truth_normals", "ground_truth_vertices", "ground_truth_faces")
+_PLAIN_KEYS = (
+    "intrinsics",
+    "reference_c2w",
+    "offset",
+    "ground_truth_vertices",
+    "ground_truth_faces",
+    "sizes",
+)
 
 
 def save_capture(folder: Path, capture: Capture) -> None:
@@ -104,13 +111,13 @@ def save_capture(folder: Path, capture: Capture) -> None:
     write_text(folder / "cameras.json", json.dumps(cameras, indent=1) + "\n")
 
 
-def load_capture(folder: Path, with_truth: bool = True) -> Capture:
+def load_capture(folder: Path, with_ground_truth: bool = True) -> Capture:
     """Read a capture written by `save_capture`; raises InputError naming the file.
 
     Without the truth, its normals and its mesh are not even read.
     """
     path = Path(folder) / "capture.npz"
-    left_out = () if with_truth else _TRUTH_KEYS
+    left_out = () if with_ground_truth else _GROUND_TRUTH_KEYS
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive if key not in left_out}

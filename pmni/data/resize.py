@@ -41,13 +41,13 @@ def resized(capture: Capture, factor: float) -> Capture:
             [0, 0, 1],
         ]
     )
-    true, distances = capture.true_normals, capture.ray_distances
+    true, distances = capture.ground_truth_normals, capture.ray_distances
     return replace(
         capture,
         normals=_resized_normals(capture.normals, masks),
         masks=masks,
         intrinsics=to_new @ capture.intrinsics,
-        true_normals=None if true is None else _resized_normals(true, masks),
+        ground_truth_normals=None if true is None else _resized_normals(true, masks),
         ray_distances=None if distances is None else _resized_distances(distances, masks),
         sizes=sizes,
     )

@@ -211,7 +211,7 @@ def contour_correlation(capture: Capture) -> Float[np.ndarray, "2 2"]:
     identity for right axes, with -1 for a flipped axis and ones off the diagonal for swapped ones.
     """
     products, out_power, normal_power = np.zeros((2, 2)), np.zeros(2), np.zeros(2)
-    for index, (height, width) in enumerate(capture.own_sizes()):
+    for index, (height, width) in enumerate(capture.image_sizes()):
         mask, normals = (
             capture.masks[index, :height, :width],
             capture.normals[index, :height, :width],
@@ -266,19 +266,19 @@ def check_poses(capture: Capture, where: Sequence[str]) -> None:
             log.warning("%s: %.1f %% of the mask is outside the unit sphere", place, 100 * outside)
 
 
-def check_truth(capture: Capture, where: Sequence[str]) -> None:
+def check_ground_truth(capture: Capture, where: Sequence[str]) -> None:
     """Ground-truth normals and mesh, where they are there, belong to the same views."""
-    if capture.true_normals is not None:
-        cosine = (capture.normals * capture.true_normals).sum(-1)
+    if capture.ground_truth_normals is not None:
+        cosine = (capture.normals * capture.ground_truth_normals).sum(-1)
         for index, place in enumerate(where):
-            known = capture.true_normals[index].any(-1)
+            known = capture.ground_truth_normals[index].any(-1)
             angle = np.rad2deg(np.arccos(np.clip(cosine[index][known], -1, 1)))
             if known.any() and angle.mean() > 45:
                 raise InputError(
                     f"{place}: the normals are {angle.mean():.0f} degrees off the ground truth on "
                     f"average: they are not of the same view, or in other axes"
                 )
-    if capture.reference_c2w is None or capture.true_vertices is None:
+    if capture.reference_c2w is None or capture.ground_truth_vertices is None:
         return
     fit = _mesh_fit(capture)
     for index, place in enumerate(where):
@@ -299,8 +299,8 @@ def check_truth(capture: Capture, where: Sequence[str]) -> None:
 def _mesh_fit(capture: Capture) -> Float[np.ndarray, "V V"]:
     """Which part of the mesh's vertices, seen by camera i, lies in (or beside) mask j."""
     assert capture.reference_c2w is not None
-    assert capture.true_vertices is not None
-    points = capture.true_vertices[:: max(1, len(capture.true_vertices) // 10000)]
+    assert capture.ground_truth_vertices is not None
+    points = capture.ground_truth_vertices[:: max(1, len(capture.ground_truth_vertices) // 10000)]
     points = capture.to_normalised(points)
     masks = np.stack([binary_dilation(mask, iterations=2) for mask in capture.masks])
     _, height, width = masks.shape

@@ -47,8 +47,8 @@ class Views:
 
         Raises InputError for an unknown view in `exclude`.
         """
-        chosen = capture.without(exclude)
-        sizes = capture.own_sizes()
+        chosen = capture.view_indices(exclude)
+        sizes = capture.image_sizes()
         excluded = heldout_blocks(capture.masks, heldout)
         for image, (height, width) in zip(excluded, sizes, strict=True):
             image[height:] = image[:, width:] = True

@@ -71,7 +71,7 @@ def evaluate(
         raise InputError(f"exclude_views: unknown view '{unknown[0]}'; known: {capture.views}")
     if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
         raise InputError("the mesh has no faces, or vertices that are not finite")
-    if capture.true_vertices is None or capture.reference_c2w is None:
+    if capture.ground_truth_vertices is None or capture.reference_c2w is None:
         return _without_truth(capture, mesh, poses, initial, settings)
     return _with_truth(capture, mesh, poses, initial, settings)
 
@@ -108,9 +108,9 @@ def _with_truth(
     _require_hits(seen.hit, "the mesh")
     mesh_tree = point_tree(seen.points)
     errors = surface_errors(mesh_tree, truth_tree)
-    true_normals, source = _true_normals(capture, rays, truth, reference)
+    ground_truth_normals, source = _ground_truth_normals(capture, rays, truth, reference)
     angles = np.full(len(rays.view), np.nan)
-    angles[seen.hit] = angle_deg(seen.normals, true_normals[seen.hit])
+    angles[seen.hit] = angle_deg(seen.normals, ground_truth_normals[seen.hit])
 
     size = diameter(true_mesh.vertices)
     metrics = {
@@ -158,7 +158,9 @@ def _without_truth(
     seen = look(mesh, rays)
     _require_hits(seen.hit, "the mesh")
     rotations = _in_order(poses.select(views)[:, :3, :3], index, capture)
-    given = capture.normals if capture.true_normals is None else capture.true_normals
+    given = (
+        capture.normals if capture.ground_truth_normals is None else capture.ground_truth_normals
+    )
     inside = capture.masks & np.isin(np.arange(len(capture.views)), index)[:, None, None]
     normals = np.einsum("pij,pj->pi", rotations[rays.view], given[inside].astype(float))
     angles = np.full(len(rays.view), np.nan)
@@ -176,7 +178,9 @@ def _without_truth(
         **_mesh_metrics(mesh),
         **dict.fromkeys(["diameter_mm", "accuracy_mm", "completeness_mm"]),
         "missed": 1 - float(seen.hit.mean()),
-        "normals_compared_with": "true_normals" if capture.true_normals is not None else "input",
+        "normals_compared_with": "ground_truth_normals"
+        if capture.ground_truth_normals is not None
+        else "input",
         "similarity": _plain(Similarity.identity()),
         "note": "no ground-truth mesh with reference poses: the surface is not measured; normals "
         "are compared as the estimated cameras see the mesh",
@@ -269,17 +273,17 @@ def _normal_metrics(
     }
 
 
-def _true_normals(
+def _ground_truth_normals(
     capture: Capture, rays: Rays, truth: Seen, reference: Float[np.ndarray, "V 4 4"]
 ) -> tuple[Float[np.ndarray, "P 3"], str]:
     """True normals of the rays, world frame, NaN where unknown; and where they are from."""
-    if capture.true_normals is None:
+    if capture.ground_truth_normals is None:
         normals = np.full((len(rays.view), 3), np.nan)
         normals[truth.hit] = truth.normals
         return normals, "true_mesh"
-    local = capture.true_normals[capture.masks].astype(np.float64)
+    local = capture.ground_truth_normals[capture.masks].astype(np.float64)
     world = np.einsum("pij,pj->pi", reference[rays.view, :3, :3], local)
-    return _known(world), "true_normals"
+    return _known(world), "ground_truth_normals"
 
 
 def _known(normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"]:
@@ -292,9 +296,9 @@ def _mesh_metrics(mesh: Mesh) -> dict[str, int | bool]:
 
 
 def _true_mesh(capture: Capture) -> Mesh:
-    assert capture.true_vertices is not None
-    assert capture.true_faces is not None
-    return Mesh(capture.true_vertices.astype(np.float64), capture.true_faces)
+    assert capture.ground_truth_vertices is not None
+    assert capture.ground_truth_faces is not None
+    return Mesh(capture.ground_truth_vertices.astype(np.float64), capture.ground_truth_faces)
 
 
 def _reference(capture: Capture, views: tuple[str, ...]) -> Float[np.ndarray, "N 4 4"]:

@@ -127,11 +127,11 @@ def load_measurements(
 
     Raises InputError for an unknown view, too few views, or one that shows hardly anything.
     """
-    chosen = capture.without(exclude)
+    chosen = capture.view_indices(exclude)
     if len(chosen) < 3:
         raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
     withheld = heldout_blocks(capture.masks, heldout)
-    sizes = capture.own_sizes()[chosen]
+    sizes = capture.image_sizes()[chosen]
     distances = mask_distances(capture.masks[chosen], sizes)
     pixels: list[np.ndarray] = []
     normals: list[np.ndarray] = []

@@ -112,7 +112,7 @@ def make_views(
     focal = np.sqrt(capture.intrinsics[:, 0, 0] * capture.intrinsics[:, 1, 1])
     distance = OBJECT_RADIUS / float(np.quantile(np.array(radii) / focal, 0.9))
     windows = _windows(capture.masks, factor)
-    frames = [np.ones(size, bool) for size in capture.own_sizes()]
+    frames = [np.ones(size, bool) for size in capture.image_sizes()]
     working = []
     for index, view in enumerate(capture.views):
         made = _working_view(

@@ -78,8 +78,8 @@ def input_gallery(capture: Capture, integration: Path, settings: ReportSettings)
         layers.append(layer("Integrated distance", pictures))
     except Unavailable as error:
         problems.append(error)
-    if capture.true_normals is not None:
-        layers.append(normal_layer("True normals", capture.true_normals))
+    if capture.ground_truth_normals is not None:
+        layers.append(normal_layer("True normals", capture.ground_truth_normals))
     return Gallery(f"{capture.name}: what went in", crop.aspect, layers, problems)
 
 

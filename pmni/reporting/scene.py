@@ -165,8 +165,8 @@ def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: 
     """The scene of one object. Raises Unavailable if there is no surface at all."""
     found = gather(capture, shown)
     truth = None
-    if capture.true_vertices is not None and capture.true_faces is not None:
-        truth = Mesh(capture.true_vertices, capture.true_faces)
+    if capture.ground_truth_vertices is not None and capture.ground_truth_faces is not None:
+        truth = Mesh(capture.ground_truth_vertices, capture.ground_truth_faces)
     about = truth or (found.surfaces[-1].mesh if found.surfaces else None)
     if about is None:
         raise found.problems[0] if found.problems else Unavailable(Path(name), "no surface")

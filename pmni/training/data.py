@@ -50,14 +50,14 @@ def load_views(
 
     Raises InputError for an unknown or too long exclusion.
     """
-    chosen = capture.without(exclude)
+    chosen = capture.view_indices(exclude)
     if len(chosen) < 2:
         raise InputError(f"{capture.name}: fewer than two views are left to train on")
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array[chosen], dtype=torch.float32, device=device)
 
-    sizes = capture.own_sizes()
+    sizes = capture.image_sizes()
     withheld = heldout_blocks(capture.masks, heldout)
     for image, (height, width) in zip(withheld, sizes, strict=True):
         image[height:] = image[:, width:] = True

@@ -102,7 +102,7 @@ def test_resized_captures_show_the_same_scene(capture, factor):
     assert not small.normals[~small.masks].any()
     assert np.array_equal(np.isfinite(small.ray_distances), small.masks)
     inside = small.masks & masks & (normals[..., 2] < -0.6)
-    for read in (small.normals, small.true_normals):
+    for read in (small.normals, small.ground_truth_normals):
         cosine = (read * normals).sum(-1)[inside]
         assert np.median(np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))) < 0.6
     assert np.median(np.abs(small.ray_distances - distances / SCALE)[inside]) < 2e-3

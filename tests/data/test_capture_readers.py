@@ -49,9 +49,9 @@ def test_supernormal_with_cameras(tmp_path, normals):
     assert np.abs(capture.reference_c2w - scene.normalised_c2w).max() < 1e-10
     assert capture.scale == SCALE
     assert np.array_equal(capture.offset, OFFSET)
-    assert np.abs(capture.true_normals - scene.normals).max() < 1e-6
-    assert np.abs(capture.true_vertices - scene.mesh.vertices).max() < 1e-5
-    assert np.array_equal(capture.true_faces, scene.mesh.faces)
+    assert np.abs(capture.ground_truth_normals - scene.normals).max() < 1e-6
+    assert np.abs(capture.ground_truth_vertices - scene.mesh.vertices).max() < 1e-5
+    assert np.array_equal(capture.ground_truth_faces, scene.mesh.faces)
     assert np.array_equal(np.isnan(capture.ray_distances), ~scene.masks)
     assert np.nanmax(np.abs(capture.ray_distances - scene.distances / SCALE)) < 1e-5
     # every file that was read, and no other normal set
@@ -87,7 +87,7 @@ def test_supernormal_without_cameras_has_no_poses(tmp_path):
     assert (capture.scale, capture.offset.tolist()) == (1.0, [0, 0, 0])
     assert_same_normals(capture, scene)
     assert np.abs(capture.intrinsics - scene.K).max() < 1e-9
-    assert capture.true_normals is not None
+    assert capture.ground_truth_normals is not None
     with pytest.raises(InputError, match=r"normal_world_space_x: world-space normals need poses"):
         read_capture("supernormal", folder, "ball", "normal_world_space_x")
 
@@ -102,8 +102,8 @@ def test_world_space_truth_and_other_spellings(tmp_path):
     (folder / "mesh_Gt.ply").rename(folder / "mesh_GT.ply")
     (folder / "mask").rename(folder / "masks")
     capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x")
-    assert np.abs(capture.true_normals - scene.normals).max() < 1e-6
-    assert len(capture.true_faces) == len(scene.mesh.faces)
+    assert np.abs(capture.ground_truth_normals - scene.normals).max() < 1e-6
+    assert len(capture.ground_truth_faces) == len(scene.mesh.faces)
 
 
 def test_views_are_matched_by_number_and_ordered(tmp_path):
@@ -156,7 +156,7 @@ def test_diligent_mv(tmp_path, with_mesh):
     capture, files = read_capture("diligent_mv", folder, "ball", "Normal_gt")
     assert capture.views == ("view_01", "view_02", "view_03", "view_04", "view_05")
     assert_same_normals(capture, scene)
-    assert np.abs(capture.true_normals - scene.normals).max() < 1e-6
+    assert np.abs(capture.ground_truth_normals - scene.normals).max() < 1e-6
     assert np.abs(capture.intrinsics - scene.K).max() == 0
     # the same cameras in dataset units, whatever the normalisation
     moved = capture.reference_c2w.copy()
@@ -165,7 +165,7 @@ def test_diligent_mv(tmp_path, with_mesh):
     # the object is inside the unit sphere and fills it
     radius = np.linalg.norm(capture.to_normalised(np.array(scene.mesh.vertices)), axis=1).max()
     assert 0.7 < radius < 0.95
-    assert (capture.true_vertices is not None) == with_mesh
+    assert (capture.ground_truth_vertices is not None) == with_mesh
     assert "Calib_Results.mat" in files
     assert "view_03/Normal_gt.mat" in files
 
@@ -213,7 +213,7 @@ def test_own_object_without_poses(tmp_path, suffix):
     assert capture.views == tuple(f"shot{i}" for i in range(5))
     assert_same_normals(capture, scene, 5e-5 if suffix == ".png" else 1e-6)
     assert capture.reference_c2w is None
-    assert capture.true_vertices is None
+    assert capture.ground_truth_vertices is None
     assert capture.scale == 1
 
 
@@ -329,7 +329,7 @@ def test_capture_of_an_independent_program(tmp_path):
     assert np.abs(camera.reference_c2w - poses).max() < 1e-9
     assert np.abs(camera.normals - world.normals).max() < 2e-3
     assert camera.scale == truth["scene_radius"]
-    cosine = (camera.normals * camera.true_normals).sum(-1)[camera.masks]
+    cosine = (camera.normals * camera.ground_truth_normals).sum(-1)[camera.masks]
     angle = np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
     assert angle.mean() == pytest.approx(truth["noisy_mean_error_deg"], abs=0.1)
     depth = np.load(tmp_path / "cow" / "gt" / "depth.npz")["depth"]

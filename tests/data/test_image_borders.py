@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 def cut(capture: Capture, crops: dict[int, tuple[int, int]]) -> Capture:
     """With some views' images reduced to the first rows and columns, and padded again."""
-    masks, sizes = capture.masks.copy(), capture.own_sizes().copy()
+    masks, sizes = capture.masks.copy(), capture.image_sizes().copy()
     for view, (height, width) in crops.items():
         masks[view, height:] = masks[view, :, width:] = False
         sizes[view] = height, width
@@ -56,18 +56,18 @@ def test_sizes_are_kept_and_an_old_file_has_none(tmp_path):
     capture = sphere_cut()
     save_capture(tmp_path / "new", capture)
     found = load_capture(tmp_path / "new")
-    assert found.own_sizes().tolist() == [[48, 64]] * 2 + [[48, 34]] + [[48, 64]] * 5
+    assert found.image_sizes().tolist() == [[48, 64]] * 2 + [[48, 34]] + [[48, 64]] * 5
     save_capture(tmp_path / "old", replace(capture, sizes=None))
     with np.load(tmp_path / "old/capture.npz") as archive:
         assert "sizes" not in archive
     old = load_capture(tmp_path / "old")
     assert old.sizes is None
-    assert old.own_sizes().tolist() == [[48, 64]] * 8
+    assert old.image_sizes().tolist() == [[48, 64]] * 8
 
 
 def test_resizing_keeps_whole_pixels_of_each_image():
     small = resized(cut(sphere_capture(views=8)[0], {2: (47, 35)}), 0.5)
-    assert small.own_sizes()[[0, 2]].tolist() == [[24, 32], [23, 17]]
+    assert small.image_sizes()[[0, 2]].tolist() == [[24, 32], [23, 17]]
     assert small.masks[0, :, 17:].any()
     assert not small.masks[2, :, 17:].any()
 
@@ -113,8 +113,8 @@ def test_what_only_a_cut_view_does_not_show_stays_in_the_hull():
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
     nodes = grid_nodes(33, CPU)
     inside = torch.linalg.vector_norm(nodes, dim=-1) < 0.46
-    sizes = torch.from_numpy(capture.own_sizes())
-    distances = torch.from_numpy(mask_distances(capture.masks, capture.own_sizes()))
+    sizes = torch.from_numpy(capture.image_sizes())
+    distances = torch.from_numpy(mask_distances(capture.masks, capture.image_sizes()))
     hull = visual_hulls(distances, K, c2w, 33, 0, sizes)[0]
     assert (hull[inside] < 0).all()
     outside = torch.linalg.vector_norm(nodes, dim=-1) > 0.62
@@ -127,7 +127,7 @@ def test_what_no_view_shows_is_outside_the_hull():
     capture = cut(sphere_capture(views=8)[0], dict.fromkeys(range(8), (24, 64)))
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
-    sizes = capture.own_sizes()
+    sizes = capture.image_sizes()
     hulls = visual_hulls(
         torch.from_numpy(mask_distances(capture.masks, sizes)), K, c2w, 33, 1,
         torch.from_numpy(sizes),
@@ -223,7 +223,7 @@ def test_the_views_of_the_search_become_a_capture_with_sizes(flipped):
     small = shrunk(cut_left, views)
     assert small.masks.sum() == (views.signed_distance < 0).sum()
     assert small.masks[1, :, 0].any(), "the border is the first column"
-    height, width = small.own_sizes()[1]
+    height, width = small.image_sizes()[1]
     assert not small.masks[1, height:].any()
     assert not small.masks[1, :, width:].any()
     # a pixel keeps its ray

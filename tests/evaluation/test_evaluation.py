@@ -65,7 +65,7 @@ def test_truth_against_itself_is_zero(setting):
     assert max(found[key] for key in POSE_KEYS) < 1e-6
     assert found["watertight"] is True
     assert found["vertices"] == len(TRUTH.vertices)
-    assert found["normals_compared_with"] == "true_normals"
+    assert found["normals_compared_with"] == "ground_truth_normals"
 
 
 @pytest.mark.parametrize("offset", [2.0, -3.0])
@@ -157,15 +157,15 @@ def test_views_without_a_pose_do_not_count_for_the_poses():
 
 
 def test_held_out_views_are_reported_apart():
-    assert CAPTURE.true_normals is not None
-    normals = CAPTURE.true_normals.copy()
+    assert CAPTURE.ground_truth_normals is not None
+    normals = CAPTURE.ground_truth_normals.copy()
     # views 02 and 05: 6 degrees off, about an axis perpendicular to each normal
     for view in (2, 5):
         n = normals[view][CAPTURE.masks[view]].astype(float)
         axis = np.cross(n, [0.3, 0.2, 0.1])
         axis *= np.deg2rad(6) / np.linalg.norm(axis, axis=1, keepdims=True)
         normals[view][CAPTURE.masks[view]] = Rotation.from_rotvec(axis).apply(n)
-    capture = dataclasses.replace(CAPTURE, true_normals=normals)
+    capture = dataclasses.replace(CAPTURE, ground_truth_normals=normals)
     setting = EvaluateSettings(alignment="none", exclude_views=("02", "05"))
     result = score(setting=setting, capture=capture)
     found = result.metrics
@@ -186,7 +186,7 @@ def test_without_held_out_views_their_error_is_unknown():
 
 
 def test_without_true_normals_the_true_mesh_gives_them():
-    capture = dataclasses.replace(CAPTURE, true_normals=None, normals=-CAPTURE.normals)
+    capture = dataclasses.replace(CAPTURE, ground_truth_normals=None, normals=-CAPTURE.normals)
     found = score(capture=capture).metrics
     assert found["normals_compared_with"] == "true_mesh"
     assert found["mae_deg"] < 1e-6
@@ -214,9 +214,9 @@ def test_without_ground_truth_the_normals_are_compared(gauge):
     capture = dataclasses.replace(
         CAPTURE,
         normals=noisy,
-        true_normals=None,
-        true_vertices=None,
-        true_faces=None,
+        ground_truth_normals=None,
+        ground_truth_vertices=None,
+        ground_truth_faces=None,
         reference_c2w=None,
     )
     similarity = Similarity.identity()
@@ -241,7 +241,7 @@ def test_without_ground_truth_the_normals_are_compared(gauge):
 
 
 def test_without_a_true_mesh_poses_are_still_compared():
-    capture = dataclasses.replace(CAPTURE, true_vertices=None, true_faces=None)
+    capture = dataclasses.replace(CAPTURE, ground_truth_vertices=None, ground_truth_faces=None)
     gauge = Similarity(0.4, np.eye(3), np.array([100.0, 30, -10]))
     start = turned(reference(), np.full(7, 2.0))
     poses = Poses(CAPTURE.views, in_normalised(gauge).move_cameras(start.c2w))
@@ -288,7 +288,7 @@ def test_errors(name):
 def test_alignment_by_cameras_needs_poses():
     with pytest.raises(InputError, match="needs the estimated poses"):
         evaluate(CAPTURE, TRUTH, None, None, CAMERAS)
-    capture = dataclasses.replace(CAPTURE, true_vertices=None, true_faces=None)
+    capture = dataclasses.replace(CAPTURE, ground_truth_vertices=None, ground_truth_faces=None)
     with pytest.raises(InputError, match=r"lump: has no ground-truth mesh.*give --poses"):
         evaluate(capture, TRUTH, None, None, NONE)
 
@@ -438,9 +438,9 @@ def test_agreement_with_an_independent_scorer(tmp_path):
         intrinsics=np.tile(np.loadtxt(scene / "K.txt"), (len(views), 1, 1)),
         reference_c2w=c2w,
         scale=radius,
-        true_normals=normals,
-        true_vertices=np.array(true.vertices),
-        true_faces=np.array(true.faces),
+        ground_truth_normals=normals,
+        ground_truth_vertices=np.array(true.vertices),
+        ground_truth_faces=np.array(true.faces),
     )
     # waves of half a millimetre, in another frame; cameras turned about the object
     v = np.array(true.vertices)
@@ -448,7 +448,7 @@ def test_agreement_with_an_independent_scorer(tmp_path):
     gauge = Similarity(
         0.37, Rotation.from_rotvec([0.3, -0.9, 0.5]).as_matrix(), np.array([20.0, -30, 10])
     )
-    mesh = Mesh(gauge(v + wave[:, None] * true.vertex_normals), capture.true_faces)
+    mesh = Mesh(gauge(v + wave[:, None] * true.vertex_normals), capture.ground_truth_faces)
     turn = Rotation.from_rotvec(np.random.default_rng(0).normal(0, 0.01, (len(views), 3)))
     about = np.tile(np.eye(4), (len(views), 1, 1))
     about[:, :3, :3] = turn.as_matrix()

@@ -82,10 +82,10 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
         intrinsics_sources=(str(calibration),) * len(views),
         camera_files=(calibration,),
         dataset_c2w=np.stack([poses[key] for key in folders]),
-        true_normals=true_maps,
+        ground_truth_normals=true_maps,
         mesh_file=mesh_file,
-        true_vertices=mesh[0],
-        true_faces=mesh[1],
+        ground_truth_vertices=mesh[0],
+        ground_truth_faces=mesh[1],
     )
 
 

@@ -65,8 +65,8 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
         camera_files=camera_files,
         dataset_c2w=c2w,
         mesh_file=mesh_file,
-        true_vertices=mesh[0],
-        true_faces=mesh[1],
+        ground_truth_vertices=mesh[0],
+        ground_truth_faces=mesh[1],
     )
 
 

@@ -54,15 +54,15 @@ class RawCapture:
     """Reference poses in the dataset's world."""
     normalisation: Normalisation | None = None
     """The dataset's own; without it, one is found when there are poses."""
-    true_normals: Maps | None = None
+    ground_truth_normals: Maps | None = None
     ray_distances: Maps | None = None
     mesh_file: Path | None = None
-    true_vertices: Float[np.ndarray, "N 3"] | None = None
-    true_faces: Int[np.ndarray, "F 3"] | None = None
+    ground_truth_vertices: Float[np.ndarray, "N 3"] | None = None
+    ground_truth_faces: Int[np.ndarray, "F 3"] | None = None
 
     def all_files(self) -> Iterator[Path]:
         """Every file that was read."""
-        for maps in (self.normals, self.masks, self.true_normals, self.ray_distances):
+        for maps in (self.normals, self.masks, self.ground_truth_normals, self.ray_distances):
             if maps is not None:
                 yield from maps.files
         yield from self.camera_files
@@ -81,7 +81,7 @@ def assemble(raw: RawCapture, name: str) -> Capture:
     masks = list(raw.masks.maps)
     for index, view in enumerate(raw.views):
         validation.check_mask(masks[index], f"{raw.masks.files[index]}: view {view}")
-        for maps in (raw.normals, raw.true_normals, raw.ray_distances):
+        for maps in (raw.normals, raw.ground_truth_normals, raw.ray_distances):
             if maps is not None:
                 validation.check_same_size(
                     maps.maps[index].shape[:2],
@@ -91,10 +91,10 @@ def assemble(raw: RawCapture, name: str) -> Capture:
                 )
         validation.check_finite(raw.normals.maps[index], masks[index], where[index])
     validation.check_assignment(raw.normals.maps, masks, raw.views, where)
-    if raw.true_normals is not None:
-        pairs = zip(raw.true_normals.files, raw.views, strict=True)
+    if raw.ground_truth_normals is not None:
+        pairs = zip(raw.ground_truth_normals.files, raw.views, strict=True)
         truth = [f"{file}: view {view}" for file, view in pairs]
-        validation.check_assignment(raw.true_normals.maps, masks, raw.views, truth)
+        validation.check_assignment(raw.ground_truth_normals.maps, masks, raw.views, truth)
     normals = []
     for index in range(len(raw.views)):
         unit, known = validation.unit_normals(raw.normals.maps[index], masks[index], where[index])
@@ -115,16 +115,16 @@ def assemble(raw: RawCapture, name: str) -> Capture:
         reference_c2w=None if raw.dataset_c2w is None else normalisation.cameras(raw.dataset_c2w),
         scale=normalisation.scale,
         offset=normalisation.offset,
-        true_normals=_true_normals(raw, masks),
-        true_vertices=raw.true_vertices,
-        true_faces=raw.true_faces,
+        ground_truth_normals=_ground_truth_normals(raw, masks),
+        ground_truth_vertices=raw.ground_truth_vertices,
+        ground_truth_faces=raw.ground_truth_faces,
         ray_distances=_ray_distances(raw, masks),
         sizes=np.array(shapes) if len(set(shapes)) > 1 else None,
     )
     validation.check_facing(capture, where)
     validation.check_contours(capture, str(raw.normals.files[0].parent))
     validation.check_poses(capture, where)
-    validation.check_truth(capture, where)
+    validation.check_ground_truth(capture, where)
     return capture
 
 
@@ -144,20 +144,22 @@ def _normalisation(raw: RawCapture, masks: list[Bool[np.ndarray, "_ _"]]) -> Nor
         return raw.normalisation
     if raw.dataset_c2w is None:
         return Normalisation(1.0, np.zeros(3))
-    if raw.true_vertices is not None and raw.true_faces is not None:
-        return around_mesh(raw.true_vertices, raw.true_faces)
+    if raw.ground_truth_vertices is not None and raw.ground_truth_faces is not None:
+        return around_mesh(raw.ground_truth_vertices, raw.ground_truth_faces)
     source = str(raw.camera_files[-1])
     return around_views(raw.dataset_c2w, raw.intrinsics, masks, raw.views, source)
 
 
-def _true_normals(
+def _ground_truth_normals(
     raw: RawCapture, masks: Sequence[Bool[np.ndarray, "_ _"]]
 ) -> Float[np.ndarray, "V H W 3"] | None:
     """Unit ground-truth normals; zero where the dataset knows none."""
-    if raw.true_normals is None:
+    if raw.ground_truth_normals is None:
         return None
     true = []
-    triples = zip(raw.true_normals.maps, masks, raw.true_normals.files, raw.views, strict=True)
+    triples = zip(
+        raw.ground_truth_normals.maps, masks, raw.ground_truth_normals.files, raw.views, strict=True
+    )
     for normals, mask, file, view in triples:
         validation.check_finite(normals, mask, f"{file}: view {view}")
         true.append(validation.normalised(normals, mask))

@@ -61,11 +61,11 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
         camera_files=cameras.files,
         dataset_c2w=cameras.c2w,
         normalisation=cameras.normalisation,
-        true_normals=_true_normals(folder, files, cameras.c2w),
+        ground_truth_normals=_ground_truth_normals(folder, files, cameras.c2w),
         ray_distances=_ray_distances(folder, files, depth_init_scale),
         mesh_file=mesh_file,
-        true_vertices=mesh[0],
-        true_faces=mesh[1],
+        ground_truth_vertices=mesh[0],
+        ground_truth_faces=mesh[1],
     )
 
 
@@ -192,7 +192,7 @@ def _read_normals(
     return Maps(world.files, tuple(camera))
 
 
-def _true_normals(
+def _ground_truth_normals(
     folder: Path, views: dict[Key, Path], c2w: Float[np.ndarray, "V 4 4"] | None
 ) -> Maps | None:
     for name in ("normal_camera_space_GT", "normal_world_space_GT"):
