@@ -20,6 +20,9 @@ from pmni.config.training import TrainSettings
 from pmni.errors import InputError
 
 EXPERIMENTS = Path("config/experiments")
+"""Folder of the user's own experiments, which come before shipped ones of the same name."""
+SHIPPED_EXPERIMENTS = Path(__file__).with_name("experiments")
+"""Folder of the experiments that come with the package."""
 # Folders of the results that are not an experiment's.
 RESERVED = ("captures", "integration", "logs", "report", "state")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -87,7 +90,7 @@ class RunConfig(Settings):
     """Run these objects of the table only; empty means all."""
 
     experiments: tuple[str, ...] = Field(("free",), min_length=1)
-    """Names of files in `config/experiments/`."""
+    """Names of experiments: files in `config/experiments/`, or shipped with the package."""
 
     results: str = "results"
     """Where results go."""
@@ -127,17 +130,19 @@ class RunConfig(Settings):
 
 
 def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
-    """The experiment in `config/experiments/<name>.yaml`, with `overrides` laid over it.
+    """The experiment `name`, the user's own or a shipped one, with `overrides` laid over it.
 
     A file may name another in `base:` and then holds only what differs from it. Held-out views and
     pixels are given once, at the top, and passed on to the stages that need them.
     """
-    path = EXPERIMENTS / f"{name}.yaml"
     if name in RESERVED or not NAME.fullmatch(name):
         raise InputError(f"experiment '{name}': this name cannot be used; choose another")
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in EXPERIMENTS.glob("*.yaml")))
-        raise InputError(f"unknown experiment '{name}': there is no {path}; known: {known}")
+    path = _experiment_file(name)
+    if path is None:
+        known = ", ".join(experiment_names())
+        raise InputError(
+            f"unknown experiment '{name}': there is no {EXPERIMENTS / name}.yaml; known: {known}"
+        )
     values = _with_base(path, ())
     own = Experiment.parse(values, str(path))
     values = merge(values, {k: v for k, v in overrides.items() if not _brings_back(own, k, v)})
@@ -150,6 +155,17 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
                 )
             values = merge(values, {stage: {key: value}})
     return Experiment.parse(values, str(path))
+
+
+def experiment_names() -> list[str]:
+    """Names of all experiments, the user's own and the shipped ones."""
+    folders = EXPERIMENTS, SHIPPED_EXPERIMENTS
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+
+
+def _experiment_file(name: str) -> Path | None:
+    files = (folder / f"{name}.yaml" for folder in (EXPERIMENTS, SHIPPED_EXPERIMENTS))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _held_out(experiment: Experiment) -> dict[str, dict[str, Any]]:
@@ -172,9 +188,12 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    below = path.with_name(f"{base}.yaml")
-    if not below.is_file():
-        raise InputError(f"{path}: base '{base}' is not there ({below})")
+    shipped = SHIPPED_EXPERIMENTS / f"{base}.yaml"
+    below = _experiment_file(base) if path.parent == EXPERIMENTS else shipped
+    if below == path and shipped.is_file():  # an own experiment that changes a shipped one
+        below = shipped
+    if below is None:
+        raise InputError(f"{path}: unknown base '{base}'; known: {', '.join(experiment_names())}")
     return merge(_with_base(below, (*seen, path)), values)
 
 

@@ -214,12 +214,12 @@ def test_pixels_are_held_out_where_there_are_two_surfaces_to_compare() -> None:
             {"a": {}},
             "b",
             {},
-            "unknown experiment 'b': there is no config/experiments/b.yaml; known: a",
+            "unknown experiment 'b': there is no config/experiments/b.yaml; known: a, calibrated",
         ),
         ({"state": {}}, "state", {}, "experiment 'state': this name cannot be used"),
         ({"a": {}}, "../a", {}, "experiment '../a': this name cannot be used"),
         ({"a": {"base": "b"}, "b": {"base": "a"}}, "a", {}, "its `base` leads back to itself"),
-        ({"a": {"base": "z"}}, "a", {}, "config/experiments/a.yaml: base 'z' is not there"),
+        ({"a": {"base": "z"}}, "a", {}, "config/experiments/a.yaml: unknown base 'z'; known: a, "),
         ({"a": {"trian": {}}}, "a", {}, "config/experiments/a.yaml: unknown key 'trian'"),
         ({"a": {}}, "a", {"trian": {}}, "config/experiments/a.yaml with overrides: unknown key"),
         (
@@ -245,11 +245,26 @@ def test_wrong_experiments(
 
 
 @pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "config/experiments").glob("*.yaml")), ids=lambda path: path.stem
+    "path",
+    [
+        *sorted((REPOSITORY / "config/experiments").glob("*.yaml")),
+        *sorted(experiments.SHIPPED_EXPERIMENTS.glob("*.yaml")),
+    ],
+    ids=lambda path: path.stem,
 )
 def test_experiments_of_the_project_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert load_experiment(path.stem, {}).summary
+
+
+@pytest.mark.usefixtures("folder")
+def test_shipped_experiments_are_found_everywhere_and_can_be_replaced() -> None:
+    assert load_experiment("fast", {}).train is None
+    write_experiment("fast", {"base": "calibrated", "summary": "Mine."})
+    assert load_experiment("fast", {}).registration.method == "reference"
+    write_experiment("free", {"base": "free", "summary": "Mine.", "train": {"steps": 7}})
+    assert load_experiment("free", {}).train.steps == 7
+    assert load_experiment("free", {}).train.patches == 512
 
 
 @pytest.mark.parametrize("overlay", [None, "config/demo.yaml", "config/full-size.yaml"])
