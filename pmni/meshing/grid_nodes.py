@@ -6,13 +6,13 @@ from torch import Tensor
 
 from pmni.meshing.node_tiles import POINTS, Evaluate
 from pmni.sdf.band import BandSDF
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
 
 def grid_of(surface: SDF) -> BandSDF | None:
     """The grid that a surface lies on, if it does."""
-    below = surface.surface if isinstance(surface, CorrectedSDF) else surface
+    below = surface.surface if isinstance(surface, ResidualSDF) else surface
     return below if isinstance(below, BandSDF) else None
 
 
@@ -31,7 +31,7 @@ def at_nodes(surface: SDF) -> Evaluate:
         off = torch.nonzero(rows < 0)[:, 0]
         if len(off):
             values[off] = band.base(x.index_select(0, off))
-        return values + surface.correction(x) if isinstance(surface, CorrectedSDF) else values
+        return values + surface.correction(x) if isinstance(surface, ResidualSDF) else values
 
     return evaluate
 

@@ -5,7 +5,7 @@ from math import ceil
 import torch
 
 from pmni.sdf.band import BandSDF, in_parts, on_grid
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.sdf import SDF
 
@@ -22,7 +22,7 @@ def baked(surface: SDF, spacing: float, device: torch.device) -> BandSDF:
     cells are about as large as `spacing`."""
     if isinstance(surface, BandSDF):
         return surface
-    if isinstance(surface, CorrectedSDF):
+    if isinstance(surface, ResidualSDF):
         grid, base = surface.surface.grid, surface.surface.base.values
         coarse = grid_nodes(len(base), device).view(-1, 3)
         return BandSDF(

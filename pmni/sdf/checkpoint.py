@@ -16,7 +16,7 @@ from pmni.io.atomic import atomic_file
 from pmni.io.hashing import verify_checksum, write_checksum
 from pmni.sdf.band import BandSDF
 from pmni.sdf.block_grid import BLOCK, BlockGrid
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.grid import GridSDF
 from pmni.sdf.network import NeuralSDF
 
@@ -28,13 +28,13 @@ _BAND_KEYS = ("blocks", "values", "base", "seen")
 
 
 def save_surface(
-    path: Path, surface: NeuralSDF | CorrectedSDF, field: FieldSettings, step: int
+    path: Path, surface: NeuralSDF | ResidualSDF, field: FieldSettings, step: int
 ) -> None:
     """Write a surface as safetensors, with what is needed to rebuild it, and its checksum.
 
     `field` are the settings of its network.
     """
-    network = surface.correction if isinstance(surface, CorrectedSDF) else surface
+    network = surface.correction if isinstance(surface, ResidualSDF) else surface
     tensors = {
         key.replace(_TINYCUDA_KEY, _GRID_KEY): value for key, value in network.state_dict().items()
     }
@@ -43,7 +43,7 @@ def save_surface(
         "active_levels": str(network.active),
         "step": str(step),
     }
-    if isinstance(surface, CorrectedSDF):
+    if isinstance(surface, ResidualSDF):
         tensors |= _band_tensors(surface.surface)
         metadata["cells"] = str(surface.surface.grid.cells)
     _write(path, tensors, metadata)
@@ -81,7 +81,7 @@ def _in_order(content: bytes) -> bytes:
 
 def load_surface(
     path: Path, device: torch.device, backend: str | None = None
-) -> NeuralSDF | BandSDF | CorrectedSDF:
+) -> NeuralSDF | BandSDF | ResidualSDF:
     """The surface of a checkpoint; a network is computed by `backend` (None: the one it was
     trained with).
 
@@ -107,7 +107,7 @@ def load_surface(
     network.load_state_dict(tensors)
     network.active = active
     network = network.to(device).eval()
-    return network if band is None else CorrectedSDF(band, network)
+    return network if band is None else ResidualSDF(band, network)
 
 
 def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> BandSDF:

@@ -45,7 +45,7 @@ class NeuralSDF(nn.Module):
         self.activation = nn.Softplus(beta=100)
 
     @torch.no_grad()
-    def vanish(self, seed: int) -> None:
+    def zero_init(self, seed: int) -> None:
         """Make f next to nothing everywhere, with no preferred sign: for a correction to begin."""
         last = self._layer(-1)
         weight = torch.empty(last.weight.shape)

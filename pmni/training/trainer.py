@@ -12,7 +12,7 @@ from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError
 from pmni.runtime.cuda_graphs import Recorded
 from pmni.sdf.band import BandSDF
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.visual_hull import mask_distances, visual_hulls
 from pmni.training import schedule
@@ -78,11 +78,11 @@ class Trainer:
         self.pose_steps = pose_steps
         self.device = views.device
         self.network = NeuralSDF(settings.field, settings.seed).to(self.device)
-        self.surface: NeuralSDF | CorrectedSDF = self.network
+        self.surface: NeuralSDF | ResidualSDF = self.network
         self.anchor = None
         if surface is not None and settings.warm_start.source in (None, "surface"):
-            self.network.vanish(settings.seed)
-            self.surface = CorrectedSDF(surface, self.network)
+            self.network.zero_init(settings.seed)
+            self.surface = ResidualSDF(surface, self.network)
             self.anchor = Anchor(surface)
         self.variance = nn.Parameter(torch.tensor(settings.sharpness.variance, device=self.device))
         self.poses = LearnedPoses(initial, settings.poses.gauge, settings.poses.method)

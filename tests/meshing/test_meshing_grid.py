@@ -12,7 +12,7 @@ from pmni.meshing.extract import extract
 from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
 from pmni.meshing.triangulation import triangulate
 from pmni.sdf.band import BandSDF, on_grid
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
 
 CPU = torch.device("cpu")
@@ -24,13 +24,13 @@ def band(request) -> BandSDF:
     return on_grid(TORUS, request.param, CPU, sweeps=4)
 
 
-def corrected(band: BandSDF) -> CorrectedSDF:
+def corrected(band: BandSDF) -> ResidualSDF:
     field = FieldSettings(encoding="none", width=16, backend="torch")
     network = NeuralSDF(field, seed=0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(0.2)
-    return CorrectedSDF(band, network)
+    return ResidualSDF(band, network)
 
 
 def test_nodes_have_the_values_that_interpolation_gives(band):

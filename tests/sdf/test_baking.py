@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from pmni.config.training import FieldSettings
 from pmni.sdf.baking import FEWEST_CELLS, MOST_CELLS, baked
 from pmni.sdf.band import on_grid
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_a_corrected_grid_is_the_sum_at_its_nodes(cells):
     band = on_grid(sphere(0.5), cells, CPU, sweeps=0)
     band.seen = band.values > 0
     network = NeuralSDF(FieldSettings(levels=2), seed=0)
-    corrected = CorrectedSDF(band, network)
+    corrected = ResidualSDF(band, network)
     found = baked(corrected, 1e-3, CPU)
     nodes = band.grid.positions()
     with torch.no_grad():

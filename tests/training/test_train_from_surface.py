@@ -23,7 +23,7 @@ from pmni.refinement.measurements import load_measurements
 from pmni.refinement.poses_only import pose_step
 from pmni.sdf.band import on_grid
 from pmni.sdf.checkpoint import load_surface, save_band, save_surface
-from pmni.sdf.corrected import CorrectedSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.rendering import render_views
 from pmni.training.checkpoint import load_state, save_state
@@ -217,8 +217,8 @@ def test_a_correction_begins_at_nothing_and_can_be_saved(body, tmp_path, weight_
     _, surface = body
     field = FieldSettings(levels=4, log2_entries=10, base_resolution=8, weight_norm=weight_norm)
     network = NeuralSDF(field, seed=3)
-    network.vanish(seed=3)
-    both = CorrectedSDF(surface, network)
+    network.zero_init(seed=3)
+    both = ResidualSDF(surface, network)
     x = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert network(x).abs().max() < 1e-4 * surface.grid.spacing
     assert (network(x) > 0).any()
@@ -233,7 +233,7 @@ def test_a_correction_begins_at_nothing_and_can_be_saved(body, tmp_path, weight_
     torch.testing.assert_close(gradient, surface.value_and_gradient(x)[1], atol=1e-3, rtol=0)
     save_surface(tmp_path / "s.safetensors", both, field, 7)
     again = load_surface(tmp_path / "s.safetensors", CPU)
-    assert isinstance(again, CorrectedSDF)
+    assert isinstance(again, ResidualSDF)
     assert torch.equal(again(x), both(x))
 
 
@@ -353,7 +353,7 @@ def test_the_stage_compares_what_it_was_given_with_what_it_made(stage):
     least = max(2 * spread, 1e-3 * errors["0"])
     assert selection["iteration"] == (12 if won > least else 0)
     kept = load_surface(folder / "out/checkpoints/iter_00000012.safetensors", CPU)
-    assert isinstance(kept, CorrectedSDF)
+    assert isinstance(kept, ResidualSDF)
     poses = read_poses(folder / "out/poses/iter_00000012.json")
     assert poses.information["learned"] is False
 

@@ -1,4 +1,4 @@
-"""A grid surface and a network that corrects it."""
+"""Residual SDF: a fixed grid surface plus a network that corrects it."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,8 +7,8 @@ from pmni.sdf.band import BandSDF
 from pmni.sdf.network import NeuralSDF
 
 
-class CorrectedSDF:
-    """f(x) = surface(x) + correction(x); the surface stays as it is."""
+class ResidualSDF:
+    """f(x) = surface(x) + correction(x); only the correction is trained."""
 
     def __init__(self, surface: BandSDF, correction: NeuralSDF) -> None:
         self.surface, self.correction = surface, correction
@@ -16,13 +16,13 @@ class CorrectedSDF:
     def __call__(
         self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N"]:
-        """The sum of both values."""
+        """Signed distances, normalised units."""
         return self.surface(x) + self.correction(x, real)
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
-        """The sums of both values and of both gradients."""
-        value, gradient = self.surface.value_and_gradient(x)
-        more, slope = self.correction.value_and_gradient(x, real)
-        return value + more, gradient + slope
+        """Signed distances and their gradients with respect to x."""
+        base_value, base_gradient = self.surface.value_and_gradient(x)
+        value, gradient = self.correction.value_and_gradient(x, real)
+        return base_value + value, base_gradient + gradient
