@@ -5,8 +5,8 @@ from math import ceil
 import torch
 
 from pmni.sdf.band import BandSDF, in_parts, on_grid
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
 FEWEST_CELLS, MOST_CELLS = 256, 512

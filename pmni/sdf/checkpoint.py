@@ -16,9 +16,9 @@ from pmni.io.atomic import atomic_file
 from pmni.io.hashing import verify_checksum, write_checksum
 from pmni.sdf.band import BandSDF
 from pmni.sdf.block_grid import BLOCK, BlockGrid
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.grid import GridSDF
 from pmni.sdf.network import NeuralSDF
+from pmni.sdf.residual import ResidualSDF
 
 # Every backend's hash grid is stored under the same name.
 _TINYCUDA_KEY, _GRID_KEY = "encoding.grid.params", "encoding.params"

@@ -12,8 +12,8 @@ from pmni.config.training import TrainSettings
 from pmni.errors import DivergenceError
 from pmni.runtime.cuda_graphs import Recorded
 from pmni.sdf.band import BandSDF
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
+from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.visual_hull import mask_distances, visual_hulls
 from pmni.training import schedule
 from pmni.training.anchor import Anchor

@@ -12,8 +12,8 @@ from pmni.meshing.extract import extract
 from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
 from pmni.meshing.triangulation import triangulate
 from pmni.sdf.band import BandSDF, on_grid
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
+from pmni.sdf.residual import ResidualSDF
 
 CPU = torch.device("cpu")
 TORUS = torus(0.55, 0.2)

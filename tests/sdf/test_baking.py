@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from pmni.config.training import FieldSettings
 from pmni.sdf.baking import FEWEST_CELLS, MOST_CELLS, baked
 from pmni.sdf.band import on_grid
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
+from pmni.sdf.residual import ResidualSDF
 
 CPU = torch.device("cpu")
 

@@ -23,9 +23,9 @@ from pmni.refinement.measurements import load_measurements
 from pmni.refinement.poses_only import pose_step
 from pmni.sdf.band import on_grid
 from pmni.sdf.checkpoint import load_surface, save_band, save_surface
-from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.rendering import render_views
+from pmni.sdf.residual import ResidualSDF
 from pmni.training.checkpoint import load_state, save_state
 from pmni.training.data import PatchSampler, load_views
 from pmni.training.draws import Draws
