@@ -112,11 +112,11 @@ def integrated_distances(
 def _single(capture: Capture, index: int) -> Capture:
     """One view, and what its integration needs."""
     return Capture(
-        capture.name,
-        capture.views[index : index + 1],
         capture.normals[index : index + 1],
         capture.masks[index : index + 1],
         capture.intrinsics[index : index + 1],
+        capture.views[index : index + 1],
+        capture.name,
     )
 
 

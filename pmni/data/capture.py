@@ -15,33 +15,60 @@ from pmni.io.poses import FRAME, check_rigid
 
 @dataclass(frozen=True)
 class Capture:
-    """Normals, masks and intrinsics of V views of one object, with whatever truth is known.
+    """Normals, masks and intrinsics of V views of one object, with whatever ground truth is known.
 
-    Normals are unit vectors in the camera frame (OpenCV axes), zero outside the mask. Views of
-    different sizes are padded at the right and bottom; the mask is False there, but an object that
-    touches the border of its view's own image may go on. Poses live in the normalised world:
-    X_dataset = scale * X_normalised + offset. Without reference poses, `scale` is 1 and the
-    normalised world is whatever registration makes of it.
+    Normals are unit vectors in the camera frame (OpenCV axes: x right, y down, z forward, so that
+    visible surfaces have z < 0), zero outside the mask. Views of different sizes are padded at the
+    right and bottom; the mask is False there, but an object that touches the border of its view's
+    own image may go on. Poses live in the normalised world: X_dataset = scale * X_normalised +
+    offset. Without reference poses, `scale` is 1, and registration chooses the normalised world.
+
+    One 3 x 3 matrix of intrinsics serves all views; views without names are numbered.
+    Raises InputError when the arrays do not fit together; `pmni.data.validation` checks the rest.
     """
 
-    name: str
-    views: tuple[str, ...]
     normals: Float[np.ndarray, "V H W 3"]
     masks: Bool[np.ndarray, "V H W"]
     intrinsics: Float[np.ndarray, "V 3 3"]
+    views: tuple[str, ...] = ()
+    """The views' names."""
+    name: str = "object"
+    """The object's name."""
     reference_c2w: Float[np.ndarray, "V 4 4"] | None = None
     scale: float = 1.0
     """Dataset units (mm) in a unit of the normalised world."""
     offset: Float[np.ndarray, "3"] = field(default_factory=lambda: np.zeros(3))
+    """Origin of the normalised world, dataset units."""
     ground_truth_normals: Float[np.ndarray, "V H W 3"] | None = None
-    """Ground-truth normals, camera frame; zero where the dataset has none."""
+    """Camera frame; zero where the dataset has none."""
     ground_truth_vertices: Float[np.ndarray, "N 3"] | None = None
-    """Ground-truth mesh, dataset units."""
+    """Vertices of the ground-truth mesh, dataset units."""
     ground_truth_faces: Int[np.ndarray, "F 3"] | None = None
+    """Triangles of the ground-truth mesh, as indices of vertices."""
     ray_distances: Float[np.ndarray, "V H W"] | None = None
     """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
     sizes: Int[np.ndarray, "V 2"] | None = None
     """(height, width) of each view's own image, where views are padded; None if none is."""
+
+    def __post_init__(self) -> None:
+        """Complete intrinsics and names, and check shapes."""
+        count = len(self.masks)
+        if np.shape(self.intrinsics) == (3, 3):
+            object.__setattr__(self, "intrinsics", np.tile(self.intrinsics, (count, 1, 1)))
+        if not self.views:
+            object.__setattr__(self, "views", tuple(f"{index:02d}" for index in range(count)))
+        expected = {
+            "masks": (count, *np.shape(self.normals)[1:3]),
+            "normals": (*np.shape(self.masks), 3),
+            "intrinsics": (count, 3, 3),
+            "reference_c2w": (count, 4, 4),
+        }
+        for key, shape in expected.items():
+            value = getattr(self, key)
+            if value is not None and np.shape(value) != shape:
+                raise InputError(f"{self.name}: {key} has shape {np.shape(value)}, not {shape}")
+        if len(set(self.views)) != count:
+            raise InputError(f"{self.name}: needs {count} different names of views")
 
     def image_sizes(self) -> Int[np.ndarray, "V 2"]:
         """(height, width) of each view's own image: beyond it nothing is known."""

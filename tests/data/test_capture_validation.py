@@ -457,7 +457,7 @@ def test_contour_correlation_of_a_disc_by_hand():
 
     def correlation(vectors):
         unit = normalised(vectors, mask)
-        return contour_correlation(Capture("disc", ("0",), unit[None], mask[None], np.eye(3)[None]))
+        return contour_correlation(Capture(unit[None], mask[None], np.eye(3)[None], ("0",), "disc"))
 
     assert np.abs(correlation(outward) - np.eye(2)).max() < 0.02
     turned = np.stack([-yy, xx, np.zeros_like(xx)], -1)

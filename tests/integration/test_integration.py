@@ -317,7 +317,7 @@ def test_several_at_a_time_change_nothing():
 
 def test_a_view_that_still_moves_at_the_last_iteration_is_said(caplog):
     normals, ball, _, K = ball_before_a_wall()
-    capture = Capture("wall", ("00",), normals[None], np.ones_like(ball)[None], K[None])
+    capture = Capture(normals[None], np.ones_like(ball)[None], K[None], ("00",), "wall")
     _, iterations = integrated_distances(capture, IntegrateSettings(iterations=2), threads=1)
     assert iterations == {"00": 2}
     assert "wall: view 00: after 2 iterations the depth still changes" in caplog.text
@@ -329,7 +329,7 @@ def test_planes_are_exact_at_a_lower_resolution(normal):
     mask = np.zeros(depth.shape, bool)
     mask[3:45, 5:60] = True
     capture = Capture(
-        "plane", ("00",), np.where(mask[..., None], normals, 0)[None], mask[None], SKEWED[None]
+        np.where(mask[..., None], normals, 0)[None], mask[None], SKEWED[None], ("00",), "plane"
     )
     distances, _ = integrated_distances(capture, IntegrateSettings(most_pixels=200), threads=1)
     np.testing.assert_array_equal(np.isfinite(distances[0]), mask)

@@ -69,7 +69,7 @@ def capture(tmp_path):
     save_capture(
         tmp_path / "capture",
         Capture(
-            "ball", ("00",), normals, masks, np.eye(3)[None], None, 50.0, np.array([1, 2, 3.0])
+            normals, masks, np.eye(3)[None], ("00",), "ball", None, 50.0, np.array([1, 2, 3.0])
         ),
     )
     return tmp_path / "capture"

@@ -67,7 +67,7 @@ def measurements(noise: float = 0.0) -> Measurements:
         masks.append(hits.mask.view(HEIGHT, WIDTH).numpy())
         normals.append(normal.view(HEIGHT, WIDTH, 3).numpy().astype(np.float32))
     names = tuple(f"{view:02d}" for view in range(VIEWS))
-    capture = Capture("ring", names, np.stack(normals), np.stack(masks), np.stack([K] * VIEWS))
+    capture = Capture(np.stack(normals), np.stack(masks), np.stack([K] * VIEWS), names, "ring")
     return load_measurements(capture, (), CPU)
 
 

@@ -96,7 +96,7 @@ def ring_capture() -> Capture:
         normal = RING.value_and_gradient(x)[1] @ pose[:3, :3] * hits.mask[:, None]
         masks.append(hits.mask.view(HEIGHT, WIDTH).numpy())
         normals.append(normal.view(HEIGHT, WIDTH, 3).numpy().astype(np.float32))
-    return Capture("ring", ("a", "b", "c"), np.stack(normals), np.stack(masks), np.stack([K] * 3),
+    return Capture(np.stack(normals), np.stack(masks), np.stack([K] * 3), ("a", "b", "c"), "ring",
                    reference_c2w=cameras())  # fmt: skip
 
 
@@ -439,8 +439,7 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
     normals = np.zeros((3, 60, 60, 3), np.float32)
     normals[..., 2] = -1
     intrinsics = np.array([[focal, 0, 30], [0, focal, 30], [0, 0, 1]])
-    capture = Capture("ball", ("a", "b", "c"), normals, np.stack([mask] * 3),
-                      np.stack([intrinsics] * 3))  # fmt: skip
+    capture = Capture(normals, np.stack([mask] * 3), intrinsics, ("a", "b", "c"), "ball")
     m = load_measurements(capture, (), CPU)
     spot = 30 + focal * math.tan(angle) * np.array([[1, 0], [0, -1], [0.6, 0.8]])
     m = replace(m, contour=torch.from_numpy(spot).float(), first_contour=torch.tensor([0, 1, 2, 3]))

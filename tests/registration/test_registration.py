@@ -24,7 +24,7 @@ def register(capture, **settings):
 
 
 def without_reference(capture):
-    return Capture(capture.name, capture.views, capture.normals, capture.masks, capture.intrinsics)
+    return Capture(capture.normals, capture.masks, capture.intrinsics, capture.views, capture.name)
 
 
 def test_ring_of_four_by_hand():

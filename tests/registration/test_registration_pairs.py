@@ -183,7 +183,7 @@ class TestViews:
 
     def test_refuse_a_single_view(self):
         capture, distances = duck()
-        alone = Capture("duck", ("a",), capture.normals[:1], capture.masks[:1], K[None])
+        alone = Capture(capture.normals[:1], capture.masks[:1], K[None], ("a",), "duck")
         with pytest.raises(InputError, match="fewer than two views"):
             make_views(alone, distances[:1], 0, CPU)
 

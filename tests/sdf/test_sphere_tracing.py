@@ -305,7 +305,7 @@ def files(tmp_path, monkeypatch):
     normals = np.zeros((3, 12, 16, 3), np.float32)
     normals[..., 2] = -1
     K = np.array([[110.0, 0, 8], [0, 110.0, 6], [0, 0, 1]])
-    capture = Capture("ball", ("a", "b", "c"), normals, masks, np.tile(K, (3, 1, 1)), None, 50.0)
+    capture = Capture(normals, masks, np.tile(K, (3, 1, 1)), ("a", "b", "c"), "ball", None, 50.0)
     save_capture(tmp_path / "capture", capture)
     c2w = turntable(np.array([0.0, 1.0]), 0.4, DISTANCE)
     write_poses(tmp_path / "poses.json", Poses(("a", "c"), c2w))

@@ -98,7 +98,7 @@ def shrunk(capture: Capture, views: Views) -> Capture:
         normals[index] = np.roll(normals[index], corner, (0, 1))
         intrinsics[index, :2, 2] -= (columns[0], rows[0])
         sizes.append((len(rows), len(columns)))
-    return Capture(capture.name, capture.views, normals, masks, intrinsics, sizes=np.array(sizes))
+    return Capture(normals, masks, intrinsics, capture.views, capture.name, sizes=np.array(sizes))
 
 
 def centred(
