@@ -31,11 +31,11 @@ def composite(
         samples.f,
         samples.gradient,
         inv_s,
-        samples.between,
+        samples.per_interval,
         patches.m,
         planes.z,
-        planes.joined,
-        planes.first,
+        planes.valid,
+        planes.offsets,
     )
     return found
 

@@ -22,7 +22,7 @@ def directional_gradient(
 ) -> Float[Tensor, "M h w 3"]:
     """As `rendering.gradients.directional_gradient`; zero where planes are not joined."""
     found: Tensor = _Directional.apply(
-        f, patches.m, patches.focal, planes.patch, planes.z, planes.joined
+        f, patches.m, patches.focal, planes.patch, planes.z, planes.valid
     )
     return found
 

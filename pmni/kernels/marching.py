@@ -1,5 +1,5 @@
 """Planes within a fixed number, and the points on them, by Triton kernels: the twins are
-`march_within` and `plane_points` of `rendering.marching`. Nothing waits for the device."""
+`march_padded` and `plane_points` of `rendering.marching`. Nothing waits for the device."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from pmni.kernels.devices import device_of
-from pmni.volume_rendering.marching import RISE, Patches, Planes
+from pmni.volume_rendering.marching import Patches, Planes
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
 CANDIDATES = 256
@@ -21,28 +21,28 @@ POINTS = 256
 """A program's, at a time; of those of one patch not more than there are on average."""
 
 
-def march_within(
-    room: int,
+def march_padded(
+    capacity: int,
     patches: Patches,
     occupancy: OccupancyGrid,
-    reach: Float[Tensor, ""],
+    truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
-    """As `rendering.marching.march_within`: planes are counted, then written."""
+    """As `rendering.marching.march_padded`: planes are counted, then written."""
     m = patches.m
     count, h, w = m.shape[:3]
     counts = torch.empty(count, dtype=torch.int32, device=m.device)
     spans = torch.empty(count, 2, dtype=torch.int32, device=m.device)
-    patch = torch.zeros(room, dtype=torch.int64, device=m.device)
-    z = torch.zeros(room, device=m.device)
-    joined = torch.zeros(room, dtype=torch.uint8, device=m.device)
+    patch = torch.zeros(capacity, dtype=torch.int64, device=m.device)
+    z = torch.zeros(capacity, device=m.device)
+    joined = torch.zeros(capacity, dtype=torch.uint8, device=m.device)
     given = (
         m.contiguous(),
         patches.rotation.contiguous(),
         patches.centre.contiguous(),
         jitter.contiguous(),
-        reach,
+        truncation,
         step,
         occupancy.values,
     )
@@ -50,15 +50,15 @@ def march_within(
         "resolution": occupancy.resolution,
         "PIXELS": h * w,
         "MIDDLE": h // 2 * w + w // 2,
-        "RISE": RISE,
+        "MAX_SLOPE": occupancy.settings.max_slope,
         "CANDIDATES": CANDIDATES,
     }
-    written = (patch, z, joined, room)
+    written = (patch, z, joined, capacity)
     with device_of(m):
         if count:
             _march[(count,)](*given, spans, counts, *written, WRITING=False, **shape)
         ends = counts.cumsum(0)
-        first = pad(ends.clamp(max=room), (1, 0))
+        first = pad(ends.clamp(max=capacity), (1, 0))
         if count:
             _march[(count,)](*given, spans, first, *written, WRITING=True, **shape)
     needed = ends[-1] if count else first[0]
@@ -68,7 +68,7 @@ def march_within(
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
     """As `rendering.marching.plane_points`."""
     found: Tensor = _PlanePoints.apply(
-        patches.rotation, patches.centre, patches.m, planes.patch, planes.z, planes.first
+        patches.rotation, patches.centre, patches.m, planes.patch, planes.z, planes.offsets
     )
     return found
 
@@ -180,7 +180,7 @@ def _march(
     resolution,
     PIXELS: tl.constexpr,
     MIDDLE: tl.constexpr,
-    RISE: tl.constexpr,
+    MAX_SLOPE: tl.constexpr,
     CANDIDATES: tl.constexpr,
     WRITING: tl.constexpr,
 ):
@@ -216,7 +216,7 @@ def _march(
         far = reach + corner * tl.sqrt(tl.maximum(1 - slope * slope, 0.0))
         seen = (k >= 0) & (place < CANDIDATES - 1)
         stop = tl.minimum(stop, tl.min(tl.where(seen & (f < -far), k, count), 0))
-        occupied = seen & (ahead < far) & (slope < RISE) & (k < stop) & (depth > 0)
+        occupied = seen & (ahead < far) & (slope < MAX_SLOPE) & (k < stop) & (depth > 0)
         inner = (place > 0) & (place < CANDIDATES - 1)
         bounds = inner & (occupied | (tl.gather(occupied.to(tl.int32), before, 0) != 0))
         rank = found + tl.cumsum(bounds.to(tl.int32), 0) - 1

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmni.config.training import LossWeights
+from pmni.config.extensions import LOSSES
 from pmni.reporting.sources import STAGES, StageState
 
 Chart = dict[str, Any]
@@ -27,7 +27,7 @@ def read_history(path: Path, clock: str = "step") -> pd.DataFrame:
     return numeric.iloc[keep]
 
 
-LOSSES = ("loss", *LossWeights.model_fields)
+LOSS_COLUMNS = ("loss", *LOSSES)
 TITLES = {
     "inv_s": "Sharpness of the density, inv_s",
     "levels": "Levels of the hash grid",
@@ -45,7 +45,7 @@ TITLES = {
 def history_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
     """(title, chart) of every numeric column: losses together, rates together, others apart."""
     names = [str(name) for name in history.columns if name not in CLOCKS]
-    losses = [name for name in names if name in LOSSES]
+    losses = [name for name in names if name in LOSS_COLUMNS]
     rates = [name for name in names if name == "lr" or "rate" in name.split("_")]
     charts = []
     if losses:

@@ -99,14 +99,14 @@ class Training:
         """Whether the surface moves no more: looked at from time to time, once all levels of the
         encoding are on and the last phase has begun."""
         trainer, settings, done = self.trainer, self.trainer.settings, self.trainer.step_number
-        if settings.early_stop is None or done % EVERY or done == settings.steps:
+        if settings.convergence.threshold is None or done % EVERY or done == settings.steps:
             return False
         distance = torch.linalg.vector_norm(trainer.poses().detach()[:, :3, 3], dim=-1)
         pixel = float((distance / trainer.views.intrinsics[:, 0, 0]).median())
         moved = self._movement.since(trainer.surface, trainer.occupancy) / pixel
         settled = trainer.network.active == settings.field.levels
         settled &= schedule.phase_number(done, settings) == len(settings.phases) - 1
-        if not settled or moved >= settings.early_stop:
+        if not settled or moved >= settings.convergence.threshold:
             return False
         LOGGER.info(
             "stopped at step %d of %d: in %d steps the surface has moved by %.3f pixels",
@@ -158,7 +158,7 @@ class Training:
             "step": done,
             "seconds": round(self.elapsed(), 3),
             **dict(zip(measured, numbers, strict=True)),
-            "rate": settings.rate * schedule.rate_factor(done - 1, settings),
+            "rate": settings.optimizer.learning_rate * schedule.rate_factor(done - 1, settings),
             "levels": trainer.network.active,
             "samples": int(report.samples),
             "pose_rotation_deg": float(angles.mean()),

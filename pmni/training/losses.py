@@ -34,7 +34,7 @@ def normal_loss(
 def pixel_terms(
     normal: Float[Tensor, "*n 3"],
     opacity: Float[Tensor, "*n"],
-    slope_error: Float[Tensor, "*n"],
+    eikonal_residual: Float[Tensor, "*n"],
     intervals: Int[Tensor, ""],
     given: Float[Tensor, "*n 3"],
     mask: Float[Tensor, "*n"],
@@ -44,12 +44,12 @@ def pixel_terms(
     if kernels.chosen(mask.device) and normal.dtype == torch.float32:
         from pmni.kernels.pixel_terms import pixel_terms as by_kernels
 
-        return by_kernels(normal, opacity, slope_error, intervals, given, mask, norm)
+        return by_kernels(normal, opacity, eikonal_residual, intervals, given, mask, norm)
     return torch.stack(
         [
             normal_loss(normal, given, mask, norm),
             mask_loss(opacity, mask),
-            eikonal_loss(slope_error, intervals),
+            eikonal_loss(eikonal_residual, intervals),
         ]
     )
 
@@ -61,9 +61,9 @@ def mask_loss(opacity: Float[Tensor, "*n"], mask: Float[Tensor, "*n"]) -> Float[
     )
 
 
-def eikonal_loss(slope_error: Float[Tensor, "*n"], intervals: Int[Tensor, ""]) -> Float[Tensor, ""]:
+def eikonal_loss(residual: Float[Tensor, "*n"], intervals: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """Mean of (|grad f| - 1)^2 over all intervals, from its sums over those of each ray."""
-    return slope_error.sum() / intervals.clamp(min=1)
+    return residual.sum() / intervals.clamp(min=1)
 
 
 def closed_form_scales(

@@ -47,7 +47,7 @@ class Objective:
         of_pixels = losses.pixel_terms(
             rendering.normal,
             rendering.opacity,
-            rendering.slope_error,
+            rendering.eikonal_residual,
             rendering.intervals,
             batch.normal,
             batch.mask,
@@ -67,8 +67,8 @@ class Objective:
             )
         if weights.consistency:
             terms["consistency"] = self._consistency(batch, c2w, rendering, draws)
-        if weights.anchor and self.anchor is not None:
-            terms["anchor"] = self.anchor.loss(self.network, draws)
+        if weights.correction and self.anchor is not None:
+            terms["correction"] = self.anchor.loss(self.network, draws)
         return terms
 
     def _of_distances(

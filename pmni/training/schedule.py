@@ -26,12 +26,14 @@ def phase_at(step: int, settings: TrainSettings) -> PhaseSettings:
 
 
 def rate_factor(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a cosine from 1 to `final_rate`."""
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
-    done = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    """Factor of the learning rates: linear warm-up, then a cosine to `final_fraction`."""
+    if step < settings.optimizer.warm_up_steps:
+        return (step + 1) / settings.optimizer.warm_up_steps
+    done = (step - settings.optimizer.warm_up_steps) / max(
+        1, settings.steps - settings.optimizer.warm_up_steps
+    )
     cosine = (1 + math.cos(math.pi * done)) / 2
-    return settings.final_rate + (1 - settings.final_rate) * cosine
+    return settings.optimizer.final_fraction + (1 - settings.optimizer.final_fraction) * cosine
 
 
 def active_levels(step: int, field: FieldSettings) -> int:
@@ -63,7 +65,9 @@ def moving(step: int, settings: TrainSettings) -> bool:
 
 COLUMNS = (
     rate_factor,
-    lambda step, settings: phase_at(step, settings).pose_rate * rate_factor(step, settings),
+    lambda step, settings: (
+        phase_at(step, settings).pose_learning_rate * rate_factor(step, settings)
+    ),
     moving,
     spacing,
     inverse_width,

@@ -26,7 +26,7 @@ from pmni.training.poses import LearnedPoses, ViewScales
 from pmni.training.rooms import Rooms
 from pmni.training.updates import Updates
 from pmni.training.warm_start import fit_network
-from pmni.volume_rendering.marching import Patches, Planes, march, march_within
+from pmni.volume_rendering.marching import Patches, Planes, march, march_padded
 from pmni.volume_rendering.occupancy import OccupancyGrid
 from pmni.volume_rendering.renderer import render
 
@@ -91,9 +91,7 @@ class Trainer:
         self.sampler = PatchSampler(
             views, settings.rendering.patch, settings.margin, settings.background
         )
-        self.occupancy = OccupancyGrid(
-            settings.rendering.occupancy_resolution, settings.rendering.shell, self.device
-        )
+        self.occupancy = OccupancyGrid(settings.rendering.occupancy, self.device)
         self.objective = Objective(
             settings, views, self.surface, self.network, self.anchor, self.scales
         )
@@ -167,7 +165,7 @@ class Trainer:
         """
         settings, step = self.settings, self._number
         self.network.active = self._levels(step)
-        refreshing = step % settings.rendering.occupancy_every == 0
+        refreshing = step % settings.rendering.occupancy.refresh_every == 0
         recording = self.recording
         if recording is None or not recording.rooms.known:
             if refreshing:
@@ -208,13 +206,13 @@ class Trainer:
         jitter: Float[Tensor, "P"],
     ) -> Planes:
         """All planes; as many as there is room for, if there are rooms."""
-        given = patches, self.occupancy, self.occupancy.reach(inv_s), spacing, jitter
+        given = patches, self.occupancy, self.occupancy.truncation(inv_s), spacing, jitter
         rooms = None if self.recording is None else self.recording.rooms
         if rooms is None or rooms.planes is None:
             planes = march(*given)
-            needed = planes.first[-1]
+            needed = planes.offsets[-1]
         else:
-            planes, needed = march_within(rooms.planes, *given)
+            planes, needed = march_padded(rooms.planes, *given)
         if rooms is not None:
             rooms.note_planes(needed)
         return planes

@@ -34,8 +34,11 @@ class Updates:
     ) -> None:
         self.network, self.grid, self.poses = Adam(network), Adam(grid), Adam([*poses, *scales])
         self.limited = [*network, *grid], poses
-        self.rates = settings.rate, settings.grid_rate or settings.rate
-        self.limits = settings.clip_field, settings.clip_poses
+        self.rates = (
+            settings.optimizer.learning_rate,
+            settings.optimizer.encoding_learning_rate or settings.optimizer.learning_rate,
+        )
+        self.limits = settings.optimizer.clip_network, settings.optimizer.clip_poses
         self.failed: Int[Tensor, ""] = torch.tensor(-1, device=device)
         """The first step whose gradient was not finite."""
         self.finite: Bool[Tensor, "n"] = torch.ones(MOST_TERMS, dtype=torch.bool, device=device)

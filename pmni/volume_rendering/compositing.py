@@ -10,38 +10,39 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.errors import MissingBackendError
-from pmni.volume_rendering.gradients import Samples, between_planes
+from pmni.volume_rendering.gradients import Samples, interval_means
 from pmni.volume_rendering.marching import Patches, Planes
 
 EPSILON = 1e-5
+"""Added to numerator and denominator of alpha (NeuS, eq. 13)."""
 TINY = 1e-9
-"""Added to a squared length before its root is taken."""
+"""Added to a squared length before its root is taken, against an infinite derivative at zero."""
 
 Backend = Literal["auto", "torch", "nerfacc"]
-Weigh = Callable[[Tensor, Tensor], Tensor]
+WeightFunction = Callable[[Tensor, Tensor], Tensor]
 """Alpha (M, C) and the planes' patches (M,) -> weights (M, C)."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What P patches of h x w pixels show."""
+    """Rendered images of P patches of h x w pixels."""
 
     opacity: Float[Tensor, "P h w"]
     normal: Float[Tensor, "P h w 3"]
     """Camera frame, weighted by opacity: not of unit length."""
     distance: Float[Tensor, "P h w"]
     """Along the ray, normalised units, weighted by opacity."""
-    slope_error: Float[Tensor, "P h w"]
-    """The sum of (|grad f| - 1)^2 over a ray's intervals, for the eikonal term."""
+    eikonal_residual: Float[Tensor, "P h w"]
+    """Sum of (|grad f| - 1)^2 over the valid intervals of a ray."""
     intervals: Int[Tensor, ""]
-    """The number of intervals of all rays."""
+    """Number of valid intervals of all rays."""
 
 
 def composite(
     samples: Samples, patches: Patches, planes: Planes, inv_s: Float[Tensor, ""], backend: Backend
 ) -> Rendering:
     """Volume rendering with NeuS weights (NeurIPS 2021, eq. 11-13)."""
-    intervals = planes.joined.sum() * (samples.f.shape[1] * samples.f.shape[2])
+    intervals = planes.valid.sum() * (samples.f.shape[1] * samples.f.shape[2])
     single = samples.f.dtype == torch.float32
     if backend == "auto" and single and kernels.chosen(samples.f.device):
         from pmni.kernels.compositing import composite as by_kernels
@@ -49,45 +50,45 @@ def composite(
         parts = by_kernels(samples, patches, planes, inv_s)
     else:
         parts = _composite(samples, patches, planes, inv_s, WEIGHTS[backend])
-    opacity, distance, normal, slope_error = parts
-    if not samples.between:
+    opacity, distance, normal, eikonal_residual = parts
+    if not samples.per_interval:
         normal = (patches.rotation.transpose(1, 2)[:, None, None] * normal[..., None, :]).sum(-1)
-    return Rendering(opacity, normal, distance, slope_error, intervals)
+    return Rendering(opacity, normal, distance, eikonal_residual, intervals)
 
 
 def _composite(
-    samples: Samples, patches: Patches, planes: Planes, inv_s: Tensor, weigh: Weigh
+    samples: Samples, patches: Patches, planes: Planes, inv_s: Tensor, weigh: WeightFunction
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Opacity, distance, normal in the frame of the samples' gradients, slope error."""
+    """Opacity, distance, normal in the frame of the samples' gradients, eikonal residual."""
     count, h, w = patches.m.shape[:3]
     f, gradient = samples.f, samples.gradient
-    if not samples.between:
-        gradient = between_planes(gradient)
-    alpha = interval_alpha(f.flatten(1), planes.joined, inv_s)
+    if not samples.per_interval:
+        gradient = interval_means(gradient)
+    alpha = interval_alpha(f.flatten(1), planes.valid, inv_s)
     weights = weigh(alpha, planes.patch)  # (M, h w)
     length = torch.linalg.vector_norm(patches.m, dim=-1)[planes.patch]  # ray distance at z = 1
-    distance = length * between_planes(planes.z)[:, None, None]
+    distance = length * interval_means(planes.z)[:, None, None]
     values = torch.cat([torch.ones_like(f)[..., None], distance[..., None], gradient], dim=-1)
     total = accumulate(weights, values.flatten(1, 2), planes.patch, count).view(count, h, w, 5)
-    # Where nothing is joined the gradient may be anything: it must not reach f.
-    proper = torch.where(planes.joined[:, None, None, None], gradient, 1.0)
-    error = (torch.sqrt((proper**2).sum(-1) + TINY) - 1) ** 2 * planes.joined[:, None, None]
-    slope_error = f.new_zeros(count, h, w).index_add(0, planes.patch, error)
-    return total[..., 0], total[..., 1], total[..., 2:], slope_error
+    # Where an interval is not valid its gradient may be anything, which must not reach f.
+    safe = torch.where(planes.valid[:, None, None, None], gradient, 1.0)
+    residual = (torch.sqrt((safe**2).sum(-1) + TINY) - 1) ** 2 * planes.valid[:, None, None]
+    eikonal_residual = f.new_zeros(count, h, w).index_add(0, planes.patch, residual)
+    return total[..., 0], total[..., 1], total[..., 2:], eikonal_residual
 
 
 def interval_alpha(
-    f: Float[Tensor, "M C"], joined: Bool[Tensor, "M"], inv_s: Float[Tensor, ""]
+    f: Float[Tensor, "M C"], valid: Bool[Tensor, "M"], inv_s: Float[Tensor, ""]
 ) -> Float[Tensor, "M C"]:
-    """Opacity of the interval from each plane to the next; zero where planes are not joined.
+    """Opacity of the interval from each plane to the next; zero where it is not valid.
 
     NeuS, eq. 13: clip((Phi(f_i) - Phi(f_i+1) + eps) / (Phi(f_i) + eps), 0, 1), with the logistic
     distribution function Phi(f) = sigmoid(inv_s f).
     """
     phi = torch.sigmoid(f * inv_s)
-    following = torch.roll(phi, -1, dims=0)
-    alpha = ((phi - following + EPSILON) / (phi + EPSILON)).clamp(0, 1)
-    return alpha * joined[:, None]
+    next_phi = torch.roll(phi, -1, dims=0)
+    alpha = ((phi - next_phi + EPSILON) / (phi + EPSILON)).clamp(0, 1)
+    return alpha * valid[:, None]
 
 
 def weights_torch(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float[Tensor, "M C"]:
@@ -100,12 +101,12 @@ def weights_torch(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float
     is_first = torch.ones_like(patch, dtype=torch.bool)
     is_first[1:] = patch[1:] != patch[:-1]
     first = is_first.nonzero()[:, 0]  # (patches that have planes,)
-    which = is_first.cumsum(0) - 1
-    return alpha * torch.exp(before - before[first][which]).to(alpha.dtype)
+    patch_rank = is_first.cumsum(0) - 1
+    return alpha * torch.exp(before - before[first][patch_rank]).to(alpha.dtype)
 
 
 def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float[Tensor, "M C"]:
-    """The same by nerfacc (CUDA only)."""
+    """The weights of `weights_torch`, computed by nerfacc (CUDA only)."""
     try:
         import nerfacc
     except ImportError:
@@ -124,7 +125,7 @@ def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Flo
     return flat.view(columns, -1).T
 
 
-WEIGHTS: dict[str, Weigh] = {
+WEIGHTS: dict[str, WeightFunction] = {
     "auto": weights_torch,
     "torch": weights_torch,
     "nerfacc": weights_nerfacc,

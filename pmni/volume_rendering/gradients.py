@@ -1,4 +1,4 @@
-"""f and its gradient at the samples of patches: three methods."""
+"""f and its gradient at the samples on the planes of patches, by one of three methods."""
 
 from dataclasses import dataclass
 
@@ -14,43 +14,45 @@ from pmni.volume_rendering.marching import Patches, Planes, plane_points
 
 @dataclass(frozen=True)
 class Samples:
-    """f on planes, and its gradient."""
+    """f on M planes of h x w rays, and its gradient."""
 
     f: Float[Tensor, "M h w"]
     gradient: Float[Tensor, "M h w 3"]
-    between: bool
-    """Whether the gradient is that of the interval behind each plane, in the camera's frame; else
-    it is that on the plane, in the world's."""
+    per_interval: bool
+    """True: the gradient is that of the interval behind each plane, in the camera frame.
+    False: the gradient is that on the plane, in the world frame."""
 
-    def in_camera(self, patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
-        """The gradients of the intervals, in the camera's frame."""
-        if self.between:
+    def interval_gradients(self, patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
+        """Gradients of the intervals, in the camera frame."""
+        if self.per_interval:
             return self.gradient
         to_camera = patches.rotation.transpose(1, 2)[planes.patch][:, None, None]
-        return between_planes((to_camera * self.gradient[..., None, :]).sum(-1))
+        return interval_means((to_camera * self.gradient[..., None, :]).sum(-1))
 
 
 def sample(
     sdf: SampledSDF, patches: Patches, planes: Planes, method: str, epsilon: float
 ) -> Samples:
-    """f and its gradient by a method of `RenderingSettings.gradient`; not on spare planes."""
+    """f and its gradient by a method of `RenderingSettings.gradient`; `epsilon` is the step of
+    finite differences. What padding planes hold means nothing."""
     x = plane_points(patches, planes)
     shape = x.shape[:-1]
-    real = planes.first[-1] * shape[1:].numel()
+    num_valid = planes.offsets[-1] * shape[1:].numel()
     if method == "directional":
-        f = sdf(x.view(-1, 3), real).view(shape)
+        f = sdf(x.view(-1, 3), num_valid).view(shape)
         return Samples(f, directional_gradient(f, patches, planes), True)
     if method == "analytic":
-        f, gradient = sdf.value_and_gradient(x.view(-1, 3), real)
+        f, gradient = sdf.value_and_gradient(x.view(-1, 3), num_valid)
     elif method == "finite_difference":
-        f, gradient = sdf(x.view(-1, 3), real), central_differences(sdf, x.view(-1, 3), epsilon)
+        f = sdf(x.view(-1, 3), num_valid)
+        gradient = central_differences(sdf, x.view(-1, 3), epsilon)
     else:
         raise PmniError(f"unknown gradient method '{method}'")
     return Samples(f.view(shape), gradient.view(*shape, 3), False)
 
 
-def between_planes(values: Float[Tensor, "M *rest"]) -> Float[Tensor, "M *rest"]:
-    """The mean of each plane's value and the next plane's: the value in the interval."""
+def interval_means(values: Float[Tensor, "M *rest"]) -> Float[Tensor, "M *rest"]:
+    """Values of the intervals: the mean of each plane's value and the next plane's."""
     return (values + torch.roll(values, -1, dims=0)) / 2
 
 
@@ -73,7 +75,7 @@ def directional_gradient(
 
         g_x = fx / z df/du,   g_y = fy / z df/dv,   g_z = df/dz - m_x g_x - m_y g_y.
 
-    It is that of the intervals, and means nothing where planes are not joined.
+    It is the gradient of the intervals, and means nothing where they are not valid.
     """
     if kernels.chosen(f.device) and f.dtype == torch.float32:
         from pmni.kernels.directional import directional_gradient as by_kernels
@@ -81,11 +83,11 @@ def directional_gradient(
         return by_kernels(f, patches, planes)
     (df_dv, df_du) = torch.gradient(f, dim=(1, 2))
     focal = patches.focal[planes.patch]
-    z = torch.where(planes.z > 0, planes.z, 1.0)[:, None, None]  # spare planes have none
-    g_x = between_planes(focal[:, 0, None, None] / z * df_du)
-    g_y = between_planes(focal[:, 1, None, None] / z * df_dv)
+    z = torch.where(planes.z > 0, planes.z, 1.0)[:, None, None]  # padding planes have z = 0
+    g_x = interval_means(focal[:, 0, None, None] / z * df_du)
+    g_y = interval_means(focal[:, 1, None, None] / z * df_dv)
     dz = torch.roll(planes.z, -1) - planes.z
-    dz = torch.where(planes.joined, dz, 1.0)[:, None, None]
+    dz = torch.where(planes.valid, dz, 1.0)[:, None, None]
     df_dz = (torch.roll(f, -1, dims=0) - f) / dz
     m = patches.m[planes.patch]
     g_z = df_dz - m[..., 0] * g_x - m[..., 1] * g_y

@@ -14,9 +14,6 @@ from torch.nn.functional import pad
 from pmni import kernels
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
-RISE = 0.1
-"""Where f grows faster than this along a ray, per unit of length, the ray leaves the surface."""
-
 
 @dataclass(frozen=True)
 class Patches:
@@ -34,36 +31,35 @@ class Patches:
 
 @dataclass(frozen=True)
 class Planes:
-    """M planes, patch after patch and front to back in each.
+    """M planes, patch after patch and front to back in each, then padding.
 
-    The last of them may be spare: they belong to no patch, though `patch` says 0, are joined to
-    nothing, and their samples lie at the origin.
+    Padding planes have patch 0, bound no valid interval, and their samples lie at the origin.
     """
 
     patch: Int[Tensor, "M"]
-    """The patch that a plane belongs to."""
+    """Index of the patch that a plane belongs to."""
     z: Float[Tensor, "M"]
-    """Its z-depth."""
-    joined: Bool[Tensor, "M"]
-    """Whether the next plane in the list bounds the interval that begins here."""
-    first: Int[Tensor, "P1"]
-    """P + 1: the first plane of each patch, and the first spare one."""
+    """z-depth of a plane in its camera."""
+    valid: Bool[Tensor, "M"]
+    """Whether a plane and the next one in the list bound an interval that is rendered."""
+    offsets: Int[Tensor, "P1"]
+    """Index of the first plane of each patch, and of the first padding plane (P + 1 numbers)."""
 
 
 @torch.no_grad()
 def march(
     patches: Patches,
     occupancy: OccupancyGrid,
-    reach: Float[Tensor, ""],
+    truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> Planes:
-    """The planes, `step` apart, that bound intervals of some weight.
+    """The planes, `step` apart, that bound the intervals with a NeuS weight worth computing.
 
-    NeuS gives an interval none in which f grows, or from above the `reach` of the surface to above
-    it, or from below to below; nor any behind it. That is asked of what the occupancy grid
-    remembers of f on the patch's middle ray, and of how much f can change from there to a corner.
-    `jitter` in [0, 1) shifts each patch's planes by a part of the step.
+    NeuS gives no weight to an interval in which f grows, that lies wholly outside (or inside) the
+    `truncation` of the surface, or that lies behind the surface. This is decided from the occupancy
+    grid's f on the patch's middle ray and from how much f can change from there to a corner.
+    `jitter` in [0, 1) shifts each patch's planes by a fraction of the step.
     """
     h, w = patches.m.shape[1:3]
     middle = patches.m[:, h // 2, w // 2]
@@ -75,50 +71,50 @@ def march(
     count = int(2 / step) + 2
     k = torch.arange(count + 1, device=axis.device, dtype=axis.dtype)
     z = nearest + (k - count / 2 + jitter[:, None]) * step  # (P, S + 1)
-    f = occupancy.at(patches.centre[:, None] + z[..., None] * axis[:, None])
-    f, ahead = f[:, :-1], f[:, 1:]  # of the interval from plane k to k + 1
-    slope = (ahead - f) / (step * length2.sqrt())
-    across = (1 - slope**2).clamp(min=0).sqrt()
-    reach = reach + corner * across
-    behind = (f < -reach).cumsum(-1) > 0
-    occupied = (ahead < reach) & (slope < RISE) & ~behind & (z[:, :-1] > 0)
+    f = occupancy.sample(patches.centre[:, None] + z[..., None] * axis[:, None])
+    f, next_f = f[:, :-1], f[:, 1:]  # at both ends of the interval from plane k to k + 1
+    slope = (next_f - f) / (step * length2.sqrt())
+    tangential = (1 - slope**2).clamp(min=0).sqrt()
+    truncation = truncation + corner * tangential
+    behind = (f < -truncation).cumsum(-1) > 0
+    falling = slope < occupancy.settings.max_slope
+    occupied = (next_f < truncation) & falling & ~behind & (z[:, :-1] > 0)
     occupied[:, -1] = False
     bounds = occupied.clone()
     bounds[:, 1:] |= occupied[:, :-1]
     patch, plane = bounds.nonzero(as_tuple=True)
-    first = pad(bounds.sum(-1).cumsum(0), (1, 0))
-    return Planes(patch, z[patch, plane], occupied[patch, plane], first)
+    offsets = pad(bounds.sum(-1).cumsum(0), (1, 0))
+    return Planes(patch, z[patch, plane], occupied[patch, plane], offsets)
 
 
 @torch.no_grad()
-def march_within(
-    room: int,
+def march_padded(
+    capacity: int,
     patches: Patches,
     occupancy: OccupancyGrid,
-    reach: Float[Tensor, ""],
+    truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
-    """The first `room` of the planes that `march` finds, and how many it finds.
+    """`capacity` planes, and the number of planes that `march` would return.
 
-    There are always `room` of them: if there are fewer to be found, some are spare. On a GPU
-    nothing waits for the device.
+    The planes are the first of `march`, then padding, so that their number does not depend on the
+    data. By kernels on a GPU the host does not wait for the device.
     """
     if kernels.chosen(patches.m.device):
-        from pmni.kernels.marching import march_within as by_kernels
+        from pmni.kernels.marching import march_padded as by_kernels
 
-        return by_kernels(room, patches, occupancy, reach, step, jitter)
-    found = march(patches, occupancy, reach, step, jitter)
-    needed = len(found.patch)
-    kept, spare = min(needed, room), max(0, room - needed)
-    joined = found.joined[:kept].clone()
-    joined[room - 1 :] = False
-    first = found.first.clamp(max=room)
-    patch, z, joined = (
-        pad(part, (0, spare)) for part in (found.patch[:kept], found.z[:kept], joined)
+        return by_kernels(capacity, patches, occupancy, truncation, step, jitter)
+    planes = march(patches, occupancy, truncation, step, jitter)
+    needed = len(planes.patch)
+    kept, padding = min(needed, capacity), max(0, capacity - needed)
+    valid = planes.valid[:kept].clone()
+    valid[capacity - 1 :] = False
+    patch, z, valid = (
+        pad(part, (0, padding)) for part in (planes.patch[:kept], planes.z[:kept], valid)
     )
-    planes = Planes(patch, z, joined, first)
-    return planes, torch.tensor(needed, device=first.device)
+    offsets = planes.offsets.clamp(max=capacity)
+    return Planes(patch, z, valid, offsets), torch.tensor(needed, device=offsets.device)
 
 
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
@@ -132,8 +128,8 @@ def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
     x = centre + planes.z[:, None, None, None] * rays[planes.patch]
     if len(planes.patch) == 0:
         return x
-    real = torch.arange(len(x), device=x.device) < planes.first[-1]
-    return torch.where(real[:, None, None, None], x, 0.0)
+    is_padding = torch.arange(len(x), device=x.device) >= planes.offsets[-1]
+    return torch.where(is_padding[:, None, None, None], 0.0, x)
 
 
 def _rotate(rotation: Tensor, vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where samples can matter: a coarse memory of f."""
+"""The occupancy grid: a coarse cache of f that says where samples along rays can matter."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-TAIL = 5.0
-"""Weights where |f| > TAIL / inv_s add up to less than exp(-TAIL) before the surface, and as much
-behind it."""
+from pmni.config.training import OccupancySettings
+
+COARSE_FACTOR = 4
+"""Cells of the grid along a side of a coarse cell, the first level of the refresh."""
 
 
 @runtime_checkable
@@ -21,49 +22,48 @@ class Values(Protocol):
 
 
 class OccupancyGrid:
-    """f at the centres of the cells of [-1, 1]^3, as it was when they were last refreshed.
+    """f at the centres of the cells of [-1, 1]^3, as of the last refresh.
 
-    Zero is what it may be anywhere: at first, and where there was no room to evaluate it. Far from
-    the surface f is that of a coarser grid.
+    Zero (occupied) before the first refresh, and in coarse cells that exceed the capacity of a
+    refresh. Far from the surface, cells hold the value of their coarse cell.
     """
 
-    COARSE = 4  # cells of a coarse cell along a side
-    SLACK = 1.5  # how much steeper than a distance f may be for coarse cells to be trusted
+    def __init__(self, settings: OccupancySettings, device: torch.device) -> None:
+        self.settings = settings
+        self.resolution = settings.resolution
+        self.values: Float[Tensor, "n n n"] = torch.zeros((self.resolution,) * 3, device=device)
 
-    def __init__(self, resolution: int, shell: float, device: torch.device) -> None:
-        self.resolution = resolution
-        self.shell = shell
-        self.values: Float[Tensor, "n n n"] = torch.zeros((resolution,) * 3, device=device)
+    def truncation(self, inv_s: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Largest cached |f| at which samples are placed, normalised units.
 
-    def reach(self, inv_s: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Samples matter where the remembered |f| is below this.
-
-        That is the shell, or less if the sharpness makes their weights vanish earlier, and half a
-        cell: by so much a distance from a plane, or from both sides of a thin sheet, may differ
-        from what is interpolated between the cells. In most places f is smoother, and this is what
-        it may move by until the next refresh.
+        The setting, or less if the density is so sharp that weights vanish earlier, plus half a
+        cell: by that much the distance from a plane, or from both sides of a thin sheet, may differ
+        from what is interpolated between the cells. Elsewhere f is smoother, and the half cell is
+        how far the surface may move until the next refresh.
         """
-        return (TAIL / inv_s.detach()).clamp(max=self.shell) + 1 / self.resolution
+        tails = self.settings.density_tails / inv_s.detach()
+        return tails.clamp(max=self.settings.truncation) + 1 / self.resolution
 
     @torch.no_grad()
-    def refresh(self, f: Values, room: int | None = None) -> Int[Tensor, ""]:
-        """Evaluate f at coarse cells, and at the cells of those near 0.
+    def refresh(self, f: Values, capacity: int | None = None) -> Int[Tensor, ""]:
+        """Evaluate f at coarse cells, and at the cells of the coarse cells near the surface.
 
-        Only `room` coarse cells are evaluated more finely, if it is given, and nothing waits for
-        the device then: in the others that are near 0, f may be anything. Returns how many are near
-        0.
+        With a `capacity`, at most so many coarse cells are evaluated at their cells, and the host
+        does not wait for the device; the others near the surface become zero. Returns the number of
+        coarse cells near the surface.
         """
-        n, step = self.resolution, self.COARSE
+        n, step = self.resolution, COARSE_FACTOR
         device = self.values.device
         half_diagonal = math.sqrt(3) / n
         coarse = cell_centres(n // step, device).view(-1, 3)
         values = f(coarse)
-        near = values.abs() < self.shell + (1 + self.SLACK * step) * half_diagonal
+        bound = self.settings.lipschitz_bound
+        near = values.abs() < self.settings.truncation + (1 + bound * step) * half_diagonal
         children = torch.where(near, 0.0, values)[:, None].repeat(1, step**3)
-        if room is None:
+        if capacity is None:
             chosen = near.nonzero()[:, 0]
-        else:  # those near 0 first
-            chosen = near.to(torch.uint8).argsort(descending=True, stable=True)[:room]
+        else:  # those near the surface first
+            chosen = near.to(torch.uint8).argsort(descending=True, stable=True)[:capacity]
         offsets = (cell_centres(step, device) * (step / n)).view(1, -1, 3)
         fine = f((coarse[chosen, None] + offsets).reshape(-1, 3)).view(-1, step**3)
         children[chosen] = torch.where(near[chosen, None], fine, children[chosen])
@@ -72,16 +72,16 @@ class OccupancyGrid:
         self.values.copy_(blocks.permute(0, 3, 1, 4, 2, 5).reshape(n, n, n))
         return near.sum()
 
-    def at(self, x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-        """f between the cells' centres, trilinear; constant beyond them."""
-        place = x.reshape(1, -1, 1, 1, 3).to(self.values.dtype)
-        found = grid_sample(
+    def sample(self, x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """Cached f, trilinear between the cells' centres; constant beyond them."""
+        coordinates = x.reshape(1, -1, 1, 1, 3).to(self.values.dtype)
+        sampled = grid_sample(
             self.values.permute(2, 1, 0)[None, None],
-            place,
+            coordinates,
             padding_mode="border",
             align_corners=False,
         )
-        return found.view(x.shape[:-1])
+        return sampled.view(x.shape[:-1])
 
 
 def cell_centres(n: int, device: torch.device) -> Float[Tensor, "n n n 3"]:

@@ -1,4 +1,4 @@
-"""Patches rendered: opacity, normal and ray distance of each pixel."""
+"""Volume rendering of patches: opacity, normal and ray distance of each pixel."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,6 @@ def render(
     inv_s: Float[Tensor, ""],
     settings: RenderingSettings,
 ) -> Rendering:
-    """What the patches show of f."""
+    """The images of the patches of a signed distance function."""
     samples = sample(sdf, patches, planes, settings.gradient, settings.epsilon)
     return composite(samples, patches, planes, inv_s, settings.backend)

@@ -3,6 +3,7 @@ interpreter."""
 
 import pytest
 import torch
+from fixtures.training import occupancy_grid
 from torch.autograd import grad
 
 pytest.importorskip("triton")
@@ -15,7 +16,7 @@ import pmni.kernels.marching
 from pmni import kernels
 from pmni.volume_rendering.compositing import composite
 from pmni.volume_rendering.gradients import Samples, directional_gradient
-from pmni.volume_rendering.marching import Patches, Planes, march, march_within, plane_points
+from pmni.volume_rendering.marching import Patches, Planes, march, march_padded, plane_points
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,14 +43,14 @@ def scene(request) -> tuple[Patches, OccupancyGrid, torch.Tensor]:
     """Patches that see a sphere's middle, its rim and nothing, and jitters."""
     pixels = ((63, 47), (2, 2), (50, 40), (96, 22), (98, 80))
     patches = moved(make_patches(pixels=pixels, size=request.param))
-    grid = OccupancyGrid(64, 0.03, DEVICE)
+    grid = occupancy_grid(64, 0.03, DEVICE)
     grid.refresh(Sphere())
     return patches, grid, torch.tensor([0.1, 0.9, 0.5, 0.0, 0.3], device=DEVICE)
 
 
 def planes_within(scene, room: int) -> Planes:
     patches, grid, jitter = scene
-    return march_within(room, patches, grid, REACH, torch.tensor(0.02, device=DEVICE), jitter)[0]
+    return march_padded(room, patches, grid, REACH, torch.tensor(0.02, device=DEVICE), jitter)[0]
 
 
 def assert_close(found, expected):
@@ -68,11 +69,11 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 def test_planes_are_the_twins(scene, step, room):
     patches, grid, jitter = scene
     step = torch.tensor(step, device=DEVICE)
-    twin, needed = march_within(room, patches, grid, REACH, step, jitter)
-    found, count = pmni.kernels.marching.march_within(room, patches, grid, REACH, step, jitter)
+    twin, needed = march_padded(room, patches, grid, REACH, step, jitter)
+    found, count = pmni.kernels.marching.march_padded(room, patches, grid, REACH, step, jitter)
     assert int(count) == int(needed)
     assert len(found.z) == len(twin.z) == room
-    for name in ("patch", "joined", "first"):
+    for name in ("patch", "valid", "offsets"):
         assert torch.equal(getattr(found, name), getattr(twin, name)), name
     torch.testing.assert_close(found.z, twin.z, atol=1e-5, rtol=0)
 
@@ -84,16 +85,16 @@ def test_planes_within_are_those_that_march_finds_and_spare_ones(scene):
     total = len(every.z)
     assert 10 < total < ROOM
     planes = planes_within(scene, ROOM)
-    for name in ("patch", "z", "joined"):
+    for name in ("patch", "z", "valid"):
         assert torch.equal(getattr(planes, name)[:total], getattr(every, name)), name
         assert not getattr(planes, name)[total:].any(), name
-    assert torch.equal(planes.first, every.first)
-    assert int(planes.first[2] - planes.first[1]) == 0, "the second patch misses the object"
-    cut, needed = march_within(12, patches, grid, REACH, step, jitter)
+    assert torch.equal(planes.offsets, every.offsets)
+    assert int(planes.offsets[2] - planes.offsets[1]) == 0, "the second patch misses the object"
+    cut, needed = march_padded(12, patches, grid, REACH, step, jitter)
     assert int(needed) == total
     assert torch.equal(cut.z, every.z[:12])
-    assert not cut.joined[-1], "what is cut off bounds no interval"
-    assert int(cut.first[-1]) == 12
+    assert not cut.valid[-1], "what is cut off bounds no interval"
+    assert int(cut.offsets[-1]) == 12
 
 
 def test_points_and_their_derivatives_are_the_twins(scene):
@@ -101,7 +102,7 @@ def test_points_and_their_derivatives_are_the_twins(scene):
     planes = planes_within(scene, ROOM)
     sources = [patches.rotation.requires_grad_(), patches.centre.requires_grad_()]
     twin, found = (way(patches, planes) for way in (plane_points, by_kernels()))
-    assert not found[planes.first[-1] :].any()
+    assert not found[planes.offsets[-1] :].any()
     torch.testing.assert_close(found, twin, atol=2e-6, rtol=0)
     weights = random(*twin.shape, seed=0)
     assert_close(grad(found, sources, weights), grad(twin, sources, weights))
@@ -120,7 +121,7 @@ def test_directional_gradients_and_their_derivatives_are_the_twins(scene):
     f = random(ROOM, *patches.m.shape[1:3], seed=0).requires_grad_()
     twin = directional_gradient(f, patches, planes)
     found = pmni.kernels.directional.directional_gradient(f, patches, planes)
-    on = planes.joined
+    on = planes.valid
     assert_close([found[on]], [twin[on]])
     assert not found[~on].any()
     weights = random(*twin.shape, seed=1) * on[:, None, None, None]
@@ -162,7 +163,7 @@ def test_rendering_and_its_derivatives_are_the_twins(scene, between, inv_s, nois
 def test_spare_planes_do_nothing(scene):
     patches, _, _ = scene
     samples, planes, sources = rendered(scene, False, 40.0, 0.0)
-    total = int(planes.first[-1])
+    total = int(planes.offsets[-1])
     assert total < ROOM
     for spare in (samples.f, samples.gradient):
         spare.data[total:] = 1e30
@@ -177,9 +178,9 @@ def test_no_planes(scene):
     patches, grid, jitter = scene
     grid.values.fill_(1)
     step = torch.tensor(0.02, device=DEVICE)
-    planes, needed = pmni.kernels.marching.march_within(8, patches, grid, REACH, step, jitter)
+    planes, needed = pmni.kernels.marching.march_padded(8, patches, grid, REACH, step, jitter)
     assert int(needed) == 0
-    assert not planes.joined.any()
+    assert not planes.valid.any()
     f = torch.zeros(8, *patches.m.shape[1:3], device=DEVICE, requires_grad=True)
     samples = Samples(f, torch.zeros(*f.shape, 3, device=DEVICE), True)
     found = pmni.kernels.compositing.composite(samples, patches, planes, jitter[0])
@@ -193,6 +194,6 @@ def test_double_precision_stays_with_the_twin(scene, monkeypatch):
     samples, planes, sources = rendered(scene, True, 40.0, 0.0)
     patches = Patches(*(part.double() for part in vars(patches).values()))
     double = Samples(samples.f.double(), samples.gradient.double(), True)
-    single = planes.patch, planes.z.double(), planes.joined, planes.first
+    single = planes.patch, planes.z.double(), planes.valid, planes.offsets
     image = composite(double, patches, Planes(*single), sources[2].double(), "auto")
     assert image.opacity.dtype == torch.float64

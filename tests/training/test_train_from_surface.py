@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import Analytic, sphere
+from fixtures.training import TINY, changed, sphere_capture
 from scipy.spatial.transform import Rotation
-from training.test_trainer import TINY, changed, run
-from training.test_training_parts import sphere_capture
+from training.test_trainer import run
 
 from pmni.cli.main import main
 from pmni.config.refinement import RefineSettings
@@ -255,7 +255,7 @@ def test_training_starts_with_the_surface_and_stays_near_it(body):
     torch.testing.assert_close(trainer.surface(x), surface(x), atol=1e-5, rtol=0)
     report = trainer.step()
     assert trainer.network.active == TINY.field.levels, "no coarse start"
-    assert {"normal", "mask", "eikonal", "anchor"} == set(report.terms)
+    assert {"normal", "mask", "eikonal", "correction"} == set(report.terms)
     run(trainer, 11)
     moved = (trainer.surface(x) - surface(x)).abs().mean()
     assert 0 < moved < 0.3 * surface.grid.spacing
@@ -360,7 +360,8 @@ def test_the_stage_compares_what_it_was_given_with_what_it_made(stage):
 
 def test_a_bad_training_is_not_chosen(stage):
     command, folder = stage
-    settings = changed(TINY, heldout=0.1, rate=0.3, grid_rate=0.3, poses={"method": "fixed"})
+    fast = {"learning_rate": 0.3, "encoding_learning_rate": 0.3}
+    settings = changed(TINY, heldout=0.1, optimizer=fast, poses={"method": "fixed"})
     assert main(command(settings)) == 0
     selection = json.loads((folder / "out/selection.json").read_text())
     assert selection["iteration"] == 0

@@ -5,8 +5,9 @@ import logging
 import pypose
 import pytest
 import torch
+from fixtures.training import TINY, changed, occupancy_grid
 from torch import nn
-from training.test_trainer import ALL_TERMS, TINY, changed, make_trainer, run
+from training.test_trainer import ALL_TERMS, make_trainer, run
 
 from pmni import kernels
 from pmni.config.training import TrainSettings
@@ -20,7 +21,6 @@ from pmni.training.poses import LearnedPoses
 from pmni.training.rooms import UNIT, Rooms
 from pmni.training.trainer import Recording
 from pmni.training.updates import Updates
-from pmni.volume_rendering.occupancy import OccupancyGrid
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -66,7 +66,11 @@ def test_integers_are_below_their_limit_and_all_occur():
 # ------------------------------------------------------------------------------------- schedules
 def test_the_table_holds_what_the_functions_say():
     settings = TrainSettings.parse(
-        {"steps": 40, "phases": [{"until": 0.5, "pose_rate": 2e-3}, {}], "poses": {"start": 0.25}},
+        {
+            "steps": 40,
+            "phases": [{"until": 0.5, "pose_learning_rate": 2e-3}, {}],
+            "poses": {"start": 0.25},
+        },
         "test",
     )
     table = schedule.table(settings)
@@ -166,7 +170,7 @@ def test_occupancy_with_enough_room_is_the_same_and_with_too_little_it_is_safe()
     def f(x):
         return torch.linalg.vector_norm(x - 0.1, dim=-1) - 0.5
 
-    grids = [OccupancyGrid(32, 0.02, CPU) for _ in range(3)]
+    grids = [occupancy_grid(32, 0.02, CPU) for _ in range(3)]
     needed = int(grids[0].refresh(f))
     assert int(grids[1].refresh(f, needed + 20)) == needed
     assert torch.equal(grids[1].values, grids[0].values)
@@ -181,7 +185,7 @@ def updated(gradients, moving=1.0):
     """Updates of two parameters after steps with these gradients of both."""
     field = nn.Parameter(torch.ones(2))
     pose = nn.Parameter(torch.ones(1))
-    updates = Updates(changed(TINY, rate=0.1), [field], [], [pose], [], CPU)
+    updates = Updates(changed(TINY, optimizer={"learning_rate": 0.1}), [field], [], [pose], [], CPU)
     for step, (a, b) in enumerate(gradients):
         field.grad, pose.grad = torch.tensor(a), torch.tensor(b)
         terms = torch.tensor([1.0, float("nan")])
@@ -202,8 +206,7 @@ def test_a_step_is_adams():
 
 
 def test_gradients_are_clipped_each_by_its_own_limit():
-    limited = changed(TINY, clip_field=1.0, clip_poses=10.0)
-    assert (limited.clip_field, limited.clip_poses) == (TINY.clip_field, TINY.clip_poses)
+    assert (TINY.optimizer.clip_network, TINY.optimizer.clip_poses) == (1, 10)
     state = updated([([30.0, 40.0], [5.0])])[0].state()
     torch.testing.assert_close(state["network"]["means"][0], torch.tensor([0.06, 0.08]))
     torch.testing.assert_close(state["poses"]["means"][0], torch.tensor([0.5]))

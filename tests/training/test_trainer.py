@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import Analytic, sphere
+from fixtures.training import TINY, changed, occupancy_grid, sphere_capture
 from scipy.spatial.transform import Rotation
-from training.test_training_parts import sphere_capture, views_of
+from training.test_training_parts import views_of
 
 from pmni.cli.main import main
-from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import DivergenceError, InputError
 from pmni.geometry.cameras import invert_rigid, turntable
@@ -32,39 +32,12 @@ from pmni.training.draws import Draws
 from pmni.training.movement import Movement
 from pmni.training.trainer import Trainer
 from pmni.volume_rendering.marching import march
-from pmni.volume_rendering.occupancy import OccupancyGrid
 from pmni.volume_rendering.renderer import render
 
-TINY = TrainSettings.parse(
-    {
-        "steps": 12,
-        "checkpoints": [4],
-        "patches": 24,
-        "rate": 2e-3,
-        "warm_up": 2,
-        "clip_poses": 10,
-        "device": "cpu",
-        "field": {
-            "levels": 4, "initial_levels": 2, "increase_bandwidth_every": 3,
-            "log2_entries": 10, "base_resolution": 8,
-        },
-        "rendering": {
-            "step_start": 0.03, "step_end": 0.02, "occupancy_resolution": 32,
-            "occupancy_every": 5, "shell": 0.06,
-        },
-        "warm_start": {"steps": 20, "resolution": 24, "points": 512},
-        "save_every": 5,
-    },
-    "test",
-)  # fmt: skip
 CPU = torch.device("cpu")
 ALL_TERMS = dict.fromkeys(
     ("normal", "depth", "depth_robust", "mask", "eikonal", "consistency", "surface", "chamfer"), 0.1
 )
-
-
-def changed(settings, **changes):
-    return TrainSettings.parse({**settings.model_dump(), **changes}, "test")
 
 
 def make_trainer(settings, noise_deg=2.0, device=CPU):
@@ -239,7 +212,7 @@ def test_stage_writes_everything_it_promises(stage):
 
 def test_a_training_whose_surface_rests_stops_early_and_says_so(stage, caplog):
     command, folder = stage
-    settings = changed(TINY, steps=200, checkpoints=[60, 120], early_stop=1e3)
+    settings = changed(TINY, steps=200, checkpoints=[60, 120], convergence={"threshold": 1e3})
     caplog.set_level("INFO")
     assert main(command(settings)) == 0
     assert "stopped at step 100 of 200: in 50 steps the surface has moved by" in caplog.text
@@ -258,12 +231,15 @@ def test_a_training_whose_surface_rests_stops_early_and_says_so(stage, caplog):
 
 def test_a_surface_that_moves_is_trained_on(stage):
     command, folder = stage
-    assert main(command(changed(TINY, steps=101, checkpoints=[], early_stop=1e-9))) == 0
+    assert (
+        main(command(changed(TINY, steps=101, checkpoints=[], convergence={"threshold": 1e-9})))
+        == 0
+    )
     assert "stopped_at" not in json.loads((folder / "out/provenance.json").read_text())
 
 
 def test_movement_is_the_distance_between_surfaces():
-    occupancy = OccupancyGrid(32, 0.1, CPU)
+    occupancy = occupancy_grid(32, 0.1, CPU)
     occupancy.refresh(sphere(0.5))
     movement = Movement()
     assert movement.since(sphere(0.5), occupancy) == np.inf
@@ -416,14 +392,15 @@ def test_surface_and_poses_are_learned_together():
     start = capture.reference_c2w.copy()
     start[:, :3] = Rotation.from_rotvec(axis).as_matrix() @ start[:, :3]
     settings = changed(
-        TINY, steps=200, checkpoints=[], patches=96, warm_up=10, grid_rate=5e-3,
+        TINY, steps=200, checkpoints=[], patches=96,
+        optimizer={"learning_rate": 2e-3, "warm_up_steps": 10, "encoding_learning_rate": 5e-3},
         field={"levels": 5, "initial_levels": 3, "increase_bandwidth_every": 40,
                "log2_entries": 14, "base_resolution": 12},
-        rendering={"step_start": 0.02, "step_end": 0.012, "occupancy_resolution": 48,
-                   "occupancy_every": 16, "shell": 0.04},
+        rendering={"step_start": 0.02, "step_end": 0.012,
+                   "occupancy": {"resolution": 48, "refresh_every": 16, "truncation": 0.04}},
         warm_start={"steps": 100, "resolution": 48, "points": 4096},
         sharpness={"start": 80, "end": 250},
-        phases=[{"pose_rate": 2e-3}],
+        phases=[{"pose_learning_rate": 2e-3}],
     )  # fmt: skip
     views = views_of(capture, distances)
     trainer = Trainer(views, torch.tensor(start, dtype=torch.float32), settings)

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from fixtures.training import K, sphere_capture
 
 from pmni.config.training import FieldSettings, LossWeights, PhaseSettings, TrainSettings
-from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.geometry.cameras import turntable
 from pmni.sdf.grid import GridSDF, grid_nodes
@@ -20,28 +20,6 @@ from pmni.training.poses import LearnedPoses, ViewScales
 from pmni.training.warm_start import fit_network
 
 CPU = torch.device("cpu")
-K = np.array([[600.0, 0, 31.5], [0, 600.0, 23.5], [0, 0, 1]])
-
-
-def sphere_capture(views=6, radius=0.5, height=48, width=64):
-    """Exact normals and masks of a sphere about the origin, cameras 15 away."""
-    c2w = turntable(np.arange(views) * 2 * np.pi / views, 0.4, 15.0)
-    v, u = np.mgrid[:height, :width].astype(float)
-    direction = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
-    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    along = direction[..., 2] * 15.0
-    root = along**2 - 15.0**2 + radius**2
-    mask = root > 0
-    distance = along - np.sqrt(np.maximum(root, 0))
-    normal = (distance[..., None] * direction - [0, 0, 15.0]) / radius * mask[..., None]
-    return Capture(
-        name="sphere",
-        views=tuple(f"{i:02d}" for i in range(views)),
-        normals=np.repeat(normal[None].astype(np.float32), views, 0),
-        masks=np.repeat(mask[None], views, 0),
-        intrinsics=np.repeat(K[None], views, 0),
-        reference_c2w=c2w,
-    ), np.where(mask, distance, np.nan)[None].repeat(views, 0).astype(np.float32)
 
 
 def views_of(capture, distances, exclude=(), device=CPU):
@@ -50,7 +28,7 @@ def views_of(capture, distances, exclude=(), device=CPU):
 
 # ------------------------------------------------------------------------------------ schedules
 def test_rate_warms_up_then_follows_a_cosine():
-    settings = TrainSettings(steps=1000, warm_up=100, final_rate=0.05)
+    settings = TrainSettings(steps=1000, optimizer={"warm_up_steps": 100, "final_fraction": 0.05})
     assert schedule.rate_factor(0, settings) == pytest.approx(0.01)
     assert schedule.rate_factor(99, settings) == pytest.approx(1.0)
     assert schedule.rate_factor(550, settings) == pytest.approx((1 + 0.05) / 2)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fixtures.training import occupancy_grid
 
 from pmni.config.training import RenderingSettings
 from pmni.errors import MissingBackendError
@@ -15,7 +16,7 @@ from pmni.volume_rendering.compositing import (
 )
 from pmni.volume_rendering.gradients import central_differences, sample
 from pmni.volume_rendering.marching import Patches, Planes, march, plane_points
-from pmni.volume_rendering.occupancy import TAIL, OccupancyGrid, cell_centres
+from pmni.volume_rendering.occupancy import cell_centres
 from pmni.volume_rendering.renderer import render
 
 CPU = torch.device("cpu")
@@ -130,48 +131,48 @@ def test_nerfacc_agrees_with_torch():
 
 def test_occupancy_remembers_f_near_the_surface_and_its_sign_elsewhere():
     sphere = Sphere(0.5, (0.1, 0.0, -0.2))
-    grid = OccupancyGrid(64, shell=0.02, device=CPU)
+    grid = occupancy_grid(64, 0.02, CPU)
     assert not grid.values.any(), "nothing is known yet"
     grid.refresh(sphere)
     x = cell_centres(64, CPU).view(-1, 3)
-    torch.testing.assert_close(grid.at(x), grid.values.view(-1))
+    torch.testing.assert_close(grid.sample(x), grid.values.view(-1))
     value = sphere(x)
     near = value.abs() < 0.1
-    torch.testing.assert_close(grid.at(x)[near], value[near])
-    assert torch.equal(grid.at(x)[~near] > 0, value[~near] > 0)
+    torch.testing.assert_close(grid.sample(x)[near], value[near])
+    assert torch.equal(grid.sample(x)[~near] > 0, value[~near] > 0)
     anywhere = 2 * torch.rand(20000, 3) - 1
-    value, found = sphere(anywhere), grid.at(anywhere)
+    value, found = sphere(anywhere), grid.sample(anywhere)
     near = value.abs() < 0.08
     torch.testing.assert_close(found[near], value[near], atol=7e-4, rtol=0)
     assert (found[~near].abs() > 0.07).all()
-    assert grid.at(torch.tensor([[1.2, 0, 0]])) > 0.3
+    assert grid.sample(torch.tensor([[1.2, 0, 0]])) > 0.3
 
 
 def test_half_a_cell_is_what_a_thin_sheet_is_mistaken_by():
     """However it lies; and so much is added to the reach."""
-    grid = OccupancyGrid(32, shell=1.0, device=CPU)
+    grid = occupancy_grid(32, 1.0, CPU)
     generator = torch.Generator().manual_seed(0)
     x = 1.6 * torch.rand(5000, 3, generator=generator) - 0.8
-    reach = float(grid.reach(torch.tensor(1e9)))
+    reach = float(grid.truncation(torch.tensor(1e9)))
     for seed in range(10):
         normal = torch.randn(3, generator=generator.manual_seed(seed))
         normal /= normal.norm()
         grid.refresh(lambda x, n=normal, at=seed / 300: (x @ n - at).abs())
         on = x - (x @ normal - seed / 300)[:, None] * normal
         on = on[on.abs().amax(-1) < 0.9]
-        assert grid.at(on).max() < reach
+        assert grid.sample(on).max() < reach
     assert reach == pytest.approx(1 / 32)
 
 
 def test_the_reach_follows_the_sharpness_down_from_the_shell():
-    grid = OccupancyGrid(32, shell=0.03, device=CPU)
-    assert float(grid.reach(torch.tensor(10.0))) == pytest.approx(0.03 + 1 / 32)
-    assert float(grid.reach(torch.tensor(1000.0))) == pytest.approx(TAIL / 1000 + 1 / 32)
+    grid = occupancy_grid(32, 0.03, CPU)
+    assert float(grid.truncation(torch.tensor(10.0))) == pytest.approx(0.03 + 1 / 32)
+    assert float(grid.truncation(torch.tensor(1000.0))) == pytest.approx(5 / 1000 + 1 / 32)
 
 
 def test_planes_bracket_the_first_surface_and_stop_behind_it():
     sphere = Sphere()
-    grid = OccupancyGrid(64, shell=0.03, device=CPU)
+    grid = occupancy_grid(64, 0.03, CPU)
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (2, 2)))
     planes = march(patches, grid, REACH, torch.tensor(0.01), torch.tensor([0.3, 0.8]))
@@ -181,9 +182,9 @@ def test_planes_bracket_the_first_surface_and_stop_behind_it():
     assert f[-2] > -2 * REACH > -0.2, "planes went on to the back of the sphere"
     assert f[-1] < -REACH
     assert (f.diff() < 0).all()
-    gaps = planes.z.diff()[planes.joined[:-1]]
+    gaps = planes.z.diff()[planes.valid[:-1]]
     torch.testing.assert_close(gaps, torch.full_like(gaps, 0.01), atol=1e-5, rtol=0)
-    assert not planes.joined[-1]
+    assert not planes.valid[-1]
 
 
 def test_points_project_back_to_their_pixels():
@@ -207,7 +208,7 @@ def test_gradients_of_a_linear_function_are_exact(method):
     x = plane_points(patches, planes).view(-1, 3)
     torch.testing.assert_close(samples.f.view(-1), Plane()(x))
     in_camera = patches.rotation[0].T @ Plane.normal.double()
-    found = samples.in_camera(patches, planes)[planes.joined]
+    found = samples.interval_gradients(patches, planes)[planes.valid]
     torch.testing.assert_close(found, in_camera.expand(3, 3, 3, 3), atol=1e-8, rtol=1e-8)
 
 
@@ -240,7 +241,7 @@ def test_central_differences_match_the_gradient():
 @pytest.mark.parametrize("method", ["analytic", "finite_difference", "directional"])
 def test_a_rendered_sphere_is_a_sphere(method):
     sphere = Sphere()
-    grid = OccupancyGrid(64, shell=0.03, device=CPU)
+    grid = occupancy_grid(64, 0.03, CPU)
     grid.refresh(sphere)
     patches = make_patches(pixels=((63, 47), (50, 40), (2, 2)))
     settings = RenderingSettings(gradient=method, epsilon=1e-3)
@@ -259,12 +260,12 @@ def test_a_rendered_sphere_is_a_sphere(method):
     unit = torch.nn.functional.normalize(image.normal, dim=-1)
     angle = torch.rad2deg(torch.acos((unit * normal).sum(-1).clamp(max=1)))
     assert angle[hit].max() < 1.0
-    gradient = sample(sphere, patches, planes, method, 1e-3).in_camera(patches, planes)
-    length = torch.linalg.vector_norm(gradient[planes.joined], dim=-1)
+    gradient = sample(sphere, patches, planes, method, 1e-3).interval_gradients(patches, planes)
+    length = torch.linalg.vector_norm(gradient[planes.valid], dim=-1)
     torch.testing.assert_close(length, torch.ones_like(length), atol=0.05, rtol=0)
     assert int(image.intervals) == length.numel()
     error = ((length - 1) ** 2).sum()
-    torch.testing.assert_close(image.slope_error.sum(), error, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(image.eikonal_residual.sum(), error, atol=1e-5, rtol=1e-4)
 
 
 def crossing(*shift: float) -> tuple[Patches, Sphere]:
@@ -282,7 +283,7 @@ def test_what_is_left_out_does_not_matter(inv_s, monkeypatch):
     """
     monkeypatch.setattr("pmni.volume_rendering.compositing.EPSILON", 1e-9)
     patches, sphere = crossing()
-    grid = OccupancyGrid(128, shell=0.1, device=CPU)
+    grid = occupancy_grid(128, 0.1, CPU)
     grid.refresh(sphere)
     sharpness, step = torch.tensor(inv_s), torch.tensor(min(4e-3, 1 / inv_s))
     jitter = torch.linspace(0, 0.9, 7)
@@ -297,7 +298,7 @@ def test_what_is_left_out_does_not_matter(inv_s, monkeypatch):
         slopes = [torch.autograd.grad(part.sum(), shift, retain_graph=True)[0] for part in parts]
         return int(image.intervals), parts, slopes
 
-    few, image, slopes = rendered(grid.reach(sharpness))
+    few, image, slopes = rendered(grid.truncation(sharpness))
     many, whole, true_slopes = rendered(torch.tensor(0.4))
     assert few < 0.4 * many
     for found, expected in zip(image, whole, strict=True):
@@ -309,7 +310,7 @@ def test_what_is_left_out_does_not_matter(inv_s, monkeypatch):
 def test_rendering_is_differentiable_in_the_pose():
     """The derivative of a loss with respect to a pose matches finite differences."""
     sphere = Sphere(0.5, (0.05, 0.1, 0.0))
-    grid = OccupancyGrid(64, shell=0.05, device=CPU)
+    grid = occupancy_grid(64, 0.05, CPU)
     grid.refresh(sphere)
     base = make_patches(pixels=((50, 40), (70, 55)), dtype=torch.float64)
     planes = march(base, grid, REACH, torch.tensor(5e-3), torch.zeros(2, dtype=torch.float64))

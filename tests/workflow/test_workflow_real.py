@@ -34,7 +34,7 @@ FREE = {
         "checkpoints": [STEPS[0]],
         "patches": 64,
         "field": {"levels": 4, "log2_entries": 12},
-        "rendering": {"occupancy_resolution": 32},
+        "rendering": {"occupancy": {"resolution": 32}},
         **CPU,
     },
     "mesh": {"resolution": 48, **CPU},
