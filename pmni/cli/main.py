@@ -38,13 +38,17 @@ def main(argv: list[str] | None = None) -> int:
         return standby.serve(Path(argv[1]), main)
     if argv and argv[0] in STAGES and (code := standby.delegated(argv)) is not None:
         return code
+    # Not before a command is forwarded, which need not wait for pydantic.
+    from pmni.config.base import plain_deprecations
+
     chosen = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
     try:
-        args.run(args)
+        with plain_deprecations(lambda line: print(f"pmni: warning: {line}", file=sys.stderr)):
+            args.run(args)
     except PmniError as error:
         print(f"pmni {args.stage}: error: {error}", file=sys.stderr)
         return 2

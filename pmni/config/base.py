@@ -1,8 +1,10 @@
 """What all settings share: strict keys, documentation from docstrings, and clear errors."""
 
 import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -12,6 +14,10 @@ from pmni.errors import InputError
 S = TypeVar("S", bound="Settings")
 
 
+class DeprecatedSetting(FutureWarning):
+    """A setting has a former name or value, which works until the next release."""
+
+
 class Settings(BaseModel):
     """A frozen group of settings. Unknown keys are errors; docstrings become the JSON schema."""
 
@@ -19,27 +25,54 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
 
-    deprecated_names: ClassVar[dict[str, str]] = {}
+    deprecated_names: ClassVar[Mapping[str, str]] = {}
     """Former names of settings, each with the present one: `new`, or `group.new` if the setting has
-    moved into a group. They work for one release, with a FutureWarning."""
+    moved into a group. They work for one release, with a warning."""
+
+    deprecated_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
+    """Former values by setting, under its present name, each with the value that means the same
+    today. They work for one release, with a warning."""
 
     @model_validator(mode="before")
     @classmethod
-    def _rename_deprecated(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
+    def _translate(cls, values: Any) -> Any:
+        return cls._translate_here(values) if isinstance(values, dict) else values
+
+    @classmethod
+    def translate_deprecated(cls, values: dict[str, Any], source: str) -> dict[str, Any]:
+        """`values` in present names and values, in nested groups too; a warning for each.
+
+        To be done before two mappings are merged, since one of them may use a former name. Raises
+        InputError naming `source` where a setting has both its names.
+        """
+        try:
+            return cls._translate_all(values)
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
+
+    @classmethod
+    def _translate_all(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`translate_deprecated`, with ValueError."""
+        values = cls._translate_here(values)
+        for name, field in cls.model_fields.items():
+            if name in values:
+                values[name] = _translate_nested(field.annotation, values[name])
+        return values
+
+    @classmethod
+    def _translate_here(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`_translate_all` without nested groups."""
         values = dict(values)
-        for old in cls.deprecated_names.keys() & values.keys():
-            new = cls.deprecated_names[old]
-            warnings.warn(f"setting '{old}' is now called '{new}'", FutureWarning, stacklevel=2)
-            *groups, name = new.split(".")
-            place = values
-            for group in groups:
-                place[group] = dict(place.get(group) or {})
-                place = place[group]
-            if name in place:
-                raise ValueError(f"has both '{new}' and its former name '{old}'; keep the first")
-            place[name] = values.pop(old)
+        for old, new in cls.deprecated_names.items():
+            if old in values:
+                _warn_of_deprecation(f"setting '{old}' is now called '{new}'")
+                _move(values, old, new)
+        for name, renamed in cls.deprecated_values.items():
+            value = values.get(name)
+            if isinstance(value, Hashable) and value in renamed:
+                new_value = renamed[value]
+                _warn_of_deprecation(f"{name}: '{value}' is now called '{new_value}'")
+                values[name] = new_value
         return values
 
     @classmethod
@@ -57,13 +90,70 @@ class Settings(BaseModel):
 
     @classmethod
     def _keys_beside(cls, location: tuple[int | str, ...]) -> list[str]:
-        model: Any = cls
+        """The settings of the group that `location` lies in."""
+        model: type[Settings] | None = cls
         for part in location[:-1]:
-            field = getattr(model, "model_fields", {}).get(part)
-            model = field.annotation if field else None
-            # a group that may also be null
-            model = next((one for one in get_args(model) if hasattr(one, "model_fields")), model)
-        return sorted(getattr(model, "model_fields", {}))
+            field = model.model_fields.get(str(part)) if model else None
+            model = settings_group(field.annotation) if field else model
+        return sorted(model.model_fields) if model else []
+
+
+def settings_group(annotation: Any) -> type[Settings] | None:
+    """The class of settings in a field's type: itself, one that may be null, a list's or a
+    mapping's; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    return next(filter(None, map(settings_group, get_args(annotation))), None)
+
+
+def _translate_nested(annotation: Any, value: Any) -> Any:
+    """The value of a field of that type; groups of settings in it have present names and values."""
+    group = settings_group(annotation)
+    if group is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [_translate_nested(group, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if get_origin(annotation) is dict:
+        return {name: _translate_nested(group, item) for name, item in value.items()}
+    return group._translate_all(value)
+
+
+def _move(values: dict[str, Any], old: str, new: str) -> None:
+    """Rename the setting `old` to `new`, `group.name`. Raises ValueError if that has a value."""
+    *groups, name = new.split(".")
+    target = values
+    for group in groups:
+        target[group] = dict(target.get(group) or {})
+        target = target[group]
+    if name in target:
+        raise ValueError(f"has both '{new}' and its former name '{old}'; keep the first")
+    target[name] = values.pop(old)
+
+
+def _warn_of_deprecation(message: str) -> None:
+    text = f"{message}; the former name works until the next release"
+    warnings.warn(text, DeprecatedSetting, stacklevel=2)
+
+
+@contextmanager
+def plain_deprecations(write: Callable[[str], None]) -> Iterator[None]:
+    """Pass warnings about deprecated settings to `write`, each once, as a line of text."""
+    messages: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, DeprecatedSetting):
+            show_others(message, category, *where, **more)
+        elif str(message) not in messages:
+            messages.add(str(message))
+            write(str(message))
+
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+        warnings.simplefilter("always", DeprecatedSetting)
+        warnings.showwarning = show
+        yield
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
             f"unknown experiment '{name}': there is no {EXPERIMENTS / name}.yaml; known: {known}"
         )
     values = _with_base(path, ())
+    overrides = Experiment.translate_deprecated(overrides, "overrides")
     own = Experiment.parse(values, str(path))
     values = merge(values, {k: v for k, v in overrides.items() if not _brings_back(own, k, v)})
     found = Experiment.parse(values, f"{path} with overrides")
@@ -186,6 +187,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise InputError(f"{path}: its `base` leads back to itself")
     values = read_yaml(path)
     base = values.pop("base", None)
+    values = Experiment.translate_deprecated(values, str(path))
     if base is None:
         return values
     shipped = SHIPPED_EXPERIMENTS / f"{base}.yaml"
