@@ -4,9 +4,9 @@
 """
 
 import argparse
-import importlib
 import logging
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from pmni import __version__
@@ -25,7 +25,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for stage in STAGES.values():
         command = commands.add_parser(stage.name, help=stage.summary, description=stage.summary)
         if stage.name == chosen:
-            module = importlib.import_module(stage.module)
+            module = import_module(stage.module)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

@@ -28,7 +28,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     module.add_arguments = add_arguments  # type: ignore[attr-defined]
     module.run = run  # type: ignore[attr-defined]
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
     return module
 
 
