@@ -11,8 +11,8 @@ from benchmarks.surfaces import capture_of
 from benchmarks.timing import PeakMemory, Stopwatch
 from pmni.config.evaluation import EvaluateSettings
 from pmni.evaluation import evaluate as stage
-from pmni.io.meshes import Mesh
-from pmni.io.poses import Poses
+from pmni.geometry.mesh import Mesh
+from pmni.geometry.poses import Poses
 from pmni.registration.perturbation import add_noise
 
 PART, WHOLE, REST = "evaluate", "whole", "rest"

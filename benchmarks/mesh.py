@@ -15,7 +15,7 @@ from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import PeakMemory, median_seconds
 from pmni.config.meshing import RenderSettings
 from pmni.geometry.cameras import turntable
-from pmni.geometry.triangle_mesh import signed_volume
+from pmni.geometry.mesh import signed_volume
 from pmni.meshing.extract import extract
 from pmni.meshing.grid_nodes import at_nodes
 from pmni.meshing.marching_cubes import load_mesher

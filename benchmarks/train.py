@@ -17,8 +17,8 @@ from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture
 from pmni.evaluation.metrics import point_tree, surface_errors
 from pmni.evaluation.surface import Rays, look, mask_rays
+from pmni.geometry.mesh import Mesh
 from pmni.geometry.transforms import Similarity
-from pmni.io.meshes import Mesh
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.training import trainer as loop

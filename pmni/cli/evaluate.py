@@ -15,8 +15,8 @@ from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import load_capture
 from pmni.errors import InputError
 from pmni.evaluation.evaluate import evaluate
+from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_file, write_text
-from pmni.io.meshes import Mesh
 from pmni.io.poses import read_poses
 from pmni.runtime.provenance import record
 

@@ -17,10 +17,11 @@ from pmni.exporting.colmap import write_colmap
 from pmni.exporting.nerfstudio import write_points, write_transforms
 from pmni.exporting.neus import write_cameras_sphere
 from pmni.exporting.picture import write_picture
+from pmni.geometry.mesh import Mesh
+from pmni.geometry.poses import Poses
 from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_mask, write_normal_map
-from pmni.io.meshes import Mesh
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.poses import read_poses, write_poses
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)

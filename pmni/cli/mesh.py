@@ -9,7 +9,8 @@ import torch
 from pmni.config.base import settings_from_argument
 from pmni.config.meshing import MeshSettings
 from pmni.data.capture import load_capture
-from pmni.io.meshes import Mesh, write_ply
+from pmni.geometry.mesh import Mesh
+from pmni.io.ply import write_ply
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.runtime.devices import claimed_device

@@ -12,7 +12,8 @@ from pmni import kernels
 from pmni.config.base import settings_from_argument
 from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture, load_capture
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.geometry.poses import Poses
+from pmni.io.poses import read_poses, write_poses
 from pmni.io.tables import Row, write_rows
 from pmni.refinement.covariance import pose_covariances
 from pmni.refinement.hull import hull

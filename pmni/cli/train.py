@@ -15,9 +15,10 @@ from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture, load_capture
 from pmni.errors import InputError
+from pmni.geometry.poses import Poses
 from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
-from pmni.io.poses import Poses, read_poses
+from pmni.io.poses import read_poses
 from pmni.refinement.correction import corrected
 from pmni.refinement.measurements import load_measurements
 from pmni.runtime import provenance

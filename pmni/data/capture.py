@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pmni.errors import InputError
+from pmni.geometry.poses import check_rigid
 from pmni.io.atomic import atomic_file, write_text
-from pmni.io.poses import FRAME, check_rigid
+from pmni.io.poses import FRAME
 
 
 @dataclass(frozen=True)

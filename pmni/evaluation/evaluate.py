@@ -31,10 +31,9 @@ from pmni.evaluation.metrics import (
     surface_errors,
 )
 from pmni.evaluation.surface import Rays, Seen, Target, look, mask_rays
+from pmni.geometry.mesh import Mesh, open_edges
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import Similarity
-from pmni.geometry.triangle_mesh import open_edges
-from pmni.io.meshes import Mesh
-from pmni.io.poses import Poses
 
 ICP_POINTS = 30_000
 

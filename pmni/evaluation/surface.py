@@ -9,8 +9,7 @@ from trimesh.ray import has_embree
 
 from pmni.errors import MissingBackendError
 from pmni.geometry.cameras import pixel_grid, ray_directions
-from pmni.geometry.triangle_mesh import vertex_normals
-from pmni.io.meshes import Mesh
+from pmni.geometry.mesh import Mesh, vertex_normals
 
 CHUNK = 1 << 15
 """Rays whose arrays stay in the processor's cache."""

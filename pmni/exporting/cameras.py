@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.geometry.cameras import invert_rigid
-from pmni.io.poses import Poses
+from pmni.geometry.poses import Poses
 
 HALF_PIXEL = 0.5
 """From pixel centres at integers (here, NeuS) to pixel corners at integers (COLMAP, nerfstudio)."""

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from pmni.data.capture import Capture
 from pmni.evaluation.alignment import align_cameras, align_rotations
 from pmni.exporting.cameras import Cameras
-from pmni.exporting.shading import Viewpoint, shade, smooth
+from pmni.exporting.shading import Viewpoint, shade
 from pmni.geometry.cameras import look_at
+from pmni.geometry.mesh import Mesh
 from pmni.geometry.transforms import Similarity, rotation_angle_deg
-from pmni.io.meshes import Mesh
 from pmni.synthetic.raytrace import MeshSurface
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def arrange(
         vertices = to_frame(np.asarray(mesh.vertices, np.float64))
         centre = (vertices.min(0) + vertices.max(0)) / 2
         radius = float(np.linalg.norm(vertices - centre, axis=1).max())
-        surface = MeshSurface(smooth(Mesh((vertices - centre) / radius, mesh.faces)))
+        surface = MeshSurface(Mesh((vertices - centre) / radius, mesh.faces))
     distance = np.linalg.norm(sets[-1][4][:, :3, 3] - centre, axis=1).mean() / radius
     shortened = max(1.0, float(distance) / NEAREST)
     drawn = []

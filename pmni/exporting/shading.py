@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
-from pmni.io.meshes import Mesh
 from pmni.synthetic.raytrace import MeshSurface
-from pmni.synthetic.solid import Mesh as SmoothMesh
 
 CLAY = np.array([0.85, 0.82, 0.775])
 """Colour of the surface in full light."""
@@ -33,16 +31,6 @@ class Viewpoint:
         """Pixels (u, v) and z-depths of world points."""
         w2c = invert_rigid(self.c2w)
         return project(points @ w2c[:3, :3].T + w2c[:3, 3], self.K)
-
-
-def smooth(mesh: Mesh) -> SmoothMesh:
-    """The mesh with vertex normals, about the origin or near it."""
-    import trimesh
-
-    normals = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
-    return SmoothMesh(
-        np.asarray(mesh.vertices, np.float64), mesh.faces, np.asarray(normals, np.float64)
-    )
 
 
 def shade(surface: MeshSurface, viewpoint: Viewpoint) -> Float[np.ndarray, "S S 4"]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from pmni.errors import InputError
-from pmni.geometry.triangle_mesh import open_edges
-from pmni.io.meshes import Mesh
+from pmni.geometry.mesh import Mesh, open_edges
 from pmni.meshing.marching_cubes import Mesher
 from pmni.meshing.node_tiles import Evaluate
 from pmni.meshing.sampling import sample

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pmni.data.capture import Capture
-from pmni.io.poses import Poses
+from pmni.geometry.poses import Poses
 from pmni.refinement.estimate import Estimate
 from pmni.refinement.measurements import pixel_directions
 from pmni.refinement.residuals import correct_normals

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from pmni.evaluation.alignment import align_rotations
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.io.poses import Poses, read_poses
+from pmni.io.poses import read_poses
 from pmni.reporting.charts import Chart, short
 from pmni.reporting.sources import Run, load
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from pmni.config.reporting import ReportSettings
 from pmni.data.capture import Capture
-from pmni.io.poses import Poses, read_poses
+from pmni.geometry.poses import Poses
+from pmni.io.poses import read_poses
 from pmni.reporting import cameras, charts
 from pmni.reporting.gallery import Gallery, read_normal_errors, result_gallery
 from pmni.reporting.sources import (

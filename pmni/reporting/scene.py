@@ -12,9 +12,11 @@ from jaxtyping import Float
 from pmni.config.reporting import ReportSettings
 from pmni.data.capture import Capture
 from pmni.evaluation.alignment import align_rotations
+from pmni.geometry.mesh import Mesh
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import Similarity
-from pmni.io.meshes import Mesh, read_ply
-from pmni.io.poses import Poses, read_poses
+from pmni.io.ply import read_ply
+from pmni.io.poses import read_poses
 from pmni.reporting import images, meshes
 from pmni.reporting.sources import Run, Unavailable, load, read_json
 

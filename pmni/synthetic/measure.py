@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni.config.capture import SynthesizeSettings
+from pmni.geometry.mesh import Mesh
 from pmni.synthetic.mask_errors import extended, wrong_mask
 from pmni.synthetic.noise import angle_between, photometric_stereo
 from pmni.synthetic.rendering import View
 from pmni.synthetic.shading import shading_errors
-from pmni.synthetic.solid import Mesh
 from pmni.synthetic.writer import FILE_AXES
 
 # Streams of random numbers: another error of one kind leaves those of the other kinds alone.

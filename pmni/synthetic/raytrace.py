@@ -7,8 +7,9 @@ import trimesh
 from jaxtyping import Float
 
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.synthetic.shapes import normalised
-from pmni.synthetic.solid import Mesh, fit
+from pmni.synthetic.solid import fit
 
 # The rotation that turns a file's up axis to z.
 _UPRIGHT = {
@@ -51,7 +52,7 @@ def load_mesh(path: Path, up: str, radius: float, subdivide: int = 0) -> Mesh:
     vertices = np.asarray(mesh.vertices, np.float64) @ _UPRIGHT[up].T
     centre, factor = fit(vertices, radius)
     normals = np.asarray(mesh.vertex_normals, np.float64) @ _UPRIGHT[up].T
-    return Mesh((vertices - centre) * factor, np.asarray(mesh.faces, np.int64), normals)
+    return Mesh((vertices - centre) * factor, np.asarray(mesh.faces, np.int64), None, normals)
 
 
 class MeshSurface:

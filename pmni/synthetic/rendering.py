@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni.geometry.cameras import pixel_grid, ray_directions
-from pmni.synthetic.solid import Mesh
+from pmni.geometry.mesh import Mesh
 
 _RAYS_AT_ONCE = 1_500_000
 

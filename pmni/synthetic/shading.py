@@ -23,10 +23,10 @@ from scipy.spatial import cKDTree
 from scipy.stats import norm
 
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.synthetic.noise import angle_between, facing, random_fields, turn
 from pmni.synthetic.rendering import View
 from pmni.synthetic.shapes import normalised
-from pmni.synthetic.solid import Mesh
 from pmni.synthetic.writer import FILE_AXES
 
 _STRONGEST = 3.0  # of interreflection, at severity 1: more than one bounce, albedo near 1

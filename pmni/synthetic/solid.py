@@ -1,30 +1,18 @@
 """A shape made tangible: its triangle mesh, and where in space nothing of it can be."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 from skimage.measure import marching_cubes
 
+from pmni.geometry.mesh import Mesh
 from pmni.synthetic.shapes import Shape, normalised, scaled
 
 _LEVELS = 4  # of the sampling grid, each twice as fine as the one before
 _TRIAL_CELLS = 96  # along each side of a first, coarse mesh
 _TOLERANCE = 1e-10  # of the shape's unit: what counts as on the surface
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles with unit outward normals at the vertices; faces counterclockwise from outside."""
-
-    vertices: Float[np.ndarray, "N 3"]
-    faces: Int[np.ndarray, "F 3"]
-    normals: Float[np.ndarray, "N 3"]
-
-    def fitted(self, centre: Float[np.ndarray, "3"], factor: float) -> "Mesh":
-        """`centre` moved to the origin, then everything made `factor` times larger."""
-        return replace(self, vertices=(self.vertices - centre) * factor)
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class Solid:
         centre, factor = fit(self.mesh.vertices, radius)
         return Solid(
             scaled(self.shape, centre, factor),
-            self.mesh.fitted(centre, factor),
+            self.mesh.centred(centre, factor),
             self.clearance.fitted(centre, factor),
         )
 
@@ -125,7 +113,7 @@ def _mesh(shape: Shape, values: np.ndarray, grid: Clearance) -> Mesh:
     vertices = grid.corner + (indices.astype(np.float64) + 0.5) * grid.spacing
     faces = faces.astype(np.int64)
     vertices = onto_surface(shape, _evened(vertices, faces), grid.spacing)
-    return Mesh(vertices, faces, normalised(shape.gradient(vertices)))
+    return Mesh(vertices, faces, exact_normals=normalised(shape.gradient(vertices)))
 
 
 def _evened(

@@ -32,10 +32,10 @@ import trimesh
 from jaxtyping import Bool, Float
 
 from pmni.geometry.cameras import invert_rigid
+from pmni.geometry.mesh import Mesh
 from pmni.io.images import write_mask, write_normal_map
 from pmni.synthetic.mask_errors import extended
 from pmni.synthetic.rendering import View
-from pmni.synthetic.solid import Mesh
 
 FILE_AXES = np.array([1.0, -1.0, -1.0])
 """OpenCV's camera axes <-> the axes of the stored camera-space normals."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.io.poses import Poses, write_poses
+from pmni.io.poses import write_poses
 from pmni.io.tables import Row, write_rows
 from pmni.sdf.band import BandSDF
 from pmni.sdf.checkpoint import save_surface

@@ -21,10 +21,11 @@ from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import InputError, MissingBackendError
 from pmni.evaluation.evaluate import Evaluation, evaluate
+from pmni.geometry.mesh import Mesh, vertex_normals
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import Similarity
-from pmni.geometry.triangle_mesh import vertex_normals
-from pmni.io.meshes import Mesh, write_ply
-from pmni.io.poses import Poses, write_poses
+from pmni.io.ply import write_ply
+from pmni.io.poses import write_poses
 
 TRUTH = lumpy()
 CAPTURE = capture_of(TRUTH)

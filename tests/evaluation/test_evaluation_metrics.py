@@ -23,9 +23,8 @@ from pmni.evaluation.metrics import (
 )
 from pmni.evaluation.surface import Rays, Target, look, mask_rays
 from pmni.geometry.cameras import turntable
+from pmni.geometry.mesh import Mesh, vertex_normals
 from pmni.geometry.transforms import Similarity
-from pmni.geometry.triangle_mesh import vertex_normals
-from pmni.io.meshes import Mesh
 
 
 def errors_of(mesh: list, truth: list):

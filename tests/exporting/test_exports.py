@@ -23,11 +23,13 @@ from pmni.exporting.colmap import quaternion, write_colmap
 from pmni.exporting.nerfstudio import write_points, write_transforms
 from pmni.exporting.neus import view_numbers, write_cameras_sphere
 from pmni.exporting.picture import arrange, frusta, viewpoints
-from pmni.exporting.shading import Viewpoint, shade, smooth
+from pmni.exporting.shading import Viewpoint, shade
 from pmni.geometry.cameras import look_at
+from pmni.geometry.mesh import Mesh
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import Similarity
-from pmni.io.meshes import Mesh, write_ply
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.ply import write_ply
+from pmni.io.poses import read_poses, write_poses
 from pmni.synthetic.raytrace import MeshSurface
 
 
@@ -327,7 +329,7 @@ def test_all_frusta_and_the_surface_are_in_the_picture():
 
 def test_a_shaded_ball_is_a_disc_lit_from_the_left_above():
     ball = trimesh.creation.icosphere(4, 1.0)
-    surface = MeshSurface(smooth(Mesh(np.asarray(ball.vertices), np.asarray(ball.faces))))
+    surface = MeshSurface(Mesh(np.asarray(ball.vertices), np.asarray(ball.faces)))
     K = np.array([[100.0, 0, 45], [0, 100, 40], [0, 0, 1]])
     image = shade(surface, Viewpoint(look_at(np.array([5.0, 0, 0]), np.zeros(3)), K, 90))
     v, u = np.mgrid[:90, :90]

@@ -12,8 +12,7 @@ from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
 from pmni.errors import DivergenceError, InputError, MissingBackendError
-from pmni.geometry.triangle_mesh import open_edges, signed_volume, vertex_normals
-from pmni.io.meshes import Mesh
+from pmni.geometry.mesh import Mesh, open_edges, signed_volume, vertex_normals
 from pmni.meshing import sparse_grid
 from pmni.meshing.extract import Extraction, extract
 from pmni.meshing.marching_cubes import load_mesher

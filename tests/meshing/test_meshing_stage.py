@@ -14,7 +14,8 @@ from fixtures.analytic_sdfs import Analytic, sphere
 from pmni.cli.main import main
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import InputError
-from pmni.io.meshes import Mesh, read_ply, write_ply
+from pmni.geometry.mesh import Mesh
+from pmni.io.ply import read_ply, write_ply
 
 MESH = Mesh(
     np.array([[0.0, 0, 0], [1.5, 0, 0], [0, 2.25, 0], [0, 0, 1]]),

@@ -12,8 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from pmni.geometry.triangle_mesh import area_vectors, open_edges, signed_volume
-from pmni.io.meshes import Mesh
+from pmni.geometry.mesh import Mesh, area_vectors, open_edges, signed_volume
 from pmni.meshing import node_tiles, triangulation
 from pmni.meshing.cases import CORNERS, EDGE_AXIS, EDGES, case_table
 from pmni.meshing.extract import extract

@@ -21,8 +21,10 @@ from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.geometry.cameras import look_at, pixel_grid, ray_directions
+from pmni.geometry.mesh import Mesh
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.poses import read_poses, write_poses
 from pmni.refinement.hull import hull
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.refine import Refiner, Report, check_converged, finest_cells
@@ -43,7 +45,7 @@ from pmni.sdf.grid import GridSDF
 from pmni.synthetic.mask_errors import extended
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
-from pmni.synthetic.solid import Mesh, make_solid
+from pmni.synthetic.solid import make_solid
 from pmni.synthetic.spheretrace import AnalyticSurface
 
 CPU = torch.device("cpu")

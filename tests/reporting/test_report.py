@@ -21,7 +21,8 @@ from fixtures.report_results import (
 from pmni.cli.main import main
 from pmni.config.reporting import ReportedRun, ReportSettings
 from pmni.data.capture import save_capture
-from pmni.io.meshes import Mesh, write_ply
+from pmni.geometry.mesh import Mesh
+from pmni.io.ply import write_ply
 from pmni.reporting.page import build_page
 
 SMALL = ReportSettings(faces=1500, faces_early=500, tile=48)

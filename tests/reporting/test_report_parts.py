@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from skimage.measure import marching_cubes
 
 from pmni.config.reporting import ReportedExperiment, ReportedObject
-from pmni.io.poses import Poses, write_poses
+from pmni.geometry.poses import Poses
+from pmni.io.poses import write_poses
 from pmni.reporting import cameras, charts, images, meshes, words
 from pmni.reporting.gallery import error_scale
 from pmni.reporting.sources import (

@@ -11,7 +11,8 @@ from training.test_trainer import TINY, changed
 
 from pmni.cli.main import main
 from pmni.data.capture import save_capture
-from pmni.io.poses import Poses, write_poses
+from pmni.geometry.poses import Poses
+from pmni.io.poses import write_poses
 from pmni.runtime.determinism import bit_for_bit
 
 REFINE = {"deterministic": True, "heldout": 0.1, "cells": 64, "iterations": [2, 2, 2]}

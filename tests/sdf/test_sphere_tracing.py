@@ -16,7 +16,8 @@ from pmni.cli.main import main
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import DivergenceError
 from pmni.geometry.cameras import look_at, pixel_grid, ray_directions, turntable
-from pmni.io.poses import Poses, write_poses
+from pmni.geometry.poses import Poses
+from pmni.io.poses import write_poses
 from pmni.sdf.rendering import render_views
 from pmni.sdf.sphere_tracing import Hits, box_interval, clear_distance, trace, visible
 

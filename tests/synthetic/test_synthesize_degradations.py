@@ -14,6 +14,7 @@ from scipy.ndimage import label
 from pmni.cli.main import main
 from pmni.data.readers import read_capture
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.io.images import read_mask, read_normal_map
 from pmni.synthetic.mask_errors import extended, wrong_mask
 from pmni.synthetic.noise import angle_between
@@ -21,7 +22,6 @@ from pmni.synthetic.raytrace import MeshSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.rig import handheld_poses, intrinsics, turntable_poses
 from pmni.synthetic.shading import Surroundings, shading_errors
-from pmni.synthetic.solid import Mesh
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -91,7 +91,9 @@ class TestMasks:
 # --------------------------------------------------------------------------- shading
 def mesh_of(shape: trimesh.Trimesh) -> Mesh:
     return Mesh(
-        np.array(shape.vertices), np.array(shape.faces, np.int64), np.array(shape.vertex_normals)
+        np.array(shape.vertices),
+        np.array(shape.faces, np.int64),
+        exact_normals=np.array(shape.vertex_normals),
     )
 
 

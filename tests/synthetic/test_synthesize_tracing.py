@@ -5,11 +5,12 @@ import pytest
 import trimesh
 
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.synthetic import shapes
 from pmni.synthetic.raytrace import MeshSurface, load_mesh
 from pmni.synthetic.rendering import render
 from pmni.synthetic.rig import intrinsics, turntable_poses
-from pmni.synthetic.solid import Mesh, fit, make_solid, onto_surface
+from pmni.synthetic.solid import fit, make_solid, onto_surface
 from pmni.synthetic.spheretrace import AnalyticSurface
 
 
@@ -18,7 +19,7 @@ def analytic(shape: shapes.Shape, faces: int = 20_000) -> AnalyticSurface:
 
 
 def mesh_surface(mesh: trimesh.Trimesh) -> MeshSurface:
-    return MeshSurface(Mesh(mesh.vertices, mesh.faces, np.array(mesh.vertex_normals)))
+    return MeshSurface(Mesh(mesh.vertices, mesh.faces, None, np.array(mesh.vertex_normals)))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from pmni.config.refinement import RefineSettings
 from pmni.config.training import FieldSettings
 from pmni.data.capture import save_capture
 from pmni.data.heldout import BLOCK, heldout_blocks
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.poses import read_poses, write_poses
 from pmni.refinement.correction import corrected
 from pmni.refinement.measurements import load_measurements
 from pmni.refinement.poses_only import pose_step

@@ -21,9 +21,10 @@ from pmni.cli.main import main
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import DivergenceError, InputError
 from pmni.geometry.cameras import invert_rigid, turntable
+from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.hashing import verify_checksum
-from pmni.io.poses import Poses, read_poses, write_poses
+from pmni.io.poses import read_poses, write_poses
 from pmni.runtime import provenance
 from pmni.sdf.checkpoint import load_surface, save_surface
 from pmni.training.checkpoint import load_state, save_state

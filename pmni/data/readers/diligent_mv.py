@@ -32,8 +32,8 @@ from pmni.data.readers.supernormal import FILE_TO_CAMERA
 from pmni.data.validation import check_same_size, holds_normal
 from pmni.errors import InputError
 from pmni.geometry.cameras import invert_rigid
+from pmni.geometry.poses import check_rigid
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
-from pmni.io.poses import check_rigid
 
 TRUTH = "Normal_gt"
 

@@ -1,9 +1,31 @@
-"""What can be said of a triangle mesh: areas, normals, volume, open edges."""
+"""Triangle meshes: areas, normals, volume, open edges."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from pmni.io.meshes import Mesh
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles whose corners run counter-clockwise seen from outside."""
+
+    vertices: Float[np.ndarray, "N 3"]
+    faces: Int[np.ndarray, "F 3"]
+    observed: Bool[np.ndarray, "N"] | None = None
+    """Whether a camera has observed each vertex; None: unknown."""
+    exact_normals: Float[np.ndarray, "N 3"] | None = None
+    """Unit outward normals at the vertices, if a formula or a file gives them."""
+
+    @cached_property
+    def normals(self) -> Float[np.ndarray, "N 3"]:
+        """Unit outward normals at the vertices: the exact ones, or those of the faces around."""
+        return vertex_normals(self) if self.exact_normals is None else self.exact_normals
+
+    def centred(self, centre: Float[np.ndarray, "3"], factor: float) -> "Mesh":
+        """The mesh with `centre` moved to the origin, then scaled by `factor`."""
+        return replace(self, vertices=(self.vertices - centre) * factor)
 
 
 def area_vectors(mesh: Mesh) -> Float[np.ndarray, "F 3"]:

@@ -1,24 +1,12 @@
 """Triangle meshes on disk: binary PLY, written and read with NumPy alone."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_file
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles; corners counter-clockwise seen from outside."""
-
-    vertices: Float[np.ndarray, "N 3"]
-    faces: Int[np.ndarray, "F 3"]
-    observed: Bool[np.ndarray, "N"] | None = None
-    """Whether cameras have seen each vertex; None: unknown."""
-
 
 _HEADER = (
     "ply\nformat binary_little_endian 1.0\ncomment pmni\n"
