@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from pmni.config.base import settings_from_argument
-from pmni.config.capture import Layout, PrepareSettings
+from pmni.config.capture import PrepareSettings
+from pmni.config.extensions import READERS
 from pmni.data.capture import save_capture
 from pmni.data.preview import write_preview
 from pmni.data.readers import read_capture
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pmni prepare`."""
     parser.add_argument("--name", required=True, help="the object's name")
     parser.add_argument(
-        "--layout", required=True, choices=get_args(Layout), help="how the folder is laid out"
+        "--layout", required=True, choices=READERS.names(), help="how the folder is laid out"
     )
     parser.add_argument("--path", required=True, type=Path, help="the object's folder")
     parser.add_argument(

@@ -6,8 +6,6 @@ from pydantic import Field
 
 from pmni.config.base import Settings
 
-Layout = Literal["supernormal", "diligent_mv", "own"]
-
 
 class PrepareSettings(Settings):
     """How a dataset folder becomes a capture."""

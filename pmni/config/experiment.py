@@ -2,15 +2,17 @@
 
 import csv
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from pmni.config.base import Settings, merge, read_yaml
-from pmni.config.capture import Layout, PrepareSettings, SynthesizeSettings
+from pmni.config.base import DeprecatedSetting, Settings, merge, read_yaml
+from pmni.config.capture import PrepareSettings, SynthesizeSettings
 from pmni.config.evaluation import EvaluateSettings
+from pmni.config.extensions import READERS
 from pmni.config.integration import IntegrateSettings
 from pmni.config.meshing import MeshSettings, RenderSettings
 from pmni.config.refinement import RefineSettings
@@ -205,7 +207,8 @@ class ObjectEntry:
 
     name: str
     dataset: str
-    layout: Layout
+    layout: str
+    """How its folder is laid out: a name in READERS."""
     path: str
     """The object's folder."""
     normals: str
@@ -250,12 +253,14 @@ def _object_entry(path: Path, row: dict[str, str]) -> ObjectEntry:
                 f"{path}: object '{name}': {key} '{row[key]}' may hold only letters, digits, "
                 "dots, dashes and underscores"
             )
-    if row["layout"] not in get_args(Layout):
-        raise InputError(
-            f"{path}: object '{name}': unknown layout '{row['layout']}'; "
-            f"known: {', '.join(get_args(Layout))}"
-        )
-    layout = cast(Layout, row["layout"])
+    layout = row["layout"]
+    if layout == "own":
+        warnings.warn("layout 'own' is now called 'custom'", DeprecatedSetting, stacklevel=2)
+        layout = "custom"
+    try:
+        READERS.check(layout)
+    except ValueError as error:
+        raise InputError(f"{path}: object '{name}': {error}") from None
     return ObjectEntry(name, row["dataset"], layout, row["path"], row["normals"])
 
 

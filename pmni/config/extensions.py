@@ -4,6 +4,17 @@ from typing import Any
 
 from pmni.registry import Registry
 
+READERS: Registry[Any] = Registry(
+    "layout",
+    "pmni.readers",
+    {
+        "supernormal": "pmni.data.readers.supernormal:READER",
+        "diligent_mv": "pmni.data.readers.diligent_mv:READER",
+        "custom": "pmni.data.readers.custom:READER",
+    },
+)
+"""Layouts of dataset folders: instances of `pmni.data.readers.Reader`, asked in this order."""
+
 LOSSES: Registry[Any] = Registry(
     "loss",
     "pmni.losses",

@@ -71,6 +71,25 @@ class Capture:
         if len(set(self.views)) != count:
             raise InputError(f"{self.name}: needs {count} different names of views")
 
+    @staticmethod
+    def load(path: str | Path, normals: str | None = None, layout: str | None = None) -> "Capture":
+        """The capture in a folder: one that `pmni prepare` has written, or a dataset in any layout.
+
+        Args:
+            path: The folder.
+            normals: The normal set, where the folder has several (a subfolder's name, such as
+                normal_camera_space_GT).
+            layout: How the dataset is laid out; None finds out.
+
+        Raises InputError, one line that names file and view, for whatever is wrong with it.
+        """
+        from pmni.data.readers import load_dataset
+
+        folder = Path(path)
+        if (folder / "capture.npz").is_file():
+            return load_capture(folder)
+        return load_dataset(folder, normals, layout)
+
     def image_sizes(self) -> Int[np.ndarray, "V 2"]:
         """(height, width) of each view's own image: beyond it nothing is known."""
         if self.sizes is not None:

@@ -336,7 +336,7 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
         (BALL, {"only": ["bull"]}, "unknown object 'bull': config/objects.tsv has ball"),
         (BALL, {"scenes": {"bull": {}}}, "scenes: unknown object 'bull'"),
         (BALL.replace("toys/ball", "ball"), {"scenes": {"ball": {}}}, "path resources/toys/ball"),
-        (BALL.replace("supernormal", "own"), {"scenes": {"ball": {}}}, "must be supernormal"),
+        (BALL.replace("supernormal", "custom"), {"scenes": {"ball": {}}}, "must be supernormal"),
     ],
 )
 def test_wrong_choices(folder: Path, row: str, values: dict[str, object], message: str) -> None:

@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from fixtures.capture_files import SCALE, render, spheres, write_own, write_supernormal
+from fixtures.capture_files import SCALE, render, spheres, write_custom, write_supernormal
 
 from pmni.cli.main import main
 from pmni.data.capture import Capture, load_capture
@@ -20,12 +20,12 @@ def prepare(folder, layout, normals, output, *more):
     return main([*command, "--normals", normals, "--output", str(output), *more])
 
 
-@pytest.mark.parametrize("layout", ["supernormal", "own"])
+@pytest.mark.parametrize("layout", ["supernormal", "custom"])
 def test_what_is_written_is_what_was_read(tmp_path, layout):
     if layout == "supernormal":
         folder, normals = write_supernormal(tmp_path / "in", spheres()), "normal_camera_space_x"
     else:
-        folder, normals = write_own(tmp_path / "in", spheres()), "ps"
+        folder, normals = write_custom(tmp_path / "in", spheres()), "ps"
     assert prepare(folder, layout, normals, tmp_path / "out") == 0
     written = load_capture(tmp_path / "out")
     read, files = read_capture(layout, folder, "ball", normals)
@@ -57,11 +57,11 @@ def test_depth_init_scale_multiplies_the_distances(tmp_path):
 
 
 def test_a_failed_run_leaves_the_last_result(tmp_path):
-    folder = write_own(tmp_path / "in", spheres())
-    assert prepare(folder, "own", "ps", tmp_path / "out") == 0
+    folder = write_custom(tmp_path / "in", spheres())
+    assert prepare(folder, "custom", "ps", tmp_path / "out") == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     (folder / "K.txt").write_text("nothing")
-    assert prepare(folder, "own", "ps", tmp_path / "out") == 2
+    assert prepare(folder, "custom", "ps", tmp_path / "out") == 2
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
@@ -70,9 +70,9 @@ def test_full_disk(tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    folder = write_own(tmp_path / "in", spheres())
+    folder = write_custom(tmp_path / "in", spheres())
     monkeypatch.setattr(np, "savez", full)
-    assert prepare(folder, "own", "ps", tmp_path / "out") == 2
+    assert prepare(folder, "custom", "ps", tmp_path / "out") == 2
     assert f"{tmp_path / 'out'}: the disk is full" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -113,9 +113,9 @@ def test_resizing_by_one_changes_nothing(capture):
 
 
 def test_upsample_factor_of_the_stage(tmp_path):
-    folder = write_own(tmp_path / "in", spheres())
+    folder = write_custom(tmp_path / "in", spheres())
     more = ("--settings", '{"upsample_factor": 2}')
-    assert prepare(folder, "own", "ps", tmp_path / "out", *more) == 0
+    assert prepare(folder, "custom", "ps", tmp_path / "out", *more) == 0
     assert load_capture(tmp_path / "out").masks.shape == (5, 96, 112)
 
 
@@ -141,8 +141,8 @@ def test_contact_sheet_shows_every_view_once(capture):
 
 
 def test_preview_is_an_image(tmp_path):
-    folder = write_own(tmp_path / "in", spheres(11, 200, 300))
-    assert prepare(folder, "own", "ps", tmp_path / "out") == 0
+    folder = write_custom(tmp_path / "in", spheres(11, 200, 300))
+    assert prepare(folder, "custom", "ps", tmp_path / "out") == 0
     image = cv2.imread(str(tmp_path / "out" / "preview.png"))
     assert image.shape[0] > 300
     assert image.shape[1] > 500

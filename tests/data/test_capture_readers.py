@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,15 @@ from fixtures.capture_files import (
     SCALE,
     SPHERES,
     spheres,
+    write_custom,
     write_diligent,
-    write_own,
     write_supernormal,
 )
 from scipy.io import loadmat, savemat
 
+from pmni.data.capture import Capture
 from pmni.data.normalisation import around_mesh, around_views
-from pmni.data.readers import read_capture
+from pmni.data.readers import detect_layout, read_capture
 from pmni.data.readers.files import by_view, view_keys
 from pmni.data.readers.supernormal import decompose
 from pmni.errors import InputError
@@ -208,8 +211,8 @@ def test_diligent_mv_holes_in_masks_are_filled_where_there_are_normals(tmp_path,
 @pytest.mark.parametrize("suffix", [".exr", ".png", ".npy"])
 def test_own_object_without_poses(tmp_path, suffix):
     scene = spheres()
-    folder = write_own(tmp_path / "cup", scene, suffix)
-    capture, _ = read_capture("own", folder, "cup", "ps")
+    folder = write_custom(tmp_path / "cup", scene, suffix)
+    capture, _ = read_capture("custom", folder, "cup", "ps")
     assert capture.views == tuple(f"shot{i}" for i in range(5))
     assert_same_normals(capture, scene, 5e-5 if suffix == ".png" else 1e-6)
     assert capture.reference_c2w is None
@@ -219,7 +222,7 @@ def test_own_object_without_poses(tmp_path, suffix):
 
 def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path):
     scene = spheres()
-    folder = write_own(tmp_path / "cup", scene, poses=True)
+    folder = write_custom(tmp_path / "cup", scene, poses=True)
     (folder / "K.txt").unlink()
     (folder / "K").mkdir()
     for i in range(5):
@@ -227,7 +230,7 @@ def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path):
     K2 = scene.K.copy()
     K2[0, 2] += 0.5
     np.savetxt(folder / "K" / "shot2.txt", K2)
-    capture, files = read_capture("own", folder, "cup", "ps")
+    capture, files = read_capture("custom", folder, "cup", "ps")
     assert capture.intrinsics[2, 0, 2] == pytest.approx(scene.K[0, 2] + 0.5)
     assert capture.intrinsics[1, 0, 2] == pytest.approx(scene.K[0, 2])
     moved = capture.reference_c2w.copy()
@@ -238,12 +241,12 @@ def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path):
 
 def test_views_of_different_sizes_are_padded(tmp_path):
     scene = spheres()
-    folder = write_own(tmp_path / "cup", scene)
+    folder = write_custom(tmp_path / "cup", scene)
     rows = slice(0, np.flatnonzero(scene.masks[1].any(1))[-1] + 2)
     columns = slice(0, np.flatnonzero(scene.masks[1].any(0))[-1] + 2)
     write_mask(folder / "masks" / "shot1.png", scene.masks[1, rows, columns])
     write_normal_map(folder / "ps" / "shot1.exr", scene.normals[1, rows, columns] * [1, -1, -1])
-    capture, _ = read_capture("own", folder, "cup", "ps")
+    capture, _ = read_capture("custom", folder, "cup", "ps")
     assert_same_normals(capture, scene)
     sizes = np.tile(scene.masks.shape[1:], (5, 1))
     sizes[1] = rows.stop, columns.stop
@@ -252,13 +255,13 @@ def test_views_of_different_sizes_are_padded(tmp_path):
 
 def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(tmp_path, caplog):
     scene = spheres()
-    folder = write_own(tmp_path / "cup", scene)
+    folder = write_custom(tmp_path / "cup", scene)
     normals = read_normal_map(folder / "ps" / "shot3.exr") * 0.97
     row, column = np.argwhere(scene.masks[3])[100]
     normals[row, column] = 0
     write_normal_map(folder / "ps" / "shot3.exr", normals)
     with caplog.at_level(logging.INFO):
-        capture, _ = read_capture("own", folder, "cup", "ps")
+        capture, _ = read_capture("custom", folder, "cup", "ps")
     expected = scene.masks[3].copy()
     expected[row, column] = False
     assert np.array_equal(capture.masks[3], expected)
@@ -268,11 +271,11 @@ def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(tmp_path, 
 
 def test_normal_maps_that_go_on_outside_the_masks(tmp_path):
     scene = spheres()
-    folder = write_own(tmp_path / "cup", scene)
+    folder = write_custom(tmp_path / "cup", scene)
     for i in range(5):
         everywhere = np.where(scene.masks[i][..., None], scene.normals[i], [0, 0, -1.0])
         write_normal_map(folder / "ps" / f"shot{i}.exr", everywhere * [1, -1, -1])
-    capture, _ = read_capture("own", folder, "cup", "ps")
+    capture, _ = read_capture("custom", folder, "cup", "ps")
     assert_same_normals(capture, scene)
 
 
@@ -341,3 +344,31 @@ def test_capture_of_an_independent_program(tmp_path):
     expected = depth * slant / truth["scene_radius"] * factors
     assert np.nanmax(np.abs(camera.ray_distances - expected)) < 1e-4
     assert np.array_equal(read_mask(tmp_path / "cow" / "mask" / "02.png"), camera.masks[2])
+
+
+@pytest.mark.parametrize(
+    ("layout", "write"),
+    [("supernormal", write_supernormal), ("diligent_mv", write_diligent), ("custom", write_custom)],
+)
+def test_any_layout_is_found_out(tmp_path: Path, layout: str, write: Callable[..., Path]) -> None:
+    scene = spheres()
+    folder = write(tmp_path / "ball", scene)
+    assert detect_layout(folder) == layout
+    capture = Capture.load(folder)
+    assert capture.name == "ball"
+    assert_same_normals(capture, scene, 1e-3)
+
+
+def test_a_choice_of_normal_sets_is_left_to_the_user(tmp_path: Path) -> None:
+    folder = write_custom(tmp_path / "ball", spheres())
+    shutil.copytree(folder / "ps", folder / "learned")
+    with pytest.raises(InputError, match="name the normal set to read; there are: learned, ps"):
+        Capture.load(folder)
+    assert Capture.load(folder, "learned").views == Capture.load(folder, "ps").views
+
+
+def test_a_folder_of_no_layout(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not laid out as a capture"):
+        Capture.load(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        Capture.load(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from fixtures.capture_files import spheres, write_diligent, write_own, write_supernormal
+from fixtures.capture_files import spheres, write_custom, write_diligent, write_supernormal
 from scipy.io import loadmat, savemat
 
 from pmni.cli.main import main
@@ -22,7 +22,7 @@ def pristine(tmp_path_factory):
     root = tmp_path_factory.mktemp("pristine")
     write_supernormal(root / "supernormal", spheres())
     write_diligent(root / "diligent_mv", spheres())
-    write_own(root / "own", spheres(), poses=True)
+    write_custom(root / "custom", spheres(), poses=True)
     return root
 
 
@@ -67,15 +67,15 @@ def test_sound_folders_pass(folders):
     """The tests below break one thing each in folders that are otherwise right."""
     assert prepare(folders, "supernormal", SET) == 0
     assert prepare(folders, "diligent_mv", "Normal_gt") == 0
-    assert prepare(folders, "own", "ps") == 0
+    assert prepare(folders, "custom", "ps") == 0
 
 
 def test_no_such_folder_or_set(capsys, folders):
     assert_refused(capsys, folders, "supernormal", "normal_camera_space_y", SET, "no such folder")
     assert_refused(capsys, folders, "supernormal", "mask", "must begin with normal_camera_space")
-    assert_refused(capsys, folders, "own", "sdm", "own/sdm: no such folder")
-    shutil.rmtree(folders / "own")
-    assert_refused(capsys, folders, "own", "ps", "own: no such folder (object 'ball')")
+    assert_refused(capsys, folders, "custom", "sdm", "custom/sdm: no such folder")
+    shutil.rmtree(folders / "custom")
+    assert_refused(capsys, folders, "custom", "ps", "custom: no such folder (object 'ball')")
 
 
 @pytest.mark.parametrize("kind", ["normals", "mask", "camera", "truth", "distance"])
@@ -106,8 +106,8 @@ def test_missing_view(capsys, folders, kind):
 def test_missing_view_of_other_layouts(capsys, folders):
     shutil.rmtree(folders / "diligent_mv" / "view_02")
     assert_refused(capsys, folders, "diligent_mv", "Normal_gt", "view 2: missing", "Calib_Results")
-    (folders / "own" / "masks" / "shot1.png").unlink()
-    assert_refused(capsys, folders, "own", "ps", "masks: view shot1: no mask", "shot1.exr")
+    (folders / "custom" / "masks" / "shot1.png").unlink()
+    assert_refused(capsys, folders, "custom", "ps", "masks: view shot1: no mask", "shot1.exr")
 
 
 def test_missing_files_of_diligent_mv(capsys, folders):
@@ -168,17 +168,17 @@ def test_normals_of_zero_length(capsys, folders):
         normals[:24] = 0
         return normals
 
-    change_normals(folders / "own" / "ps" / "shot2.exr", blank)
+    change_normals(folders / "custom" / "ps" / "shot2.exr", blank)
     expected = ("shot2.exr: view shot2", "% of the mask has normals of length zero")
-    assert_refused(capsys, folders, "own", "ps", *expected)
+    assert_refused(capsys, folders, "custom", "ps", *expected)
 
 
 def test_normals_in_another_encoding(capsys, folders):
     """Colours from 0 to 1 instead of vectors."""
-    for file in (folders / "own" / "ps").iterdir():
+    for file in (folders / "custom" / "ps").iterdir():
         change_normals(file, lambda normals: (normals + 1) / 2)
     expected = ("shot0.exr: view shot0", "not of unit length", "encoded")
-    assert_refused(capsys, folders, "own", "ps", *expected)
+    assert_refused(capsys, folders, "custom", "ps", *expected)
 
 
 @pytest.mark.parametrize(
@@ -192,20 +192,22 @@ def test_normals_in_another_encoding(capsys, folders):
 )
 def test_wrong_axes(capsys, folders, signs, says):
     """OpenCV axes, z flipped, y down (as in DirectX normal maps), x to the left."""
-    for file in (folders / "own" / "ps").iterdir():
+    for file in (folders / "custom" / "ps").iterdir():
         change_normals(file, lambda normals: normals * signs)
-    assert_refused(capsys, folders, "own", "ps", says, "x right, y up, z towards the camera")
+    assert_refused(capsys, folders, "custom", "ps", says, "x right, y up, z towards the camera")
 
 
 def test_swapped_axes_and_channels(capsys, folders):
-    originals = folders / "own" / "ps"
-    shutil.copytree(originals, folders / "own" / "yxz")
-    for file in (folders / "own" / "yxz").iterdir():
+    originals = folders / "custom" / "ps"
+    shutil.copytree(originals, folders / "custom" / "yxz")
+    for file in (folders / "custom" / "yxz").iterdir():
         change_normals(file, lambda normals: normals[..., [1, 0, 2]])
-    assert_refused(capsys, folders, "own", "yxz", "the x and y axes of the normals look swapped")
+    assert_refused(capsys, folders, "custom", "yxz", "the x and y axes of the normals look swapped")
     for file in originals.iterdir():
         change_normals(file, lambda normals: normals[..., ::-1])
-    assert_refused(capsys, folders, "own", "ps", "point away from the camera: the axes look wrong")
+    assert_refused(
+        capsys, folders, "custom", "ps", "point away from the camera: the axes look wrong"
+    )
 
 
 def swap(a, b):
@@ -214,11 +216,11 @@ def swap(a, b):
     b.write_bytes(content)
 
 
-@pytest.mark.parametrize("layout", ["supernormal", "own"])
+@pytest.mark.parametrize("layout", ["supernormal", "custom"])
 def test_swapped_normal_files(capsys, folders, layout):
     folder, names = {
         "supernormal": (SET, ("01.exr", "03.exr")),
-        "own": ("ps", ("shot1.exr", "shot3.exr")),
+        "custom": ("ps", ("shot1.exr", "shot3.exr")),
     }[layout]
     swap(*(folders / layout / folder / name for name in names))
     views = [name[:-4] for name in names]
@@ -227,8 +229,8 @@ def test_swapped_normal_files(capsys, folders, layout):
 
 
 def test_swapped_masks(capsys, folders):
-    swap(*(folders / "own" / "masks" / name for name in ("shot0.png", "shot4.png")))
-    assert_refused(capsys, folders, "own", "ps", "view shot0", "mask of view shot4", "swapped?")
+    swap(*(folders / "custom" / "masks" / name for name in ("shot0.png", "shot4.png")))
+    assert_refused(capsys, folders, "custom", "ps", "view shot0", "mask of view shot4", "swapped?")
 
 
 def test_swapped_normals_and_masks_disagree_with_poses(capsys, folders):
@@ -242,9 +244,9 @@ def test_swapped_normals_and_masks_disagree_with_poses(capsys, folders):
 
 def test_copied_view(capsys, folders):
     """A file that holds another view's normals."""
-    folder = folders / "own" / "ps"
+    folder = folders / "custom" / "ps"
     shutil.copy(folder / "shot3.exr", folder / "shot1.exr")
-    assert_refused(capsys, folders, "own", "ps", "shot1.exr: view shot1")
+    assert_refused(capsys, folders, "custom", "ps", "shot1.exr: view shot1")
 
 
 def test_masks_all_a_little_larger_or_smaller_are_not_swapped():
@@ -260,12 +262,16 @@ def test_masks_all_a_little_larger_or_smaller_are_not_swapped():
 
 
 def test_empty_mask(capsys, folders):
-    for path in ("supernormal/mask/02.png", "diligent_mv/view_03/mask.png", "own/masks/shot2.png"):
+    for path in (
+        "supernormal/mask/02.png",
+        "diligent_mv/view_03/mask.png",
+        "custom/masks/shot2.png",
+    ):
         write_mask(folders / path, np.zeros((48, 56), bool))
     assert_refused(capsys, folders, "supernormal", SET, "mask/02.png: view 02: the mask is empty")
     expected = "view_03/mask.png: view view_03: the mask is empty"
     assert_refused(capsys, folders, "diligent_mv", "Normal_gt", expected)
-    assert_refused(capsys, folders, "own", "ps", "shot2.png: view shot2: the mask is empty")
+    assert_refused(capsys, folders, "custom", "ps", "shot2.png: view shot2: the mask is empty")
 
 
 @pytest.mark.parametrize(
@@ -359,31 +365,31 @@ def test_improper_rotations_of_other_layouts(capsys, folders):
     savemat(path, content)
     assert_refused(capsys, folders, "diligent_mv", "Normal_gt", "KK (3 x 3) expected")
 
-    poses = folders / "own" / "poses.json"
+    poses = folders / "custom" / "poses.json"
     values = json.loads(poses.read_text())
     values["camera_to_world"]["shot2"][0][0] *= 1.1
     poses.write_text(json.dumps(values))
-    assert_refused(capsys, folders, "own", "ps", "poses.json: view shot2", "proper rotation")
+    assert_refused(capsys, folders, "custom", "ps", "poses.json: view shot2", "proper rotation")
     del values["camera_to_world"]["shot2"]
     poses.write_text(json.dumps(values))
-    assert_refused(capsys, folders, "own", "ps", "poses.json: view shot2: no pose")
+    assert_refused(capsys, folders, "custom", "ps", "poses.json: view shot2: no pose")
 
 
 def test_poses_in_another_convention(capsys, folders):
     """World-to-camera, or with OpenGL axes (y up, z backwards)."""
-    path = folders / "own" / "poses.json"
+    path = folders / "custom" / "poses.json"
     poses = {k: np.array(m) for k, m in json.loads(path.read_text())["camera_to_world"].items()}
     inverted = {view: np.linalg.inv(c2w).tolist() for view, c2w in poses.items()}
     opengl = {view: (c2w @ np.diag([1, -1, -1, 1])).tolist() for view, c2w in poses.items()}
     expected = ("poses.json: view shot", "camera-to-world poses with OpenCV axes")
     for matrices in (inverted, opengl):
         path.write_text(json.dumps({"camera_to_world": matrices}))
-        assert_refused(capsys, folders, "own", "ps", *expected)
-    spheres().mesh.export(folders / "own" / "mesh_Gt.ply")
+        assert_refused(capsys, folders, "custom", "ps", *expected)
+    spheres().mesh.export(folders / "custom" / "mesh_Gt.ply")
     expected = ("view shot0: its pose puts the object around or behind the camera", "OpenCV axes")
-    assert_refused(capsys, folders, "own", "ps", *expected)
+    assert_refused(capsys, folders, "custom", "ps", *expected)
     path.write_text(json.dumps({"camera_to_world": inverted}))
-    assert_refused(capsys, folders, "own", "ps", "view shot0", "miss the unit sphere")
+    assert_refused(capsys, folders, "custom", "ps", "view shot0", "miss the unit sphere")
 
 
 @pytest.mark.parametrize(
@@ -399,20 +405,20 @@ def test_poses_in_another_convention(capsys, folders):
     ],
 )
 def test_intrinsics_that_are_none(capsys, folders, change, says):
-    np.savetxt(folders / "own" / "K.txt", change(spheres().K))
-    assert_refused(capsys, folders, "own", "ps", "own/K.txt: ", says)
+    np.savetxt(folders / "custom" / "K.txt", change(spheres().K))
+    assert_refused(capsys, folders, "custom", "ps", "custom/K.txt: ", says)
 
 
 def test_intrinsics_of_one_view_unlike_the_others(capsys, folders):
-    (folders / "own" / "K.txt").unlink()
-    assert_refused(capsys, folders, "own", "ps", "own: holds neither K.txt nor K/<view>.txt")
-    (folders / "own" / "K").mkdir()
+    (folders / "custom" / "K.txt").unlink()
+    assert_refused(capsys, folders, "custom", "ps", "custom: holds neither K.txt nor K/<view>.txt")
+    (folders / "custom" / "K").mkdir()
     for i in range(5):
         stretched = spheres().K * [[1.2 if i == 3 else 1.0], [1], [1]]
-        np.savetxt(folders / "own" / "K" / f"shot{i}.txt", stretched)
-    assert_refused(capsys, folders, "own", "ps", "K/shot3.txt: view shot3: fx / fy is")
-    (folders / "own" / "K" / "shot3.txt").write_text("focal length 20 mm")
-    assert_refused(capsys, folders, "own", "ps", "shot3.txt: must hold 3 rows of 3 numbers")
+        np.savetxt(folders / "custom" / "K" / f"shot{i}.txt", stretched)
+    assert_refused(capsys, folders, "custom", "ps", "K/shot3.txt: view shot3: fx / fy is")
+    (folders / "custom" / "K" / "shot3.txt").write_text("focal length 20 mm")
+    assert_refused(capsys, folders, "custom", "ps", "shot3.txt: must hold 3 rows of 3 numbers")
 
 
 def test_no_cameras_at_all(capsys, folders):
@@ -422,11 +428,13 @@ def test_no_cameras_at_all(capsys, folders):
 
 
 def test_eight_bit_normals(capsys, folders):
-    shutil.rmtree(folders / "own" / "ps")
-    (folders / "own" / "ps").mkdir()
+    shutil.rmtree(folders / "custom" / "ps")
+    (folders / "custom" / "ps").mkdir()
     for i in range(5):
-        cv2.imwrite(str(folders / "own" / "ps" / f"shot{i}.png"), np.zeros((48, 56, 3), np.uint8))
-    assert_refused(capsys, folders, "own", "ps", "shot0.png: is an 8-bit PNG", "16 bits")
+        cv2.imwrite(
+            str(folders / "custom" / "ps" / f"shot{i}.png"), np.zeros((48, 56, 3), np.uint8)
+        )
+    assert_refused(capsys, folders, "custom", "ps", "shot0.png: is an 8-bit PNG", "16 bits")
 
 
 def test_ray_distances_with_gaps(capsys, folders):

@@ -344,7 +344,7 @@ class TestHiddenPoses:
         shutil.copy(plain / "mesh_Gt.ply", folder / "gt")
         poses = {f"{view:02d}": pose for view, pose in enumerate(truth(plain)["poses_c2w"])}
         (folder / "gt/poses.json").write_text(json.dumps({"camera_to_world": poses}))
-        capture, files = read_capture("own", folder, "vase", "normals")
+        capture, files = read_capture("custom", folder, "vase", "normals")
         assert capture.reference_c2w is not None
         assert capture.ground_truth_vertices is not None
         assert {"gt/poses.json", "gt/mesh_Gt.ply"} <= set(files)

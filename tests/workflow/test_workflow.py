@@ -97,7 +97,7 @@ def make_project(folder: Path) -> Project:
         ("object", "dataset", "layout", "path", "normals"),
         ("ball", "toys", "supernormal", "resources/toys/ball", "noisy"),
         ("cube", "toys", "supernormal", "resources/toys/cube", "noisy"),
-        ("vase", "mine", "own", "data/vase", "normals"),
+        ("vase", "mine", "custom", "data/vase", "normals"),
     ]
     project.write("config/objects.tsv", "".join("\t".join(row) + "\n" for row in rows))
     project.write("data/vase/normals/00.exr", "x")
@@ -159,7 +159,7 @@ def test_failures_stay_alone_and_are_mended_alone(tmp_path: Path) -> None:
     """The life of a project: failures, the fix, nothing left to do, changed settings, one GPU."""
     project = make_project(tmp_path)
     table = (project.folder / "config/objects.tsv").read_text(encoding="utf-8")
-    project.write("config/objects.tsv", table + "lost\tmine\town\tdata/lost\tnormals\n")
+    project.write("config/objects.tsv", table + "lost\tmine\tcustom\tdata/lost\tnormals\n")
 
     # A refinement and a training are made to fail, and one object is not where the table says.
     project.pmni.fail("--output results/free/ball/refine", "--output results/free/cube/train")

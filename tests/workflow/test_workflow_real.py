@@ -22,7 +22,7 @@ SCENE = {
 }  # fmt: skip
 TABLE = """object\tdataset\tlayout\tpath\tnormals
 pebble\ttiny\tsupernormal\tresources/tiny/pebble\tnormal_camera_space_noisy
-broken\tmine\town\tdata/broken\tnormals
+broken\tmine\tcustom\tdata/broken\tnormals
 """
 CPU = {"device": "cpu"}
 FREE = {

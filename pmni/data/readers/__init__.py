@@ -3,23 +3,46 @@
 import logging
 from pathlib import Path
 
-from pmni.config.capture import Layout
+from pmni.config.extensions import READERS
 from pmni.data.capture import Capture
-from pmni.data.readers import diligent_mv, own, supernormal
 from pmni.data.readers.raw import assemble
+from pmni.data.readers.reader import Reader
 from pmni.errors import InputError
 
-READERS = {
-    "supernormal": supernormal.read,
-    "diligent_mv": diligent_mv.read,
-    "own": own.read,
-}
+__all__ = ["Reader", "detect_layout", "load_dataset", "read_capture"]
 
 log = logging.getLogger("pmni.data")
 
 
+def detect_layout(folder: Path) -> str:
+    """The name of the layout of a folder. Raises InputError when no reader recognises it."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    for name in READERS:
+        if READERS[name].matches(folder):
+            return name
+    known = "; ".join(f"{name}: {READERS[name].summary}" for name in READERS)
+    raise InputError(f"{folder}: not laid out as a capture ({known})")
+
+
+def load_dataset(folder: Path, normals: str | None, layout: str | None) -> Capture:
+    """The capture in a dataset folder; layout and normal set are found out where they are None.
+
+    Raises InputError when there are several normal sets to choose from.
+    """
+    layout = layout or detect_layout(folder)
+    if normals is None:
+        sets = READERS[layout].normal_sets(folder)
+        measured = [name for name in sets if not name.endswith("_GT")] or sets
+        if len(measured) != 1:
+            found = ", ".join(sets) or "none"
+            raise InputError(f"{folder}: name the normal set to read; there are: {found}")
+        normals = measured[0]
+    return read_capture(layout, folder, folder.resolve().name, normals)[0]
+
+
 def read_capture(
-    layout: Layout, folder: Path, name: str, normals: str, depth_init_scale: float = 1.0
+    layout: str, folder: Path, name: str, normals: str, depth_init_scale: float = 1.0
 ) -> tuple[Capture, dict[str, Path]]:
     """Read and check one object; returns the capture and the files that it was read from.
 
@@ -29,7 +52,7 @@ def read_capture(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (object '{name}')")
-    raw = READERS[layout](folder, normals, depth_init_scale)
+    raw = READERS[layout].read(folder, normals, depth_init_scale)
     capture = assemble(raw, name)
     files = {str(path.relative_to(folder)): path for path in raw.all_files()}
     reference = "no poses" if capture.reference_c2w is None else "reference poses"

@@ -28,6 +28,7 @@ from pmni.data.readers.files import (
     read_mesh,
 )
 from pmni.data.readers.raw import Maps, RawCapture, read_maps
+from pmni.data.readers.reader import Reader
 from pmni.data.readers.supernormal import FILE_TO_CAMERA
 from pmni.data.validation import check_same_size, holds_normal
 from pmni.errors import InputError
@@ -35,7 +36,7 @@ from pmni.geometry.cameras import invert_rigid
 from pmni.geometry.poses import check_rigid
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
 
-TRUTH = "Normal_gt"
+GROUND_TRUTH = "Normal_gt"
 
 log = logging.getLogger("pmni.data")
 
@@ -55,10 +56,10 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     check_same_views(folders, poses, str(calibration), "camera")
 
     normal_maps = _normal_maps([path / normals for path in folders.values()])
-    has_truth = all((path / f"{TRUTH}.mat").is_file() for path in folders.values())
+    has_truth = all((path / f"{GROUND_TRUTH}.mat").is_file() for path in folders.values())
     true_maps = None
     if has_truth:
-        true_maps = _normal_maps([path / TRUTH for path in folders.values()])
+        true_maps = _normal_maps([path / GROUND_TRUTH for path in folders.values()])
     mask_files = _mask_files(folder, folders)
     masks = read_maps(mask_files, views, read_mask).maps
     if true_maps is not None:
@@ -180,3 +181,19 @@ def _mask_files(folder: Path, folders: dict[Key, Path]) -> tuple[Path, ...]:
     files = list_views(common, (".png",), "masks")
     check_same_views(folders, files, str(common), "mask")
     return tuple(files[key] for key in folders)
+
+
+def matches(folder: Path) -> bool:
+    """Whether there is a calibration beside folders of views."""
+    return (folder / "Calib_Results.mat").is_file() and any(folder.glob("view_*"))
+
+
+def normal_sets(folder: Path) -> list[str]:
+    """The stems of the normal maps in the first view's folder, ground truth last."""
+    first = min(path for path in folder.glob("view_*") if path.is_dir())
+    suffixes = (".mat", *NORMAL_SUFFIXES)
+    stems = {path.stem for path in first.iterdir() if path.suffix.lower() in suffixes}
+    return sorted(stems - {"mask"}, key=lambda name: (name == GROUND_TRUTH, name))
+
+
+READER = Reader("Calib_Results.mat and view_*/ (DiLiGenT-MV)", matches, normal_sets, read)

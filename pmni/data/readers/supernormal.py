@@ -33,6 +33,7 @@ from pmni.data.readers.files import (
     read_mesh,
 )
 from pmni.data.readers.raw import Maps, RawCapture, read_maps
+from pmni.data.readers.reader import Reader
 from pmni.errors import InputError
 from pmni.io.images import NORMAL_SUFFIXES, read_distances, read_mask, read_normal_map
 
@@ -245,3 +246,22 @@ def _check_same_intrinsics(
                 f"the K of {path.name} (focal lengths {decomposed[0, 0]:.5g}, "
                 f"{decomposed[1, 1]:.5g}; there {K[0, 0]:.5g}, {K[1, 1]:.5g})"
             )
+
+
+def matches(folder: Path) -> bool:
+    """Whether there is a normal set whose name says its axes."""
+    return bool(normal_sets(folder))
+
+
+def normal_sets(folder: Path) -> list[str]:
+    """The subfolders normal_camera_space_*, and normal_world_space_* where there is no camera-space
+    set of the same name; ground truth last."""
+    camera, world = (
+        {path.name for path in folder.glob(f"{kind}*") if path.is_dir()}
+        for kind in ("normal_camera_space", "normal_world_space")
+    )
+    found = camera | {name for name in world if name.replace("world", "camera") not in camera}
+    return sorted(found, key=lambda name: (name.endswith("_GT"), name))
+
+
+READER = Reader("normal_camera_space_*/ or normal_world_space_*/", matches, normal_sets, read)

@@ -1,4 +1,4 @@
-"""One's own objects: normal maps, masks and intrinsics, no poses.
+"""The custom layout: normal maps, masks and intrinsics of one's own object.
 
 <normals>/<view>.exr   or 16-bit .png (n = rgb / 65535 * 2 - 1) or .npy;
                        camera space: x right, y up, z towards the camera
@@ -27,6 +27,7 @@ from pmni.data.readers.files import (
     view_keys,
 )
 from pmni.data.readers.raw import RawCapture, read_maps
+from pmni.data.readers.reader import Reader
 from pmni.data.readers.supernormal import FILE_TO_CAMERA
 from pmni.errors import InputError
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
@@ -86,3 +87,23 @@ def _reference_poses(path: Path, views: dict[Key, Path]) -> Float[np.ndarray, "V
     index = dict(zip(view_keys(poses.views), poses.views, strict=True))
     check_same_views(views, index, str(path), "pose")
     return poses.select([index[key] for key in views])
+
+
+def matches(folder: Path) -> bool:
+    """Whether there are intrinsics beside a folder of masks."""
+    has_intrinsics = (folder / "K.txt").is_file() or (folder / "K").is_dir()
+    return has_intrinsics and find_folder(folder, ("masks", "mask")).is_dir()
+
+
+def normal_sets(folder: Path) -> list[str]:
+    """The subfolders that hold images and are not masks."""
+    others = {"masks", "mask", "K", "gt"}
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and path.name not in others and not path.name.startswith(".")
+        if any(file.suffix.lower() in NORMAL_SUFFIXES for file in path.iterdir())
+    )
+
+
+READER = Reader("K.txt, masks/, and a folder of normal maps", matches, normal_sets, read)
