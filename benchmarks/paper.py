@@ -19,8 +19,8 @@ from benchmarks.train import UNCOUNTED, changed
 from pmni.config.experiment import load_experiment
 from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture
+from pmni.data.views import Views
 from pmni.registration.perturbation import add_noise
-from pmni.training.data import load_views
 from pmni.training.trainer import Trainer
 
 PART, EXPERIMENT, FIRST = "paper", "pmni-paper", "after 0"
@@ -65,7 +65,7 @@ def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) 
     """From nearly true poses; true distances stand for integrated ones."""
     assert capture.reference_c2w is not None
     assert capture.ray_distances is not None
-    views = load_views(capture, capture.ray_distances, (), device)
+    views = Views.of(capture, capture.ray_distances, device=device)
     rng = np.random.default_rng(0)
     start = add_noise(capture.reference_c2w, ERROR_DEG, ERROR_DISTANCE, rng)
     trainer = Trainer(views, torch.as_tensor(start, dtype=torch.float32, device=device), settings)
@@ -76,8 +76,8 @@ def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) 
 def step_with_all_rays(timed: Trainer, going: Trainer) -> tuple[float, float, int]:
     """Seconds of a step from where a training is, megabytes, and the samples of the last step."""
     state = going.state()
-    if "rooms" in state and going.step_number:
-        state["rooms"]["planes"] *= FEWER
+    if "capacities" in state and going.step_number:
+        state["capacities"]["planes"] *= FEWER
     timed.restore(state)
     with PeakMemory(timed.device) as memory:  # of recordings too, which is taken when they are made
         for _ in range(UNCOUNTED[timed.device.type]):

@@ -15,6 +15,7 @@ from benchmarks.timing import PeakMemory, Stopwatch, synchronise
 from pmni.config.base import merge
 from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture
+from pmni.data.views import Views
 from pmni.evaluation.metrics import point_tree, surface_errors
 from pmni.evaluation.surface import Rays, look, mask_rays
 from pmni.geometry.mesh import Mesh
@@ -22,10 +23,10 @@ from pmni.geometry.transforms import Similarity
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.training import trainer as loop
-from pmni.training.data import PatchSampler, load_views
 from pmni.training.objective import Objective
+from pmni.training.optimizer import Optimizer
+from pmni.training.patches import PatchSampler
 from pmni.training.trainer import Trainer
-from pmni.training.updates import Updates
 from pmni.volume_rendering import renderer
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
@@ -43,7 +44,7 @@ WATCHED = (
     (renderer, "sample", "field"),
     (Objective, "terms", "losses"),
     (torch.Tensor, "backward", "backward"),
-    (Updates, "make", "optimiser"),
+    (Optimizer, "step", "optimiser"),
 )
 """Owner, attribute, phase."""
 
@@ -76,7 +77,7 @@ def changed(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
 def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:
     """From the hull and the true poses."""
     no_distances = np.zeros(capture.masks.shape, np.float32)
-    views = load_views(capture, no_distances, (), device)
+    views = Views.of(capture, no_distances, device=device)
     c2w = torch.as_tensor(capture.reference_c2w, dtype=torch.float32, device=device)
     return Trainer(views, c2w, settings)
 

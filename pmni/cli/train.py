@@ -7,31 +7,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
+from pmni.cli.training_store import FileStore, ProgressBar, TensorBoardLog
 from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
-from pmni.data.capture import Capture, load_capture
+from pmni.data.capture import load_capture
 from pmni.errors import InputError
-from pmni.geometry.poses import Poses
 from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import read_poses
-from pmni.refinement.correction import corrected
-from pmni.refinement.measurements import load_measurements
+from pmni.io.tables import write_rows
 from pmni.runtime import provenance
 from pmni.runtime.determinism import bit_for_bit
 from pmni.runtime.devices import claimed_device
+from pmni.runtime.layout import TrainingFolder
+from pmni.runtime.signals import StopRequest
 from pmni.sdf.band import BandSDF
 from pmni.sdf.checkpoint import load_surface
-from pmni.sdf.encoding import backend_on
-from pmni.training.data import load_views
-from pmni.training.loop import Training
-from pmni.training.pose_steps import PoseSteps
-from pmni.training.selection import select
-from pmni.training.trainer import Trainer
+from pmni.training.loop import TrainingInterrupted
+from pmni.training.progress import ProgressLines
+from pmni.training.train import TrainingResult, train
 
 LOGGER = logging.getLogger("train")
 
@@ -52,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or go on with a training that was interrupted, and write its results."""
+    """Train, or go on with a training that was interrupted, and write its results.
+
+    On SIGTERM or SIGINT the state is saved and SystemExit raised with 128 + the signal.
+    """
     settings = settings_from_argument(TrainSettings, args.settings)
     inputs = {
         "capture": args.capture / "capture.npz",
@@ -64,45 +63,57 @@ def run(args: argparse.Namespace) -> None:
     for path in inputs.values():
         if not path.is_file():
             raise InputError(f"{path}: no such file; run the stage before")
+    work = TrainingFolder(args.state / provenance.fingerprint("train", settings, inputs))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    result = _train(args, settings, inputs, work)
+    write_text(work.selection, json.dumps(result.selection.to_json()) + "\n")
+    with atomic_folder(args.output) as output:
+        _copy_results(work, TrainingFolder(output))
+    shutil.rmtree(work.folder)
+
+
+def _train(
+    args: argparse.Namespace,
+    settings: TrainSettings,
+    inputs: dict[str, Path],
+    work: TrainingFolder,
+) -> TrainingResult:
+    """The training with its files in `work`, and its provenance."""
     capture = load_capture(args.capture, with_ground_truth=False)
     initial = read_poses(args.poses)
-    work = args.state / provenance.fingerprint("train", settings, inputs)
-    work.mkdir(parents=True, exist_ok=True)
     distances = read_ray_distances(inputs["ray_distances"], capture)
     with (
         bit_for_bit(settings.deterministic),
         claimed_device(settings.device) as device,
-        provenance.record("train", work / "provenance.json", settings, inputs) as known,
+        provenance.record("train", work.provenance, settings, inputs) as known,
+        TensorBoardLog(work.tensorboard) as tensorboard,
+        StopRequest() as stop,
     ):
-        surface = starting_surface(args.surface, settings, device)
-        if surface is not None:
-            capture = corrected(capture, initial, surface, device)
-        trainer = make_trainer(capture, distances, initial, surface, settings, device)
         known["device"] = device.type
-        known["backend"] = backend_on(settings.field, device)
-        training = Training(trainer, work)
-        training.begin(surface)
-        training.run()
-        known["train_seconds"] = training.elapsed()
-        if trainer.step_number < settings.steps:
-            known["stopped_at"] = trainer.step_number
-        if device.type == "cuda":
-            known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    selection = select(training.errors, settings.steps)
-    log_selection(selection)
-    write_text(work / "selection.json", json.dumps(selection) + "\n")
-    with atomic_folder(args.output) as folder:
-        results = ("checkpoints", "poses", "tensorboard")
-        for name in (*results, "history.csv", "selection.json", "provenance.json"):
-            source = work / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name)
-            else:
-                shutil.copy2(source, folder / name)
-    shutil.rmtree(work)
+        surface = _read_surface(args.surface, settings, device)
+        lines = ProgressBar if ProgressBar.is_shown() else _log_lines
+        try:
+            result = train(
+                *(capture, distances, initial, surface, settings, device),
+                store=FileStore(work, settings.field),
+                progress=LOGGER.info,
+                observers=[tensorboard, lines(settings.steps)],
+                interrupted=lambda: stop.received is not None,
+            )
+        except TrainingInterrupted as interruption:
+            step, signal = interruption.step, stop.received or 0
+            LOGGER.info("stopped by signal %d; state saved at step %d", signal, step)
+            raise SystemExit(128 + signal) from None
+        known.update(_numbers(result, settings, device))
+    write_rows(work.history, result.history)
+    return result
 
 
-def starting_surface(
+def _log_lines(steps: int) -> ProgressLines:
+    return ProgressLines(steps, LOGGER.info)
+
+
+def _read_surface(
     path: Path | None, settings: TrainSettings, device: torch.device
 ) -> BandSDF | None:
     """The surface to start from. Raises InputError when it is no grid, or needed and not given."""
@@ -116,34 +127,21 @@ def starting_surface(
     return surface
 
 
-def make_trainer(
-    capture: Capture,
-    distances: Float[np.ndarray, "V H W"],
-    initial: Poses,
-    surface: BandSDF | None,
-    settings: TrainSettings,
-    device: torch.device,
-) -> Trainer:
-    """The training of a capture, before its first step."""
-    views = load_views(capture, distances, settings.exclude_views, device, settings.heldout)
-    start = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
-    pose_steps = None
-    if settings.poses.method == "gauss_newton":
-        measurements = load_measurements(
-            capture, settings.exclude_views, device, heldout=settings.heldout
-        )
-        pose_steps = PoseSteps(measurements, surface.grid.cells if surface is not None else None)
-    return Trainer(views, start, settings, surface, pose_steps)
+def _numbers(
+    result: TrainingResult, settings: TrainSettings, device: torch.device
+) -> dict[str, Any]:
+    """What the provenance says of a training."""
+    numbers: dict[str, Any] = {"backend": result.backend, "train_seconds": result.seconds}
+    if result.steps < settings.steps:
+        numbers["stopped_at"] = result.steps
+    if device.type == "cuda":
+        numbers["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return numbers
 
 
-def log_selection(selection: dict[str, Any]) -> None:
-    """A line for people."""
-    errors, chosen = selection["heldout_error_deg"], selection["iteration"]
-    if errors:
-        each = ", ".join(f"{error:.3f} at {step}" for step, error in errors.items())
-        LOGGER.info("held-out normals, degrees: %s; the result is iteration %d", each, chosen)
-    if "heldout_gain_deg" in selection:
-        spread = selection["heldout_gain_standard_error_deg"]
-        known = "unknown" if spread is None else f"{spread:.4f}"
-        gain = selection["heldout_gain_deg"]
-        LOGGER.info("gain of the network: %.4f degrees, standard error %s", gain, known)
+def _copy_results(work: TrainingFolder, output: TrainingFolder) -> None:
+    """Copy everything but the resumable state."""
+    for name in ("checkpoints", "poses_folder", "tensorboard"):
+        shutil.copytree(getattr(work, name), getattr(output, name))
+    for name in ("history", "selection", "provenance"):
+        shutil.copy2(getattr(work, name), getattr(output, name))

@@ -1,4 +1,4 @@
-"""Random numbers in one launch: the twin is `training.draws`."""
+"""Random numbers in one launch: the twin is `training.rng`."""
 
 import torch
 import triton
@@ -7,16 +7,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pmni.kernels.devices import device_of
-from pmni.training.draws import FIRST, GOLDEN, LOW, SECOND
+from pmni.training.rng import FIRST_FACTOR, GOLDEN_RATIO, LOW_BITS, SECOND_FACTOR
 
 NUMBERS = 256
 """A program's."""
-_FIRST, _SECOND = tl.constexpr(FIRST), tl.constexpr(SECOND)
-_GOLDEN, _LOW = tl.constexpr(GOLDEN), tl.constexpr(LOW)
+_FIRST, _SECOND = tl.constexpr(FIRST_FACTOR), tl.constexpr(SECOND_FACTOR)
+_GOLDEN, _LOW = tl.constexpr(GOLDEN_RATIO), tl.constexpr(LOW_BITS)
 
 
 def words(key: int, step: Int[Tensor, ""], count: int) -> Int[Tensor, "count"]:
-    """As `training.draws.Draws.words`, of a stream's key."""
+    """As `training.rng.StepRng.bits`, of a stream's key."""
     out = torch.empty(count, dtype=torch.int64, device=step.device)
     if count:
         with device_of(step):

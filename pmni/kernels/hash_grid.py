@@ -21,7 +21,7 @@ from torch import Tensor
 from pmni.kernels.derivatives import last
 from pmni.kernels.devices import device_of
 from pmni.kernels.hash_grid_levels import add_to_entries, features, x_derivatives
-from pmni.sdf.hash_grid import Grid
+from pmni.sdf.encoding import Grid
 
 POINTS, LEVELS = 64, 4
 """A program's; points are one a thread."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pmni.kernels import hash_grid, mlp
 from pmni.kernels.derivatives import last
 from pmni.kernels.mlp import Weights
-from pmni.sdf.hash_grid import Grid
+from pmni.sdf.encoding import Grid
 
 PER_UNIT = 0.5
 """The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""

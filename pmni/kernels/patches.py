@@ -1,4 +1,4 @@
-"""Patches drawn and read in one launch: the twin is `training.data.PatchSampler.draw`."""
+"""Patches drawn and read in one launch: the twin is `training.patches.PatchSampler.draw`."""
 
 import torch
 import triton
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pmni.kernels.devices import device_of
 from pmni.kernels.draws import word
-from pmni.training.draws import Draws, Stream, stream_key
+from pmni.training.rng import StepRng, Stream, stream_key
 
 PIXELS = 256
 """A program's."""
@@ -16,7 +16,7 @@ PIXELS = 256
 def drawn(
     places: tuple[Tensor, Tensor],
     counts: tuple[int, int],
-    draws: Draws,
+    rng: StepRng,
     images: tuple[Tensor, Tensor, Tensor],
     cameras: tuple[Tensor, Tensor],
     patch: int,
@@ -31,7 +31,7 @@ def drawn(
         patch: pixels along a side.
     """
     assert all(tensor.is_contiguous() for tensor in (*places, *images, *cameras))
-    device = draws.step.device
+    device = rng.step.device
     count = sum(counts)
     view = torch.empty(count, dtype=torch.int64, device=device)
     focal, jitter = torch.empty(count, 2, device=device), torch.empty(count, device=device)
@@ -40,16 +40,16 @@ def drawn(
     normal, m = (torch.empty(*shape, 3, device=device) for _ in range(2))
     mask, distance = (torch.empty(shape, device=device) for _ in range(2))
     found = view, pixels, normal, mask, distance, m, focal, jitter
-    streams = Stream.FOREGROUND, Stream.BACKGROUND, Stream.JITTER
+    streams = Stream.FOREGROUND_PATCH, Stream.BACKGROUND_PATCH, Stream.JITTER
     height, width = images[1].shape[1:]
     with device_of(view):
         _draw[(triton.cdiv(mask.numel(), PIXELS),)](
-            draws.step,
+            rng.step,
             *places,
             *images,
             *cameras,
             *found,
-            *(stream_key(draws.seed, stream) for stream in streams),
+            *(stream_key(rng.seed, stream) for stream in streams),
             *counts,
             *map(len, places),
             height,

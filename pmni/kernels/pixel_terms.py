@@ -1,5 +1,5 @@
 """The terms of the loss that pixels have alone, by Triton kernels: the twin is
-`training.losses.pixel_terms`. Sums are in an order that does not change."""
+`training.losses`. Sums are in an order that does not change."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pmni.kernels.devices import device_of
-from pmni.training.losses import LEAST_OPACITY
+from pmni.training.losses.mask import MIN_OPACITY
 
 PIXELS = 256
 """A program's."""
-_LEAST, _MOST = tl.constexpr(LEAST_OPACITY), tl.constexpr(1 - LEAST_OPACITY)
+_LEAST, _MOST = tl.constexpr(MIN_OPACITY), tl.constexpr(1 - MIN_OPACITY)
 
 
 def pixel_terms(
@@ -27,7 +27,7 @@ def pixel_terms(
     mask: Float[Tensor, "*n"],
     norm: str,
 ) -> Float[Tensor, "3"]:
-    """As `training.losses.pixel_terms`; differentiable once by the first three."""
+    """As `training.losses`; differentiable once by the first three."""
     found: Tensor = _Terms.apply(normal, opacity, slope_error, intervals, given, mask, norm == "l2")
     return found
 

@@ -1,4 +1,4 @@
-"""What the optimisers are to do, in one launch: the twin is `training.updates.decided`."""
+"""What the optimisers are to do, in one launch: the twin is `training.optimizer.step_guard`."""
 
 import torch
 import triton
@@ -9,7 +9,7 @@ from torch import Tensor
 from pmni.kernels.devices import device_of
 
 
-def decided(
+def step_guard(
     step: Int[Tensor, ""],
     terms: Float[Tensor, "T"],
     norms: Float[Tensor, "2"],
@@ -19,7 +19,7 @@ def decided(
     rates: tuple[float, float],
     limits: tuple[float, float],
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "2"], Float[Tensor, "2"]]:
-    """As `training.updates.decided`."""
+    """As `training.optimizer.step_guard`."""
     out = torch.empty(7, device=norms.device)
     with device_of(norms):
         _decide[(1,)](

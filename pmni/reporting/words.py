@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pmni.training.selection import SIGNIFICANT
+from pmni.config.training import SelectionSettings
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def verdict(
             f"Kept the refined surface: the network did not lower the error on held-out normals "
             f"({versus})."
         )
-    proved = standard_error is not None and gain > SIGNIFICANT * standard_error
+    proved = standard_error is not None and gain > SelectionSettings().significance * standard_error
     lacks = "too small to matter" if proved else "not significant"
     return (
         f"Kept the refined surface: the network's gain of {amount} degrees on held-out normals "

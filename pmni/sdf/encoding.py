@@ -1,105 +1,47 @@
-"""The encodings of the SDF network, one interface; backends hold the same parameters."""
-
-from typing import Protocol, runtime_checkable
+"""The interface of the encodings of the SDF network's input; `ENCODINGS` registers them."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pmni.config.extensions import ENCODINGS
 from pmni.config.training import FieldSettings
-from pmni.errors import MissingBackendError
-from pmni.sdf.hash_grid import HashGrid, runs_kernels
+
+Grid = tuple[Tensor, Tensor, int, int, Tensor | None]
+"""A hash grid as kernels take it: the table, the layout of its levels, features of a level, number
+of active levels, and number of valid points (None: all)."""
 
 
-@runtime_checkable
-class Encoding(Protocol):
-    """Features of points in [0, 1]^3."""
+class Encoding(nn.Module):
+    """Features of points in [0, 1]^3: the base class of all encodings."""
 
-    width: int
-
-    def __call__(
-        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Features (N, width) from the first `active` levels, zero from there on; those of points
-        beyond the first `real` ones, if that is given, mean nothing."""
-        ...
-
-
-class NoEncoding(nn.Module):
-    """No features: the network sees the coordinates alone."""
-
-    width = 0
+    width: int = 0
+    """Number of features."""
+    graph_capturable: bool = True
+    """Whether its computations can be captured as a CUDA graph."""
 
     def forward(
-        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
-    ) -> Float[Tensor, "N 0"]:
-        """An empty feature vector for each point."""
-        return x.new_zeros(len(x), 0)
-
-
-class TinyCudaGrid(nn.Module):
-    """The hash grid of tiny-cuda-nn (CUDA only), in single precision."""
-
-    def __init__(self, settings: FieldSettings, seed: int) -> None:
-        super().__init__()
-        try:
-            import tinycudann
-        except (ImportError, OSError) as error:
-            raise MissingBackendError(
-                "hash grid backend 'tinycudann' cannot be used here "
-                f"({error}); install tiny-cuda-nn, or set train.field.backend: auto"
-            ) from None
-        self.grid = tinycudann.Encoding(
-            n_input_dims=3,
-            encoding_config={
-                "otype": "HashGrid",
-                "n_levels": settings.levels,
-                "n_features_per_level": settings.features,
-                "log2_hashmap_size": settings.log2_entries,
-                "base_resolution": settings.base_resolution,
-                "per_level_scale": settings.growth,
-                "interpolation": "Linear",
-            },
-            seed=seed,
-            dtype=torch.float32,
-        )
-        self.features = settings.features
-        self.width = settings.levels * settings.features
-
-    @property
-    def params(self) -> nn.Parameter:
-        """All entries, level after level."""
-        return self.grid.params
-
-    def forward(
-        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], active: int, num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N D"]:
-        """Features, with the columns of idle levels set to zero."""
-        columns = torch.arange(self.width, device=x.device) < active * self.features
-        return self.grid(x) * columns
+        """Features (N, width).
 
+        Features of levels from `active` on are zero; an encoding without levels ignores it. Those
+        of points from `num_valid` on, if that is given, mean nothing.
+        """
+        raise NotImplementedError
 
-def make_encoding(settings: FieldSettings, seed: int) -> HashGrid | TinyCudaGrid | NoEncoding:
-    """The encoding that `settings` asks for."""
-    if settings.encoding == "none":
-        return NoEncoding()
-    if settings.backend == "tinycudann":
-        return TinyCudaGrid(settings, seed)
-    return HashGrid(
-        settings.levels,
-        settings.features,
-        settings.log2_entries,
-        settings.base_resolution,
-        settings.growth,
-        torch.Generator().manual_seed(seed),
-        settings.backend,
-    )
-
-
-def backend_on(settings: FieldSettings, device: torch.device) -> str:
-    """Who computes the encoding on a device: what `auto` means there."""
-    if settings.encoding == "none":
+    def backend_on(self, device: torch.device) -> str:
+        """Name of the implementation that runs on a device."""
         return "torch"
-    if settings.backend == "tinycudann":
-        return settings.backend
-    return "triton" if runs_kernels(settings.backend, device) else "torch"
+
+    def kernel_grid(
+        self, device: torch.device, active: int, num_valid: Int[Tensor, ""] | None
+    ) -> Grid | None:
+        """The hash grid, where kernels compute it together with the network; else None."""
+        return None
+
+
+def make_encoding(settings: FieldSettings, seed: int) -> Encoding:
+    """The encoding that the settings name."""
+    encoding: Encoding = ENCODINGS[settings.encoding](settings, seed)
+    return encoding

@@ -1,5 +1,4 @@
-"""Multi-resolution hash encoding (Müller et al., SIGGRAPH 2022), plain PyTorch, any device; on
-a GPU by kernels, if they are chosen.
+"""Multi-resolution hash encoding (Müller et al., SIGGRAPH 2022): PyTorch, or kernels on a GPU.
 
 The parameter layout and the arithmetic are tiny-cuda-nn's, so parameters move between backends.
 """
@@ -14,15 +13,12 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from pmni import kernels
+from pmni.config.training import FieldSettings
 from pmni.errors import MissingBackendError
+from pmni.sdf.encoding import Encoding, Grid
 
-# Spatial hash of Teschner et al. 2003, as in the paper's eq. 4.
 PRIMES = (1, 2654435761, 805459861)
-
-
-Grid = tuple[Tensor, Tensor, int, int, Tensor | None]
-"""The table, the layout (`layout_of` the levels), a level's features, how many levels are active,
-and how many of the points are real, if not all."""
+"""Factors of the spatial hash (Teschner et al. 2003), as in the paper's eq. 4."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +26,15 @@ class Level:
     """One resolution of the grid."""
 
     scale: float
-    """Grid cells a unit of [0, 1]."""
+    """Grid cells in [0, 1]."""
     resolution: int
     """Grid nodes along a side."""
     entries: int
-    """Entries in the table."""
+    """Number of entries in the table."""
     offset: int
-    """Where its entries begin."""
+    """Index of the first of them."""
     dense: bool
-    """Whether every node has its own entry (else they are hashed)."""
+    """Whether every node has its own entry (else nodes are hashed)."""
 
 
 def grid_levels(levels: int, log2_entries: int, base: int, growth: float) -> list[Level]:
@@ -55,8 +51,8 @@ def grid_levels(levels: int, log2_entries: int, base: int, growth: float) -> lis
 
 
 def layout_of(levels: Sequence[Level]) -> Int32[Tensor, "L 5"]:
-    """What kernels know of the levels: the bits of the scale (float32), the resolution, entries,
-    offset, and 1 if they are hashed."""
+    """The levels as kernels read them: bits of the scale (float32), resolution, entries, offset,
+    and 1 if nodes are hashed."""
     scales = torch.tensor([level.scale for level in levels]).view(torch.int32)
     rest = [(level.resolution, level.entries, level.offset, not level.dense) for level in levels]
     return torch.cat([scales[:, None], torch.tensor(rest, dtype=torch.int32)], dim=1)
@@ -65,7 +61,7 @@ def layout_of(levels: Sequence[Level]) -> Int32[Tensor, "L 5"]:
 def runs_kernels(backend: Literal["auto", "torch", "triton"], device: torch.device) -> bool:
     """Whether kernels compute the grid on a device.
 
-    Raises MissingBackendError when they should and cannot.
+    Raises MissingBackendError when the backend says so and they cannot.
     """
     chosen = backend != "torch" and kernels.chosen(device)
     if backend == "triton" and not chosen:
@@ -76,13 +72,13 @@ def runs_kernels(backend: Literal["auto", "torch", "triton"], device: torch.devi
     return chosen
 
 
-class HashGrid(nn.Module):
+class HashGrid(Encoding):
     """Features of points, trilinearly interpolated from a hashed grid at each level.
 
     Args:
         levels, features, log2_entries, base, growth: the shape of the grid; `growth` is the ratio
             of the resolutions of neighbouring levels.
-        backend: who computes it; `auto` takes kernels on a GPU.
+        backend: the implementation; `auto` takes kernels on a GPU.
     """
 
     layout: Tensor
@@ -108,13 +104,14 @@ class HashGrid(nn.Module):
         self.register_buffer("layout", layout_of(self.levels), persistent=False)
 
     def forward(
-        self, x: Float[Tensor, "N 3"], active: int, real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], active: int, num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N D"]:
         """Features (N, levels * features) of points in [0, 1]^3; zero from level `active` on."""
-        if runs_kernels(self.backend, x.device):
+        grid = self.kernel_grid(x.device, active, num_valid)
+        if grid is not None:
             from pmni.kernels.hash_grid import hash_grid_features
 
-            return hash_grid_features(x, self.for_kernels(active, real))
+            return hash_grid_features(x, grid)
         table = self.params.view(-1, self.features)
         columns = [interpolate(table, level, x) for level in self.levels[:active]]
         idle = (len(self.levels) - active) * self.features
@@ -122,9 +119,34 @@ class HashGrid(nn.Module):
             columns.append(x.new_zeros(len(x), idle))
         return torch.cat(columns, dim=-1)
 
-    def for_kernels(self, active: int, real: Int[Tensor, ""] | None) -> Grid:
-        """What kernels know of it."""
-        return self.params, self.layout, self.features, min(active, len(self.levels)), real
+    def backend_on(self, device: torch.device) -> str:
+        """`triton` where kernels run, else `torch`."""
+        return "triton" if runs_kernels(self.backend, device) else "torch"
+
+    def kernel_grid(
+        self, device: torch.device, active: int, num_valid: Int[Tensor, ""] | None
+    ) -> Grid | None:
+        """The grid as kernels take it, where they run."""
+        if not runs_kernels(self.backend, device):
+            return None
+        return self.params, self.layout, self.features, min(active, len(self.levels)), num_valid
+
+
+def make_hash_grid(settings: FieldSettings, seed: int) -> Encoding:
+    """The hash grid of the settings, computed by their backend."""
+    if settings.backend == "tinycudann":
+        from pmni.sdf.tiny_cuda_grid import TinyCudaGrid
+
+        return TinyCudaGrid(settings, seed)
+    return HashGrid(
+        settings.levels,
+        settings.features,
+        settings.log2_entries,
+        settings.base_resolution,
+        settings.growth,
+        torch.Generator().manual_seed(seed),
+        settings.backend,
+    )
 
 
 def interpolate(
@@ -144,8 +166,8 @@ def interpolate(
 
 def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]:
     """Table rows of the corners of N cells, corner by corner; the x bit varies fastest."""
-    both = torch.stack([node, node + 1])  # (2, N, 3): the two nodes along each axis
-    x, y, z = both[None, None, :, :, 0], both[None, :, None, :, 1], both[:, None, None, :, 2]
+    ends = torch.stack([node, node + 1])  # (2, N, 3): the two nodes along each axis
+    x, y, z = ends[None, None, :, :, 0], ends[None, :, None, :, 1], ends[:, None, None, :, 2]
     if level.dense:
         index = x + level.resolution * (y + level.resolution * z)
     else:
@@ -154,7 +176,7 @@ def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]
 
 
 def gather_rows(table: Float[Tensor, "T F"], rows: Int[Tensor, "M"]) -> Float[Tensor, "M F"]:
-    """`table[rows]`. Pairs travel as one complex number, which is several times faster."""
+    """`table[rows]`. Pairs are gathered as complex numbers, which is several times faster."""
     if table.shape[1] != 2:
         return table.index_select(0, rows)
     return torch.view_as_real(torch.view_as_complex(table).index_select(0, rows))

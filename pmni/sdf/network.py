@@ -1,4 +1,4 @@
-"""The neural SDF: encoding and a small multilayer perceptron with geometric initialisation."""
+"""The neural SDF: an encoding and a small multilayer perceptron with geometric initialisation."""
 
 import math
 
@@ -11,15 +11,17 @@ from torch.nn.utils.parametrize import is_parametrized
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.sdf.encoding import make_encoding
-from pmni.sdf.hash_grid import HashGrid, runs_kernels
+
+ZERO_INIT_STD = 1e-6
+"""Standard deviation of the output weights of a network that starts as a zero correction."""
 
 
 class NeuralSDF(nn.Module):
     """f(x) on [-1, 1]^3: the encoding of x and x itself, softplus layers, one output.
 
-    At the start f is close to the distance from a sphere of radius `initial_radius` (geometric
-    initialisation, Atzmon and Lipman, CVPR 2020), whatever the encoding holds. Where kernels are
-    chosen they compute one hidden layer too, unless the backend is torch.
+    Initially f is close to the distance from a sphere of radius `initial_radius` (geometric
+    initialisation, Atzmon and Lipman, CVPR 2020), whatever the encoding holds. On a GPU a network
+    with one hidden layer is computed by kernels, unless the backend is torch.
     """
 
     def __init__(self, settings: FieldSettings, seed: int) -> None:
@@ -29,7 +31,7 @@ class NeuralSDF(nn.Module):
         self.skip = settings.skip
         self.backend = settings.backend
         self.active = settings.levels
-        """How many levels of the encoding are switched on."""
+        """Number of active levels of the encoding."""
         generator = torch.Generator().manual_seed(seed + 1)
         inputs = 3 + self.encoding.width
         widths = [inputs] + [settings.width] * settings.layers + [1]
@@ -46,10 +48,10 @@ class NeuralSDF(nn.Module):
 
     @torch.no_grad()
     def zero_init(self, seed: int) -> None:
-        """Make f next to nothing everywhere, with no preferred sign: for a correction to begin."""
+        """Make f almost zero everywhere, without a preferred sign: the start of a correction."""
         last = self._layer(-1)
         weight = torch.empty(last.weight.shape)
-        weight.normal_(0, 1e-6, generator=torch.Generator().manual_seed(seed))
+        weight.normal_(0, ZERO_INIT_STD, generator=torch.Generator().manual_seed(seed))
         if is_parametrized(last):
             last.weight = weight.to(last.weight)
         else:
@@ -57,14 +59,17 @@ class NeuralSDF(nn.Module):
         last.bias.zero_()
 
     def forward(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N"]:
-        """Signed distances, normalised units; differentiable with respect to x, twice."""
-        features = self.encoding((x + 1) / 2, self.active, real)
+        """Signed distances, normalised units; differentiable with respect to x, twice.
+
+        Values at points from `num_valid` on, if that is given, mean nothing.
+        """
+        features = self.encoding((x + 1) / 2, self.active, num_valid)
         if self._runs_kernels(x):
             from pmni.kernels.mlp import values
 
-            return values(x, features, *self._weights(), real=real)
+            return values(x, features, *self._weights(), real=num_valid)
         inputs = torch.cat([x, features], dim=-1)
         hidden = inputs
         for index, layer in enumerate(self.layers):
@@ -76,38 +81,40 @@ class NeuralSDF(nn.Module):
         return hidden[:, 0]
 
     def value_and_gradient(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Values and analytic gradients; differentiable when autograd is recording."""
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
             points = x if x.requires_grad else x.detach().requires_grad_()
             if self._runs_kernels(x):
-                values, gradient = self._by_kernels(points, recording, real)
+                values, gradient = self._by_kernels(points, recording, num_valid)
             else:
-                values = self(points, real)
+                values = self(points, num_valid)
                 (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=recording)
         return (values, gradient) if recording else (values.detach(), gradient)
 
     def _by_kernels(
-        self, x: Float[Tensor, "N 3"], recording: bool, real: Int[Tensor, ""] | None
+        self, x: Float[Tensor, "N 3"], recording: bool, num_valid: Int[Tensor, ""] | None
     ) -> tuple[Tensor, Tensor]:
-        """Values and gradients: x reaches f by itself and through the encoding."""
+        """Values and gradients: x enters f directly and through the encoding."""
         encoding = self.encoding
-        if isinstance(encoding, HashGrid) and runs_kernels(encoding.backend, x.device):
+        grid = encoding.kernel_grid(x.device, self.active, num_valid)
+        if grid is not None:
             from pmni.kernels.network import values_and_gradients
 
-            grid = encoding.for_kernels(self.active, real)
             with torch.set_grad_enabled(recording):
                 return values_and_gradients(x, grid, self._weights())
         from pmni.kernels.mlp import values_and_slopes
 
-        features = encoding((x + 1) / 2, self.active, real)
+        features = encoding((x + 1) / 2, self.active, num_valid)
         with torch.set_grad_enabled(recording):
-            values, gradient, slopes = values_and_slopes(x, features, *self._weights(), real=real)
+            values, gradient, slopes = values_and_slopes(
+                x, features, *self._weights(), real=num_valid
+            )
         if encoding.width:
-            (more,) = torch.autograd.grad(features, x, slopes, create_graph=recording)
-            gradient = gradient + more
+            (indirect,) = torch.autograd.grad(features, x, slopes, create_graph=recording)
+            gradient = gradient + indirect
         return values, gradient
 
     def _runs_kernels(self, x: Tensor) -> bool:
@@ -117,8 +124,8 @@ class NeuralSDF(nn.Module):
         from pmni.kernels.mlp import fits
 
         first = self._layer(0)
-        fitting = fits(first.in_features, first.out_features)
-        return x.dtype == torch.float32 and not self.skip and fitting
+        layer_fits = fits(first.in_features, first.out_features)
+        return x.dtype == torch.float32 and not self.skip and layer_fits
 
     def _layer(self, index: int) -> nn.Linear:
         layer = self.layers[index]
@@ -140,7 +147,7 @@ def _geometric_initialisation(
     radius: float,
     generator: torch.Generator,
 ) -> None:
-    """Weights with which the network is the distance from a sphere; features start unused."""
+    """Set weights with which the network is the distance from a sphere; features have weight 0."""
     weight, bias = layer.weight.data, layer.bias.data
     bias.zero_()
     if last:

@@ -14,15 +14,15 @@ class ResidualSDF:
         self.surface, self.correction = surface, correction
 
     def __call__(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N"]:
         """Signed distances, normalised units."""
-        return self.surface(x) + self.correction(x, real)
+        return self.surface(x) + self.correction(x, num_valid)
 
     def value_and_gradient(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         base_value, base_gradient = self.surface.value_and_gradient(x)
-        value, gradient = self.correction.value_and_gradient(x, real)
+        value, gradient = self.correction.value_and_gradient(x, num_valid)
         return base_value + value, base_gradient + gradient

@@ -23,17 +23,17 @@ class SDF(Protocol):
 
 @runtime_checkable
 class SampledSDF(SDF, Protocol):
-    """A function that may be asked for its values at the first `real` points alone; what is found
-    at the others then means nothing."""
+    """A signed distance function that may evaluate the first `num_valid` points alone; the others
+    are padding, whose values mean nothing."""
 
     def __call__(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N"]:
         """Signed distances, normalised units."""
         ...
 
     def value_and_gradient(
-        self, x: Float[Tensor, "N 3"], real: Int[Tensor, ""] | None = None
+        self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         ...

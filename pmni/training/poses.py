@@ -1,4 +1,4 @@
-"""The camera poses: learned as a left perturbation of each initial pose, or put somewhere."""
+"""The camera poses: learned as a left perturbation of each initial pose, or set from outside."""
 
 from math import factorial
 
@@ -6,18 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-TERMS = 12
-"""Of the power series of the exponential's coefficients: enough for turns by up to pi."""
+SERIES_TERMS = 12
+"""Terms of the power series in the exponential map: enough for rotations by up to pi."""
 
 
 class LearnedPoses(nn.Module):
-    """c2w = Exp(xi) @ c2w_init with xi in se(3): turns and moves a camera about the world's origin.
+    """c2w = Exp(xi) @ c2w_init with xi in se(3): a rigid motion about the world's origin.
 
-    The parameters are xi's coordinates along the initial camera's own axes, the translation along
-    the viewing axis in units of the camera's distance: the six then move the image by similar
-    amounts, as an optimiser with one learning rate needs. Parameters (V, 6): translation, rotation.
+    The parameters (V, 6; translation, rotation) are xi's coordinates along the initial camera's own
+    axes, the translation along the viewing axis in units of the camera's distance: the six then
+    move the image by similar amounts, as an optimiser with one learning rate needs.
 
-    They are learned with the method `adam` only; otherwise poses are where they are `put`.
+    They are learned with the method `adam` only; otherwise poses change by `set`.
     """
 
     initial: Tensor
@@ -57,17 +57,17 @@ class LearnedPoses(nn.Module):
         """Exp: se(3) -> SE(3), |phi| up to pi: I + X + B X^2 + C X^3 for the twist X of xi, where
         B = (1 - cos |phi|) / |phi|^2 and C = (|phi| - sin |phi|) / |phi|^3.
 
-        Smooth, and without a case to tell apart, so that nothing waits for the device.
+        Smooth, and without a branch, so that the host does not wait for the device.
         """
         twist = (xi @ self.generators.flatten(1)).view(-1, 4, 4)
         squared = (xi[:, 3:] ** 2).sum(-1, keepdim=True)
-        powers = squared ** torch.arange(TERMS, device=xi.device)
+        powers = squared ** torch.arange(SERIES_TERMS, device=xi.device)
         b, c = (powers @ self.series)[..., None, None].unbind(1)
         one = torch.eye(4, dtype=xi.dtype, device=xi.device)
         return one + twist @ (one + twist @ (b * one + c * twist))
 
-    def put(self, c2w: Float[Tensor, "V 4 4"]) -> None:
-        """Move the cameras there."""
+    def set(self, c2w: Float[Tensor, "V 4 4"]) -> None:
+        """Replace the current poses."""
         self.current.copy_(c2w)
 
 
@@ -75,23 +75,24 @@ def se3_generators() -> Float[Tensor, "6 4 4"]:
     """Twists of the unit translations and rotations."""
     generators = torch.zeros(6, 4, 4, dtype=torch.float64)
     for axis in range(3):
-        following, last = (axis + 1) % 3, (axis + 2) % 3
+        second, third = (axis + 1) % 3, (axis + 2) % 3
         generators[axis, axis, 3] = 1
-        generators[3 + axis, last, following] = 1
-        generators[3 + axis, following, last] = -1
+        generators[3 + axis, third, second] = 1
+        generators[3 + axis, second, third] = -1
     return generators
 
 
 def exponential_series() -> Float[Tensor, "n 2"]:
-    """Coefficients of the powers of |phi|^2 in B and C."""
+    """Coefficients of the powers of |phi|^2 in B and C (columns)."""
     rows = [
-        [(-1) ** k / factorial(2 * k + 2), (-1) ** k / factorial(2 * k + 3)] for k in range(TERMS)
+        [(-1) ** k / factorial(2 * k + 2), (-1) ** k / factorial(2 * k + 3)]
+        for k in range(SERIES_TERMS)
     ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
 class ViewScales(nn.Module):
-    """Positive scales of each view's ray distances; the last view's is 1."""
+    """Learned positive scales of the views' ray distances; the last view's is 1."""
 
     def __init__(self, views: int) -> None:
         super().__init__()

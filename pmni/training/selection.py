@@ -1,11 +1,12 @@
-"""Which surface is the result: the one that training was given, or the one that it made of it.
+"""The choice of the result: the surface that training was given, or the one that it has made of it.
 
 A gain on held-out normals counts when it exceeds its own uncertainty. Errors of measured normals
-are alike over several pixels, so the blocks of pixels, not the pixels, are the independent units:
-the gain is a ratio estimate from a sample of clusters, with the usual standard error of one
+are correlated over several pixels, so the blocks of pixels, not the pixels, are the independent
+units: the gain is a ratio estimate from a sample of clusters, with the usual standard error of one
 (Cochran, Sampling Techniques, 1977, section 6.4).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -13,36 +14,72 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-SIGNIFICANT = 2.0
-"""Standard errors that a gain must exceed."""
-LEAST_GAIN = 1e-3
-"""Of the error, that a gain must exceed. Noise s of the normals and an error e of the surface make
-about sqrt(s^2 + e^2): with 5 degrees of noise so much is an error of the surface of 0.87 instead of
-0.9 degrees. No mesh shows less, however many pixels prove it."""
+from pmni.config.training import SelectionSettings
 
 
 @dataclass(frozen=True)
 class BlockErrors:
-    """The errors of a surface's normals in the held-out blocks, degrees."""
+    """Angular errors of a surface's normals in B held-out blocks, degrees."""
 
     sums: Float[np.ndarray, "B"]
-    """Over the pixels of each block."""
+    """Sums over the pixels of each block."""
     counts: Int[np.ndarray, "B"]
-    """Pixels of each block."""
+    """Numbers of pixels of each block."""
 
     @property
     def mean(self) -> float:
-        """Over all pixels."""
+        """Mean over all pixels."""
         return float(self.sums.sum() / self.counts.sum())
 
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much one surface's mean error is lower than another's, degrees."""
+    """Decrease of the mean error from one surface to another, degrees."""
 
     value: float
     standard_error: float | None
-    """None when fewer than two blocks leave it unknown."""
+    """None with fewer than two blocks."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The iteration that is the result, and why."""
+
+    iteration: int
+    errors: dict[int, float]
+    """Mean held-out errors by iteration, degrees; 0 is the initial surface."""
+    gain: Gain | None = None
+    """Gain of the last iteration over the initial surface, where both have been measured."""
+    blocks: int = 0
+    """Number of held-out blocks."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `selection.json`."""
+        content: dict[str, Any] = {
+            "iteration": self.iteration,
+            "heldout_error_deg": self.errors,
+        }
+        if self.gain is not None:
+            content["heldout_gain_deg"] = self.gain.value
+            content["heldout_gain_standard_error_deg"] = self.gain.standard_error
+            content["heldout_blocks"] = self.blocks
+        return content
+
+    def lines(self) -> list[str]:
+        """The selection in words, for people."""
+        lines = []
+        if self.errors:
+            errors = ", ".join(f"{error:.3f} at {step}" for step, error in self.errors.items())
+            lines.append(
+                f"held-out normals, degrees: {errors}; the result is iteration {self.iteration}"
+            )
+        if self.gain is not None:
+            spread = self.gain.standard_error
+            uncertainty = "unknown" if spread is None else f"{spread:.4f}"
+            lines.append(
+                f"gain of the network: {self.gain.value:.4f} degrees, standard error {uncertainty}"
+            )
+        return lines
 
 
 def gain(before: BlockErrors, after: BlockErrors) -> Gain:
@@ -56,31 +93,24 @@ def gain(before: BlockErrors, after: BlockErrors) -> Gain:
     return Gain(value, sqrt(blocks / (blocks - 1) * squares) / float(pixels))
 
 
-def is_better(found: Gain, error_before: float) -> bool:
-    """Whether a gain is significant and worth having."""
+def is_significant(gain: Gain, error_before: float, settings: SelectionSettings) -> bool:
+    """Whether a gain exceeds its uncertainty and the least gain that matters."""
     return (
-        found.standard_error is not None
-        and found.value > SIGNIFICANT * found.standard_error
-        and found.value > LEAST_GAIN * error_before
+        gain.standard_error is not None
+        and gain.value > settings.significance * gain.standard_error
+        and gain.value > settings.min_relative_gain * error_before
     )
 
 
-def select(errors: dict[int, BlockErrors], last: int) -> dict[str, Any]:
-    """What `selection.json` says: the iteration that is the result, the errors by iteration, and
-    the gain of the last over the given surface.
+def select(errors: Mapping[int, BlockErrors], last: int, settings: SelectionSettings) -> Selection:
+    """The result among the last iteration and the initial surface (iteration 0).
 
-    `errors` are by iteration, that of the given surface is 0. The last iteration is the result
-    unless there is a 0 that it is not better than.
+    The last iteration is the result unless errors of both are given and its gain is not
+    significant.
     """
-    selection: dict[str, Any] = {
-        "iteration": last,
-        "heldout_error_deg": {step: found.mean for step, found in errors.items()},
-    }
-    if 0 in errors and last in errors:
-        found = gain(errors[0], errors[last])
-        if not is_better(found, errors[0].mean):
-            selection["iteration"] = 0
-        selection["heldout_gain_deg"] = found.value
-        selection["heldout_gain_standard_error_deg"] = found.standard_error
-        selection["heldout_blocks"] = len(errors[0].counts)
-    return selection
+    means = {step: block_errors.mean for step, block_errors in errors.items()}
+    if 0 not in errors or last not in errors:
+        return Selection(last, means)
+    improvement = gain(errors[0], errors[last])
+    better = is_significant(improvement, means[0], settings)
+    return Selection(last if better else 0, means, improvement, len(errors[0].counts))

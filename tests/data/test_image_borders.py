@@ -19,6 +19,7 @@ from training.test_training_parts import sphere_capture
 
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
+from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.refinement.estimate import Estimate
 from pmni.refinement.measurements import contour_points, load_measurements
@@ -30,8 +31,8 @@ from pmni.registration.views import UNSEEN, make_views
 from pmni.sdf.band import on_grid
 from pmni.sdf.grid import grid_nodes
 from pmni.sdf.visual_hull import mask_distances, visual_hulls
-from pmni.training.data import PatchSampler, load_views
-from pmni.training.draws import Draws
+from pmni.training.patches import PatchSampler
+from pmni.training.rng import StepRng
 
 CPU = torch.device("cpu")
 
@@ -156,8 +157,8 @@ def test_a_cut_view_does_no_harm_to_poses_and_surface():
 def test_patches_keep_within_each_image():
     capture = sphere_cut()
     distances = np.zeros(capture.masks.shape, np.float32)
-    views = load_views(capture, distances, (), CPU)
-    batch = PatchSampler(views, 3, 4, 0.5).draw(20000, Draws(0, torch.tensor(0)))
+    views = Views.of(capture, distances)
+    batch = PatchSampler(views, 3, 4, 0.5).draw(20000, StepRng(0, torch.tensor(0)))
     own = views.sizes[batch.view].flip(-1)[:, None, None]
     assert (batch.pixels < own).all()
     column = batch.pixels[batch.view == 2][..., 0]

@@ -7,16 +7,20 @@ from torch.autograd import grad
 
 pytest.importorskip("triton")
 
-from training.test_training_parts import sphere_capture, views_of
+from fixtures.training import sphere_capture
 
 import pmni.kernels.draws
 import pmni.kernels.patches
 import pmni.kernels.pixel_terms
 import pmni.kernels.updates
 from pmni import kernels
-from pmni.training import losses, updates
-from pmni.training.data import PatchSampler
-from pmni.training.draws import Draws, stream_key
+from pmni.data.views import Views
+from pmni.training.losses.eikonal import eikonal_loss
+from pmni.training.losses.mask import mask_loss
+from pmni.training.losses.normal import normal_loss
+from pmni.training.optimizer import step_guard
+from pmni.training.patches import PatchSampler
+from pmni.training.rng import StepRng, stream_key
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -26,8 +30,8 @@ def twins_are_torch(monkeypatch):
     monkeypatch.setenv(kernels.VARIABLE, "torch")
 
 
-def draws(seed: int, step: int) -> Draws:
-    return Draws(seed, torch.tensor(step, device=DEVICE))
+def draws(seed: int, step: int) -> StepRng:
+    return StepRng(seed, torch.tensor(step, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -37,12 +41,12 @@ def draws(seed: int, step: int) -> Draws:
 def test_numbers(seed, stream, step, count):
     one = draws(seed, step)
     found = pmni.kernels.draws.words(stream_key(seed, stream), one.step, count)
-    assert torch.equal(found, one.words(stream, count))
+    assert torch.equal(found, one.bits(stream, count))
 
 
 @pytest.mark.parametrize(("patch", "background"), [(1, 0.25), (3, 0.25), (3, 0.0), (4, 0.5)])
 def test_patches(patch, background, monkeypatch):
-    views = views_of(*sphere_capture(), device=DEVICE)
+    views = Views.of(*sphere_capture(), device=DEVICE)
     sampler = PatchSampler(views, patch, 2, background)
     twin = sampler.draw(50, draws(3, 7))
     monkeypatch.setattr(kernels, "chosen", lambda device: True)
@@ -64,7 +68,13 @@ def test_terms_of_pixels_and_their_derivatives(norm, shape, part):
     sources = [tensor.requires_grad_() for tensor in (normal, opacity, error)]
     intervals = torch.tensor(5 if part else 0, device=DEVICE)
     arguments = (*sources, intervals, given, mask, norm)
-    twin = losses.pixel_terms(*arguments)
+    twin = torch.stack(
+        [
+            normal_loss(normal, given, mask, norm),
+            mask_loss(opacity, mask),
+            eikonal_loss(error, intervals),
+        ]
+    )
     found = pmni.kernels.pixel_terms.pixel_terms(*arguments)
     torch.testing.assert_close(found, twin, atol=1e-6, rtol=1e-5)
     weights = torch.tensor([0.3, 2.0, -1.0], device=DEVICE)
@@ -80,9 +90,9 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("before", [-1, 4])
 def test_updates(norms, terms, before):
     results = []
-    for way in (updates.decided, pmni.kernels.updates.decided):
+    for way in (step_guard, pmni.kernels.updates.step_guard):
         failed = torch.tensor(before, device=DEVICE)
-        finite = torch.ones(updates.MOST_TERMS, dtype=torch.bool, device=DEVICE)
+        finite = torch.ones(16, dtype=torch.bool, device=DEVICE)
         given = [torch.tensor(values, device=DEVICE) for values in (terms, norms, (0.5, 1e-3, 0.0))]
         step = torch.tensor(9, device=DEVICE)
         found = way(step, *given, failed, finite, (1e-2, 3e-2), (1.0, 10.0))

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import Analytic, sphere
-from fixtures.training import TINY, changed, sphere_capture
+from fixtures.training import TINY, changed, run, sphere_capture
 from scipy.spatial.transform import Rotation
-from training.test_trainer import run
 
 from pmni.cli.main import main
+from pmni.cli.training_store import load_state, save_state
 from pmni.config.refinement import RefineSettings
-from pmni.config.training import FieldSettings
+from pmni.config.training import FieldSettings, SelectionSettings
 from pmni.data.capture import save_capture
 from pmni.data.heldout import BLOCK, heldout_blocks
+from pmni.data.views import Views
 from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses, write_poses
@@ -27,11 +28,10 @@ from pmni.sdf.checkpoint import load_surface, save_band, save_surface
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.rendering import render_views
 from pmni.sdf.residual import ResidualSDF
-from pmni.training.checkpoint import load_state, save_state
-from pmni.training.data import PatchSampler, load_views
-from pmni.training.draws import Draws
+from pmni.training.gauss_newton_poses import GaussNewtonPoses
 from pmni.training.heldout import heldout_angles, heldout_errors, heldout_pixels
-from pmni.training.pose_steps import PoseSteps
+from pmni.training.patches import PatchSampler
+from pmni.training.rng import StepRng
 from pmni.training.selection import BlockErrors, gain, select
 from pmni.training.trainer import Trainer
 
@@ -59,7 +59,7 @@ def body():
 
 def views_of(capture, heldout):
     distances = np.full(capture.masks.shape, np.nan, np.float32)
-    return load_views(capture, distances, (), CPU, heldout)
+    return Views.of(capture, distances, heldout=heldout)
 
 
 def poses_of(capture):
@@ -98,21 +98,21 @@ def test_blocks_are_whole_seen_and_the_right_number():
 def test_a_view_is_held_out_alike_whichever_others_are_excluded(body):
     capture, _ = body
     distances = np.zeros(capture.masks.shape, np.float32)
-    all_views = load_views(capture, distances, (), CPU, 0.2)
-    some = load_views(capture, distances, ("01",), CPU, 0.2)
-    assert torch.equal(some.heldout[1], all_views.heldout[2])
+    all_views = Views.of(capture, distances, heldout=0.2)
+    some = Views.of(capture, distances, ("01",), 0.2)
+    assert torch.equal(some.excluded_pixels[1], all_views.excluded_pixels[2])
 
 
 def test_held_out_pixels_are_never_drawn(body):
     capture, _ = body
     views = views_of(capture, 0.3)
     sampler = PatchSampler(views, 3, 3, 0.25)
-    batch = sampler.draw(5000, Draws(0, torch.tensor(0)))
+    batch = sampler.draw(5000, StepRng(0, torch.tensor(0)))
     column, row = batch.pixels.unbind(-1)
-    assert not views.heldout[batch.view[:, None, None], row, column].any()
-    drawn = torch.zeros_like(views.heldout)
+    assert not views.excluded_pixels[batch.view[:, None, None], row, column].any()
+    drawn = torch.zeros_like(views.excluded_pixels)
     drawn[batch.view[:, None, None], row, column] = True
-    assert drawn.sum() > 0.5 * (~views.heldout & (views.masks > 0)).sum(), "others are"
+    assert drawn.sum() > 0.5 * (~views.excluded_pixels & (views.masks > 0)).sum(), "others are"
 
 
 def test_refinement_leaves_the_same_pixels_out(body):
@@ -129,7 +129,7 @@ def test_refinement_leaves_the_same_pixels_out(body):
 
 def test_the_error_is_zero_for_the_truth_and_the_angle_for_turned_normals():
     capture, _ = sphere_capture()
-    pixels = heldout_pixels(views_of(capture, 0.3))
+    pixels = heldout_pixels(views_of(capture, 0.3), 2)
     assert len(pixels.view) > 100
     truth = sphere(0.5)
     assert error_of(truth, pixels, poses_of(capture)) < 0.05
@@ -138,20 +138,20 @@ def test_the_error_is_zero_for_the_truth_and_the_angle_for_turned_normals():
     wrong = replace(capture, normals=capture.normals @ turn.T)
     sine = np.linalg.norm(pixels.normal[:, :2].numpy(), axis=-1)
     expected = np.rad2deg(2 * np.arcsin(np.sin(np.deg2rad(2.5)) * sine)).mean()
-    found = error_of(truth, heldout_pixels(views_of(wrong, 0.3)), poses_of(capture))
+    found = error_of(truth, heldout_pixels(views_of(wrong, 0.3), 2), poses_of(capture))
     assert found == pytest.approx(expected, abs=0.02)
 
 
 def test_rays_that_miss_count_as_a_right_angle(body):
     capture, _ = body
-    pixels = heldout_pixels(views_of(capture, 0.3))
+    pixels = heldout_pixels(views_of(capture, 0.3), 2)
     nothing = sphere(0.01, (0.9, 0.9, 0.9))
     assert error_of(nothing, pixels, poses_of(capture)) == pytest.approx(90)
 
 
 def test_errors_are_summed_block_by_block(body):
     capture, surface = body
-    pixels = heldout_pixels(views_of(capture, 0.3))
+    pixels = heldout_pixels(views_of(capture, 0.3), 2)
     angles = heldout_angles(surface, pixels, poses_of(capture)).double().numpy()
     found = heldout_errors(surface, pixels, poses_of(capture))
     assert found.counts.sum() == len(angles)
@@ -170,6 +170,7 @@ def test_errors_are_summed_block_by_block(body):
     assert found.sums[number] == pytest.approx(angles[inside].sum())
 
 
+SETTINGS = SelectionSettings()
 COUNTS = np.array([4, 2, 2])
 BEFORE = BlockErrors(np.array([20.0, 10.0, 12.0]), COUNTS)
 
@@ -193,7 +194,7 @@ def test_the_gain_and_its_standard_error_by_hand():
 def test_the_last_is_chosen_only_if_it_is_significantly_better_than_the_first(sums, chosen):
     after = BlockErrors(np.array(sums, float), COUNTS)
     better = BlockErrors(BEFORE.sums / 2, COUNTS)
-    selection = select({0: BEFORE, 20: better, 40: after}, 40)
+    selection = select({0: BEFORE, 20: better, 40: after}, 40, SETTINGS).to_json()
     assert selection["iteration"] == chosen
     assert selection["heldout_error_deg"] == {0: 5.25, 20: 2.625, 40: sum(sums) / 8}
     assert selection["heldout_gain_deg"] == pytest.approx(5.25 - sum(sums) / 8)
@@ -204,12 +205,15 @@ def test_the_last_is_chosen_only_if_it_is_significantly_better_than_the_first(su
 def test_a_gain_that_no_mesh_shows_is_none(after, chosen):
     before = BlockErrors(np.full(100, 6.0), np.ones(100, int))
     errors = {0: before, 40: BlockErrors(np.full(100, after), np.ones(100, int))}
-    assert select(errors, 40)["iteration"] == chosen
+    assert select(errors, 40, SETTINGS).iteration == chosen
 
 
 def test_nothing_to_compare_with_leaves_the_last():
-    assert select({}, 40) == {"iteration": 40, "heldout_error_deg": {}}
-    assert select({40: BEFORE}, 40) == {"iteration": 40, "heldout_error_deg": {40: 5.25}}
+    assert select({}, 40, SETTINGS).to_json() == {"iteration": 40, "heldout_error_deg": {}}
+    assert select({40: BEFORE}, 40, SETTINGS).to_json() == {
+        "iteration": 40,
+        "heldout_error_deg": {40: 5.25},
+    }
 
 
 # -------------------------------------------------------------------------------- correction
@@ -242,7 +246,7 @@ def from_surface(body, **changes):
     capture, surface = body
     settings = changed(TINY, heldout=0.1, **changes)
     measurements = load_measurements(capture, (), CPU, heldout=0.1)
-    steps = PoseSteps(measurements, surface.grid.cells)
+    steps = GaussNewtonPoses(measurements, surface.grid.cells, 4)
     moving = settings.poses.method == "gauss_newton"
     start = torch.tensor(turned(capture.reference_c2w, 1.0), dtype=torch.float32)
     return Trainer(views_of(capture, 0.1), start, settings, surface, steps if moving else None)

@@ -1,33 +1,33 @@
-"""Steps that wait for nothing: draws, rooms, updates, and their recording on a GPU."""
+"""Steps that wait for nothing: draws, capacities, optimizer, and their recording on a GPU."""
 
 import logging
 
 import pypose
 import pytest
 import torch
-from fixtures.training import TINY, changed, occupancy_grid
+from fixtures.training import ALL_TERMS, TINY, changed, occupancy_grid, run, sphere_trainer
 from torch import nn
-from training.test_trainer import ALL_TERMS, make_trainer, run
 
 from pmni import kernels
-from pmni.config.training import TrainSettings
+from pmni.cli.training_store import load_state, save_state
+from pmni.config.training import OptimizerSettings, TrainSettings
 from pmni.errors import DivergenceError, InputError
 from pmni.runtime.cuda_graphs import Recorded
+from pmni.sdf.encoding import make_encoding
 from pmni.training import schedule
-from pmni.training.checkpoint import load_state, save_state
-from pmni.training.draws import Draws
-from pmni.training.graph import hindrance
+from pmni.training.buffer_capacities import GRANULARITY, BufferCapacities
+from pmni.training.graph_capture import unsupported_reason
+from pmni.training.optimizer import Optimizer
 from pmni.training.poses import LearnedPoses
-from pmni.training.rooms import UNIT, Rooms
-from pmni.training.trainer import Recording
-from pmni.training.updates import Updates
+from pmni.training.rng import StepRng
+from pmni.training.trainer import GraphCapture
 
 CPU = torch.device("cpu")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def at(step: int, seed: int = 0) -> Draws:
-    return Draws(seed, torch.tensor(step))
+def at(step: int, seed: int = 0) -> StepRng:
+    return StepRng(seed, torch.tensor(step))
 
 
 # ----------------------------------------------------------------------------------------- draws
@@ -38,7 +38,7 @@ def test_draws_are_uniform():
     assert 0 <= numbers.min() < 1e-3
     assert 1 - 1e-3 < numbers.max() < 1
     # A histogram's chi square, of 255 degrees of freedom, and those of pairs and of low bits.
-    words = at(5).words(0, count)
+    words = at(5).bits(0, count)
     for what in (words >> 24, (words[::2] >> 28) * 16 + (words[1::2] >> 28), words & 255):
         expected = len(what) / 256
         chi = ((torch.bincount(what, minlength=256) - expected) ** 2).sum() / expected
@@ -47,20 +47,20 @@ def test_draws_are_uniform():
 
 def test_draws_of_other_steps_streams_and_seeds_have_nothing_in_common():
     draws = [at(0), at(1), at(2**31), at(0, 1), at(0, 2**32), at(0, 2**40 + 1)]
-    words = [one.words(stream, 4096) for one in draws for stream in (0, 1, 2)]
+    words = [one.bits(stream, 4096) for one in draws for stream in (0, 1, 2)]
     for index, one in enumerate(words):
         for other in words[:index]:
             assert (one == other).sum() <= 1
             bits = (one ^ other) & 0x10101010
             assert abs((bits != 0).float().mean() - 15 / 16) < 0.02
-    assert torch.equal(words[0], at(0).words(0, 5000)[:4096]), "a number has its place"
+    assert torch.equal(words[0], at(0).bits(0, 5000)[:4096]), "a number has its place"
 
 
 def test_integers_are_below_their_limit_and_all_occur():
-    found = at(3).below(7, 1, 7000)
+    found = at(3).integers(7, 1, 7000)
     assert (torch.bincount(found, minlength=7) - 1000).abs().max() < 150
     assert len(found.unique()) == 7
-    assert at(3).below(2**31, 1, 1000).max() > 2**30
+    assert at(3).integers(2**31, 1, 1000).max() > 2**30
 
 
 # ------------------------------------------------------------------------------------- schedules
@@ -95,7 +95,7 @@ def test_the_exponential_is_pyposes_and_its_derivative_is_smooth_at_zero():
     assert torch.autograd.gradcheck(poses._exponential, (zero,))
 
 
-# ----------------------------------------------------------------------------------------- rooms
+# ----------------------------------------------------------------------------------- capacities
 class Unrecorded(Recorded):
     """Work that could be recorded, done as it is."""
 
@@ -109,9 +109,9 @@ class Unrecorded(Recorded):
 
 def with_rooms(settings):
     """A training whose steps are of fixed size, though nothing records them."""
-    trainer = make_trainer(settings)
-    step, refresh = Unrecorded(trainer._body), Unrecorded(trainer._occupy)
-    trainer.recording = Recording(Rooms(CPU), step, refresh)
+    trainer = sphere_trainer(settings)
+    step, refresh = Unrecorded(trainer._train_step), Unrecorded(trainer._refresh_occupancy)
+    trainer.capture = GraphCapture(BufferCapacities(CPU), step, refresh)
     return trainer
 
 
@@ -120,16 +120,16 @@ def test_steps_of_fixed_size_are_the_same(gradient):
     rendering = {**TINY.rendering.model_dump(), "gradient": gradient}
     weights = {**ALL_TERMS, **dict.fromkeys(("depth_robust", "chamfer", "consistency"), 0)}
     settings = changed(TINY, patches=96, rendering=rendering, phases=[{"weights": weights}])
-    usual, sized = make_trainer(settings), with_rooms(settings)
+    usual, sized = sphere_trainer(settings), with_rooms(settings)
     for trainer in (usual, sized):
         trainer.warm_start()
     losses = run(usual, 12), run(sized, 12)
     torch.testing.assert_close(*map(torch.tensor, losses), atol=2e-4, rtol=0)
     torch.testing.assert_close(usual.poses(), sized.poses(), atol=1e-4, rtol=0)
     torch.testing.assert_close(usual.occupancy.values, sized.occupancy.values, atol=2e-3, rtol=0)
-    rooms = sized.recording.rooms
-    assert rooms.planes % UNIT == rooms.cells % UNIT == 0
-    levels = [key[0] for key in sized.recording.step.keys]
+    capacities = sized.capture.capacities
+    assert capacities.planes % GRANULARITY == capacities.cells % GRANULARITY == 0
+    levels = [key[0] for key in sized.capture.step.keys]
     assert levels == [2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4]
 
 
@@ -137,32 +137,32 @@ def test_too_little_room_is_noticed_told_and_made(caplog):
     trainer = with_rooms(changed(TINY, steps=100, checkpoints=[]))
     trainer.warm_start()
     run(trainer, 17)
-    rooms = trainer.recording.rooms
-    assert rooms.planes > UNIT
-    rooms.planes = UNIT
+    capacities = trainer.capture.capacities
+    assert capacities.planes > GRANULARITY
+    capacities.planes = GRANULARITY
     run(trainer, 7)
-    assert rooms.planes == UNIT, "looked at every now and then only"
+    assert capacities.planes == GRANULARITY, "looked at every now and then only"
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         report = trainer.step()
     assert "before step 25 there was room for 128 planes, not" in caplog.text
-    assert int(report.samples) < UNIT * 9
-    assert rooms.planes > 3 * UNIT
-    assert int(trainer.step().samples) > UNIT * 9
+    assert int(report.samples) < GRANULARITY * 9
+    assert capacities.planes > 3 * GRANULARITY
+    assert int(trainer.step().samples) > GRANULARITY * 9
 
 
 def test_rooms_follow_what_is_needed(caplog):
-    rooms = Rooms(CPU)
-    assert not rooms.known
+    capacities = BufferCapacities(CPU)
+    assert not capacities.is_set
     for needed, expected in ((1000, 1280), (1200, 1280), (1230, 1664), (1000, 1664), (900, 1152)):
         for part in (needed, needed // 2):
-            rooms.note_planes(torch.tensor(part))
-        rooms.note_cells(torch.tensor(10))
-        rooms.adapt(0)
-        assert rooms.planes == expected
-    assert rooms.cells == UNIT
-    rooms.adapt(0)
-    assert rooms.planes == 1152, "nothing was noted"
+            capacities.record_planes(torch.tensor(part))
+        capacities.record_cells(torch.tensor(10))
+        capacities.adapt(0)
+        assert capacities.planes == expected
+    assert capacities.cells == GRANULARITY
+    capacities.adapt(0)
+    assert capacities.planes == 1152, "nothing was noted"
     assert not caplog.records
 
 
@@ -180,17 +180,19 @@ def test_occupancy_with_enough_room_is_the_same_and_with_too_little_it_is_safe()
     assert not grids[2].values[other].any(), "zero: samples are taken there"
 
 
-# --------------------------------------------------------------------------------------- updates
+# --------------------------------------------------------------------------------------- optimizer
 def updated(gradients, moving=1.0):
     """Updates of two parameters after steps with these gradients of both."""
     field = nn.Parameter(torch.ones(2))
     pose = nn.Parameter(torch.ones(1))
-    updates = Updates(changed(TINY, optimizer={"learning_rate": 0.1}), [field], [], [pose], [], CPU)
+    optimizer = Optimizer(
+        OptimizerSettings(learning_rate=0.1, warm_up_steps=2), [field], [], [pose], [], CPU
+    )
     for step, (a, b) in enumerate(gradients):
         field.grad, pose.grad = torch.tensor(a), torch.tensor(b)
         terms = torch.tensor([1.0, float("nan")])
-        updates.make(torch.tensor(step), terms, torch.tensor([0.5, 0.01, moving]))
-    return updates, field.detach(), pose.detach()
+        optimizer.step(torch.tensor(step), terms, torch.tensor([0.5, 0.01, moving]))
+    return optimizer, field.detach(), pose.detach()
 
 
 def test_a_step_is_adams():
@@ -219,9 +221,9 @@ def test_nothing_moves_from_the_first_broken_gradient_on(broken):
     after, *others = updated([fine, broken, fine, broken])
     assert torch.equal(others[0], field)
     assert torch.equal(others[1], pose)
-    assert int(before.failed) == -1
-    assert int(after.failed) == 1
-    assert after.finite.tolist()[:3] == [True, False, True]
+    assert int(before.failed_step) == -1
+    assert int(after.failed_step) == 1
+    assert after.finite_terms.tolist()[:3] == [True, False, True]
     assert float(after.state()["network"]["steps"][0]) == 1
 
 
@@ -250,14 +252,19 @@ def test_what_diverges_without_being_looked_at_is_as_it_was_before():
 def test_what_cannot_be_recorded_is_said(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.setattr(kernels, "chosen", lambda device: device.type == "cuda")
-    assert hindrance(TINY, cuda) is None
-    assert "the device is cpu" in hindrance(TINY, CPU)
+    encoding = make_encoding(TINY.field, 0)
+    assert unsupported_reason(TINY, encoding, cuda) is None
+    assert "the device is cpu" in unsupported_reason(TINY, encoding, CPU)
     phases = [{"until": 0.5}, {"weights": {"consistency": 0.1}}]
-    assert "term 'consistency'" in hindrance(changed(TINY, phases=phases), cuda)
+    assert "the loss term 'consistency'" in unsupported_reason(
+        changed(TINY, phases=phases), encoding, cuda
+    )
     nerfacc = {**TINY.rendering.model_dump(), "backend": "nerfacc"}
-    assert "rendering.backend is nerfacc" in hindrance(changed(TINY, rendering=nerfacc), cuda)
+    assert "rendering.backend is nerfacc" in unsupported_reason(
+        changed(TINY, rendering=nerfacc), encoding, cuda
+    )
     with pytest.raises(InputError, match="graph is on, but the device is cpu, not a GPU"):
-        make_trainer(changed(TINY, graph="on"))
+        sphere_trainer(changed(TINY, graph="on"))
 
 
 def test_yaml_may_say_on_and_off():
@@ -283,7 +290,7 @@ def _bit_for_bit(monkeypatch):
 
 
 def on_gpu(settings, graph):
-    trainer = make_trainer(changed(settings, graph=graph), device=torch.device("cuda"))
+    trainer = sphere_trainer(changed(settings, graph=graph), device=torch.device("cuda"))
     trainer.warm_start()
     return trainer
 
@@ -296,11 +303,11 @@ def test_recorded_steps_are_the_same_as_others_and_resume_bit_for_bit(tmp_path):
     straight = run(whole, 60)
     others = torch.tensor(run(usual, 15))  # later on, differences by rounding have grown
     torch.testing.assert_close(torch.tensor(straight[:15]), others, atol=1e-3, rtol=5e-3)
-    assert whole.recording.step.recordings >= 4, "levels, phases"
+    assert whole.capture.step.recordings >= 4, "levels, phases"
     first = on_gpu(RECORDED, "on")
     begun = run(first, 37)
     save_state(tmp_path / "state.pt", first.state())
-    second = make_trainer(changed(RECORDED, graph="on"), device=torch.device("cuda"))
+    second = sphere_trainer(changed(RECORDED, graph="on"), device=torch.device("cuda"))
     second.restore(load_state(tmp_path / "state.pt", torch.device("cuda")))
     assert begun + run(second, 23) == straight
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):

@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import Analytic, sphere
-from fixtures.training import TINY, changed, occupancy_grid, sphere_capture
+from fixtures.training import (
+    ALL_TERMS,
+    TINY,
+    changed,
+    occupancy_grid,
+    run,
+    sphere_capture,
+    sphere_trainer,
+)
 from scipy.spatial.transform import Rotation
-from training.test_training_parts import views_of
 
 from pmni.cli.main import main
+from pmni.cli.training_store import load_state, save_state
 from pmni.data.capture import Capture, save_capture
+from pmni.data.views import Views
 from pmni.errors import DivergenceError, InputError
 from pmni.geometry.cameras import invert_rigid, turntable
 from pmni.geometry.poses import Poses
@@ -27,32 +36,14 @@ from pmni.io.hashing import verify_checksum
 from pmni.io.poses import read_poses, write_poses
 from pmni.runtime import provenance
 from pmni.sdf.checkpoint import load_surface, save_surface
-from pmni.training.checkpoint import load_state, save_state
-from pmni.training.data import patch_rays
-from pmni.training.draws import Draws
-from pmni.training.movement import Movement
+from pmni.training.convergence import ConvergenceTest
+from pmni.training.patches import patch_rays
+from pmni.training.rng import StepRng
 from pmni.training.trainer import Trainer
 from pmni.volume_rendering.marching import march
 from pmni.volume_rendering.renderer import render
 
 CPU = torch.device("cpu")
-ALL_TERMS = dict.fromkeys(
-    ("normal", "depth", "depth_robust", "mask", "eikonal", "consistency", "surface", "chamfer"), 0.1
-)
-
-
-def make_trainer(settings, noise_deg=2.0, device=CPU):
-    capture, distances = sphere_capture()
-    generator = np.random.default_rng(0)
-    turn = Rotation.from_rotvec(np.deg2rad(noise_deg) * generator.normal(size=(6, 3))).as_matrix()
-    start = capture.reference_c2w.copy()
-    start[:, :3] = turn @ start[:, :3]
-    views = views_of(capture, distances, device=device)
-    return Trainer(views, torch.tensor(start, dtype=torch.float32, device=device), settings)
-
-
-def run(trainer, steps):
-    return [trainer.step().loss.item() for _ in range(steps)]
 
 
 @pytest.mark.parametrize("gradient", ["directional", "finite_difference", "analytic"])
@@ -64,15 +55,15 @@ def test_resumed_training_is_bit_for_bit_the_same(gradient, tmp_path):
         poses={"learn_scale": True},
         sharpness={"mode": "learned"},
     )
-    whole = make_trainer(settings)
+    whole = sphere_trainer(settings)
     whole.warm_start()
     straight = run(whole, 12)
 
-    first = make_trainer(settings)
+    first = sphere_trainer(settings)
     first.warm_start()
     begun = run(first, 7)
     save_state(tmp_path / "state.pt", first.state())
-    second = make_trainer(settings)
+    second = sphere_trainer(settings)
     second.restore(load_state(tmp_path / "state.pt", torch.device("cpu")))
     resumed = run(second, 5)
 
@@ -88,7 +79,7 @@ def test_every_term_reaches_surface_and_poses():
     settings = changed(TINY, phases=[{"weights": ALL_TERMS}], poses={"learn_scale": True})
     for name in ALL_TERMS:
         alone = changed(settings, phases=[{"weights": {**dict.fromkeys(ALL_TERMS, 0), name: 1.0}}])
-        trainer = make_trainer(alone)
+        trainer = sphere_trainer(alone)
         trainer.warm_start()
         report = trainer.step()
         assert list(report.terms) == [name]
@@ -103,11 +94,11 @@ def test_every_term_reaches_surface_and_poses():
 def test_pose_gradient_matches_finite_differences():
     """The loss of one step, as a function of the pose parameters, with planes held still."""
     settings = changed(TINY, patches=64)
-    trainer = make_trainer(settings)
+    trainer = sphere_trainer(settings)
     trainer.warm_start()
     run(trainer, 3)
     trainer.step_number = 3
-    batch = trainer.sampler.draw(64, Draws(0, torch.tensor(0)))
+    batch = trainer.sampler.draw(64, StepRng(0, torch.tensor(0)))
 
     def loss_at(delta):
         trainer.poses.parameters_.data = base + delta
@@ -135,7 +126,7 @@ def test_pose_gradient_matches_finite_differences():
 
 
 def test_non_finite_normals_stop_with_step_and_term():
-    trainer = make_trainer(TINY)
+    trainer = sphere_trainer(TINY)
     trainer.warm_start()
     run(trainer, 2)
     trainer.views.normals[:] = float("nan")
@@ -145,7 +136,7 @@ def test_non_finite_normals_stop_with_step_and_term():
 
 # ---------------------------------------------------------------------------------- checkpoints
 def test_a_checkpoint_is_the_same_surface_and_a_flipped_byte_is_noticed(tmp_path):
-    trainer = make_trainer(TINY)
+    trainer = sphere_trainer(TINY)
     trainer.warm_start()
     path = tmp_path / "iter_00000001.safetensors"
     save_surface(path, trainer.network, TINY.field, 1)
@@ -239,15 +230,15 @@ def test_a_surface_that_moves_is_trained_on(stage):
     assert "stopped_at" not in json.loads((folder / "out/provenance.json").read_text())
 
 
-def test_movement_is_the_distance_between_surfaces():
+def test_test_is_the_distance_between_surfaces():
     occupancy = occupancy_grid(32, 0.1, CPU)
     occupancy.refresh(sphere(0.5))
-    movement = Movement()
-    assert movement.since(sphere(0.5), occupancy) == np.inf
-    assert movement.since(sphere(0.5), occupancy) == pytest.approx(0, abs=1e-6)
-    assert movement.since(sphere(0.53), occupancy) == pytest.approx(0.03, rel=1e-4)
-    again = Movement(movement.points)
-    assert again.since(Analytic(lambda x: 2 * sphere(0.5)(x)), occupancy) == pytest.approx(
+    test = ConvergenceTest(TINY.convergence)
+    assert test.surface_motion(sphere(0.5), occupancy) == np.inf
+    assert test.surface_motion(sphere(0.5), occupancy) == pytest.approx(0, abs=1e-6)
+    assert test.surface_motion(sphere(0.53), occupancy) == pytest.approx(0.03, rel=1e-4)
+    again = ConvergenceTest(TINY.convergence, test.points)
+    assert again.surface_motion(Analytic(lambda x: 2 * sphere(0.5)(x)), occupancy) == pytest.approx(
         0.03, rel=1e-4
     )
 
@@ -288,7 +279,7 @@ def test_a_damaged_state_is_a_clear_error(stage, capsys):
     assert main(command(changed(TINY, steps=12))) == 0
     inputs = folder / "state"
     # Interrupt by hand: keep a state as a stopped run would.
-    trainer = make_trainer(TINY)
+    trainer = sphere_trainer(TINY)
     fingerprint = provenance.fingerprint(
         "train",
         TINY,
@@ -403,7 +394,7 @@ def test_surface_and_poses_are_learned_together():
         sharpness={"start": 80, "end": 250},
         phases=[{"pose_learning_rate": 2e-3}],
     )  # fmt: skip
-    views = views_of(capture, distances)
+    views = Views.of(capture, distances)
     trainer = Trainer(views, torch.tensor(start, dtype=torch.float32), settings)
     trainer.warm_start()
     run(trainer, settings.steps)

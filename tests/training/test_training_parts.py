@@ -5,25 +5,31 @@ import math
 import numpy as np
 import pytest
 import torch
-from fixtures.training import K, sphere_capture
+from fixtures.training import TINY, K, changed, sphere_capture
 
 from pmni.config.training import FieldSettings, LossWeights, PhaseSettings, TrainSettings
+from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.geometry.cameras import turntable
 from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.visual_hull import mask_distances, visual_hulls
-from pmni.training import losses, multiview, schedule
-from pmni.training.data import PatchSampler, load_views, patch_rays
-from pmni.training.draws import Draws
+from pmni.training import schedule
+from pmni.training.losses.base import back_project, closed_form_scales
+from pmni.training.losses.chamfer import chamfer_loss
+from pmni.training.losses.consistency import consistency_loss
+from pmni.training.losses.depth import depth_loss
+from pmni.training.losses.depth_robust import group_medians, robust_depth_loss
+from pmni.training.losses.eikonal import eikonal_loss
+from pmni.training.losses.mask import mask_loss
+from pmni.training.losses.normal import normal_loss
+from pmni.training.losses.surface import surface_loss
+from pmni.training.patches import PatchSampler, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
+from pmni.training.rng import StepRng
 from pmni.training.warm_start import fit_network
 
 CPU = torch.device("cpu")
-
-
-def views_of(capture, distances, exclude=(), device=CPU):
-    return load_views(capture, distances, exclude, device)
 
 
 # ------------------------------------------------------------------------------------ schedules
@@ -116,9 +122,9 @@ def test_last_scale_is_one():
 # -------------------------------------------------------------------------------------- patches
 def test_patches_show_their_pixels_and_rays_meet_them():
     capture, distances = sphere_capture()
-    views = views_of(capture, distances)
+    views = Views.of(capture, distances)
     sampler = PatchSampler(views, patch=3, margin=2, background=0.25)
-    batch = sampler.draw(64, Draws(0, torch.tensor(0)))
+    batch = sampler.draw(64, StepRng(0, torch.tensor(0)))
     assert batch.pixels.shape == (64, 3, 3, 2)
     for index in (0, 40, 63):
         column, row = batch.pixels[index, 0, 2].tolist()
@@ -136,19 +142,19 @@ def test_patches_show_their_pixels_and_rays_meet_them():
 
 
 def test_a_draw_depends_on_its_seed_only():
-    sampler = PatchSampler(views_of(*sphere_capture()), 3, 2, 0.25)
-    one = sampler.draw(16, Draws(7, torch.tensor(0)))
-    again = sampler.draw(16, Draws(7, torch.tensor(0)))
-    other = sampler.draw(16, Draws(8, torch.tensor(0)))
+    sampler = PatchSampler(Views.of(*sphere_capture()), 3, 2, 0.25)
+    one = sampler.draw(16, StepRng(7, torch.tensor(0)))
+    again = sampler.draw(16, StepRng(7, torch.tensor(0)))
+    other = sampler.draw(16, StepRng(8, torch.tensor(0)))
     assert torch.equal(one.pixels, again.pixels)
     assert not torch.equal(one.pixels, other.pixels)
 
 
 def test_held_out_views_are_left_out():
-    views = views_of(*sphere_capture(), exclude=("01", "04"))
+    views = Views.of(*sphere_capture(), exclude=("01", "04"))
     assert views.names == ("00", "02", "03", "05")
     with pytest.raises(InputError, match="exclude_views names '99'"):
-        views_of(*sphere_capture(), exclude=("99",))
+        Views.of(*sphere_capture(), exclude=("99",))
 
 
 # --------------------------------------------------------------------------------------- losses
@@ -156,17 +162,17 @@ def test_normal_loss_by_hand():
     rendered = torch.tensor([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
     given = torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     mask = torch.tensor([1.0, 1.0, 0.0])
-    assert losses.normal_loss(rendered, given, mask, "l2").item() == pytest.approx(1.0)
-    assert losses.normal_loss(rendered, given, mask, "l1").item() == pytest.approx(1.0)
+    assert normal_loss(rendered, given, mask, "l2").item() == pytest.approx(1.0)
+    assert normal_loss(rendered, given, mask, "l1").item() == pytest.approx(1.0)
 
 
 def test_mask_and_eikonal_losses_by_hand():
     opacity = torch.tensor([0.8, 0.5])
-    value = losses.mask_loss(opacity, torch.tensor([1.0, 0.0])).item()
+    value = mask_loss(opacity, torch.tensor([1.0, 0.0])).item()
     assert value == pytest.approx((-math.log(0.8) - math.log(0.5)) / 2)
     sums = torch.tensor([[0.5, 1.5], [0.0, 1.0]])
-    assert losses.eikonal_loss(sums, torch.tensor(6)).item() == pytest.approx(0.5)
-    assert losses.eikonal_loss(0 * sums, torch.tensor(0)).item() == 0
+    assert eikonal_loss(sums, torch.tensor(6)).item() == pytest.approx(0.5)
+    assert eikonal_loss(0 * sums, torch.tensor(0)).item() == 0
 
 
 def test_depth_scales_are_exact_when_only_the_scale_differs():
@@ -178,10 +184,10 @@ def test_depth_scales_are_exact_when_only_the_scale_differs():
     mask = torch.ones(6, 3, 3)
     mask[0, 0] = 0
     integrated[0, 0] = 77  # outside the mask: must not matter
-    scale = losses.closed_form_scales(integrated, rendered, mask, view, 3)
+    scale = closed_form_scales(integrated, rendered, mask, view, 3)
     torch.testing.assert_close(scale, true_scale)
-    assert losses.depth_loss(integrated, rendered, mask, scale[view]) < 1e-5
-    shifted = losses.depth_loss(integrated, rendered + 0.25, mask, scale[view])
+    assert depth_loss(integrated, rendered, mask, scale[view]) < 1e-5
+    shifted = depth_loss(integrated, rendered + 0.25, mask, scale[view])
     assert shifted.item() == pytest.approx(0.25, abs=1e-5)
 
 
@@ -191,47 +197,47 @@ def test_robust_depth_ignores_scale_and_shift():
     view = torch.tensor([0, 1, 0, 1, 0, 1])
     integrated = rendered * torch.tensor([2.0, 5.0])[view][:, None, None] + 3
     mask = torch.ones(6, 3, 3)
-    assert losses.robust_depth_loss(integrated, rendered, mask, view, 2) < 1e-5
+    assert robust_depth_loss(integrated, rendered, mask, view, 2) < 1e-5
     integrated[0, 0, 0] += 1
-    assert losses.robust_depth_loss(integrated, rendered, mask, view, 2) > 1e-2
+    assert robust_depth_loss(integrated, rendered, mask, view, 2) > 1e-2
 
 
 def test_medians_of_groups_by_hand():
     values = torch.tensor([5.0, 1.0, 9.0, 4.0, 2.0])
     group = torch.tensor([0, 2, 0, 0, 2])
-    assert losses.group_medians(values, group, 4).tolist() == [5.0, 0.0, 2.0, 0.0]
+    assert group_medians(values, group, 4).tolist() == [5.0, 0.0, 2.0, 0.0]
 
 
 def test_consistency_is_zero_for_the_truth_and_positive_for_a_moved_camera():
     capture, distances = sphere_capture()
-    views = views_of(capture, distances)
+    views = Views.of(capture, distances)
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     x = 0.5 * torch.nn.functional.normalize(c2w[[0, 0, 1], :3, 3] + c2w[[1, 1, 2], :3, 3], dim=-1)
     other = torch.tensor([1, 1, 2])
     arguments = (x, 2 * x, other, torch.ones(3, dtype=torch.bool))
-    images = (views.intrinsics, views.normals, views.masks)
-    assert multiview.consistency_loss(*arguments, c2w, *images) < 1e-3
+    images = (views.intrinsics.float(), views.normals, views.masks.float())
+    assert consistency_loss(*arguments, c2w, *images) < 1e-3
     moved = c2w.clone()
     moved[:, :3, 3] += 0.1 * moved[:, :3, 0]
-    assert multiview.consistency_loss(*arguments, moved, *images) > 0.005
+    assert consistency_loss(*arguments, moved, *images) > 0.005
     hidden = (*arguments[:3], torch.zeros(3, dtype=torch.bool))
-    assert multiview.consistency_loss(*hidden, c2w, *images) == 0
+    assert consistency_loss(*hidden, c2w, *images) == 0
 
 
 def test_back_projection_surface_and_chamfer_by_hand():
     pose = torch.eye(4).repeat(2, 1, 1)
     pose[:, 2, 3] = -15
     m = torch.tensor([[0.0, 0.0, 1.0], [0.75, 0.0, 1.0]])
-    points = multiview.back_project(m, torch.tensor([14.5, 1.25]), pose)
+    points = back_project(m, torch.tensor([14.5, 1.25]), pose)
     torch.testing.assert_close(points, torch.tensor([[0, 0, -0.5], [0.75, 0, -14.0]]))
     linear = GridSDF(grid_nodes(5, torch.device("cpu"))[..., 2])
     on = torch.tensor([1.0, 0.0])
-    assert multiview.surface_loss(linear, points, on).item() == pytest.approx(0.5)
+    assert surface_loss(linear, points, on).item() == pytest.approx(0.5)
     cloud = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [0, 0.5, 0], [9.0, 9, 9]])
     view = torch.tensor([0, 0, 1, 1])
     mask = torch.tensor([1.0, 1, 1, 0])
     # With three views, 0 and 1 are neighbours: 0.5, sqrt(1.25) one way, 0.5 the other way.
-    value = multiview.chamfer_loss(cloud, view, 3, mask)
+    value = chamfer_loss(cloud, view, 3, mask)
     assert value.item() == pytest.approx((0.5 + math.sqrt(1.25) + 0.5) / 3)
 
 
@@ -244,18 +250,18 @@ def test_contour_lies_halfway_between_pixels():
 
 def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view():
     capture, distances = sphere_capture(views=12)
-    views = views_of(capture, distances)
+    views = Views.of(capture, distances)
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     nodes = grid_nodes(33, torch.device("cpu"))
     radius = torch.linalg.vector_norm(nodes, dim=-1)
     # On the equator of the viewing circle the silhouettes touch the sphere.
     distances = torch.from_numpy(mask_distances(capture.masks))
-    hull = visual_hulls(distances, views.intrinsics, c2w, 33, 0)[0]
+    hull = visual_hulls(distances, views.intrinsics.float(), c2w, 33, 0)[0]
     assert (hull[radius < 0.46] < 0).all()
     assert (hull[radius > 0.62] > 0).all()
     wrong = c2w.clone()
     wrong[3, :3, 3] += wrong[3, :3, 0] * 0.4  # the view looks past the object
-    strict, tolerant = visual_hulls(distances, views.intrinsics, wrong, 33, 1)
+    strict, tolerant = visual_hulls(distances, views.intrinsics.float(), wrong, 33, 1)
     assert (strict[radius < 0.4] > 0).any()
     assert (tolerant[radius < 0.46] < 0).all()
 
@@ -275,7 +281,7 @@ def test_network_is_fitted_to_a_grid():
     nodes = grid_nodes(33, torch.device("cpu"))
     box = (nodes.abs() - torch.tensor([0.5, 0.3, 0.2])).amax(-1)
     network = NeuralSDF(FieldSettings(levels=5, log2_entries=14, base_resolution=8), seed=0)
-    error = fit_network(network, box, 80, 2048, 5e-3, seed=0)
+    error = fit_network(network, box, changed(TINY, warm_start={"steps": 80, "points": 2048}))
     assert error < 0.03
     on = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, -0.2]])
     assert network(on).abs().max() < 0.03

@@ -11,20 +11,25 @@ from pmni.refinement.refine import finest_cells
 from pmni.sdf.band import on_grid
 from pmni.sdf.sdf import SDF
 
-SWEEPS = 4
-"""Of redistancing, after the surface is sampled on a grid."""
 
+class GaussNewtonPoses:
+    """Refinement's pose step on the trained surface, resampled on a grid.
 
-class PoseSteps:
-    """Steps on a surface sampled on a grid, of `cells` along a side or as `refine` would take."""
+    Args:
+        cells: cells along a side of that grid; None takes as many as `refine` would.
+        redistancing_sweeps: sweeps of reinitialisation after the resampling.
+    """
 
-    def __init__(self, measurements: Measurements, cells: int | None) -> None:
+    def __init__(
+        self, measurements: Measurements, cells: int | None, redistancing_sweeps: int
+    ) -> None:
         self.measurements, self.cells = measurements, cells
+        self.redistancing_sweeps = redistancing_sweeps
 
     @torch.no_grad()
     def step(self, sdf: SDF, c2w: Float[Tensor, "V 4 4"], seed: int) -> Float[Tensor, "V 4 4"]:
-        """The poses after a step from `c2w`; the draw of pixels depends on the seed only."""
+        """The poses after a step from `c2w`; the drawn pixels depend on the seed alone."""
         cells = self.cells or finest_cells(self.measurements, c2w)
-        surface = on_grid(sdf, cells, self.measurements.device, SWEEPS)
+        surface = on_grid(sdf, cells, self.measurements.device, self.redistancing_sweeps)
         moved = pose_step(self.measurements, surface, c2w.double(), RefineSettings(seed=seed))
         return moved.to(c2w)

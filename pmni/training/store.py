@@ -1,0 +1,55 @@
+"""How a training's resumable state and kept results leave the loop."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from pmni.geometry.poses import Poses
+from pmni.io.tables import Row
+from pmni.sdf.network import NeuralSDF
+from pmni.sdf.residual import ResidualSDF
+
+TrainedSDF = NeuralSDF | ResidualSDF
+"""A network, or a refined surface with its correction by a network."""
+
+
+@runtime_checkable
+class TrainingStore(Protocol):
+    """Keeps what a training must not lose when its process ends."""
+
+    def load_state(self, device: torch.device) -> dict[str, Any] | None:
+        """The last saved state with its tensors on the device; None if there is none."""
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the saved state."""
+
+    def keep(self, iteration: int, surface: TrainedSDF, poses: Poses) -> None:
+        """Keep an iteration's results; the surface must be copied or written at once."""
+
+
+class MemoryStore:
+    """The default store: nothing outlives the process."""
+
+    def load_state(self, device: torch.device) -> dict[str, Any] | None:
+        """No state: the training begins at its first step."""
+        return None
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Nothing is saved."""
+
+    def keep(self, iteration: int, surface: TrainedSDF, poses: Poses) -> None:
+        """Nothing is written: the training's result holds all kept iterations."""
+
+
+@runtime_checkable
+class TrainingObserver(Protocol):
+    """Watches a training, such as a progress bar."""
+
+    def on_start(self, steps_done: int) -> None:
+        """The loop begins after so many steps of an earlier run."""
+
+    def on_step(self) -> None:
+        """One more step is done."""
+
+    def on_row(self, row: Row) -> None:
+        """A row of the history is new."""
