@@ -1,0 +1,93 @@
+"""Loss terms and encodings of other packages need a registration and nothing else."""
+
+import pytest
+import torch
+from fixtures.training import CPU, TINY, changed, sphere_capture
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pmni.config.extensions import ENCODINGS, LOSSES
+from pmni.config.training import FieldSettings
+from pmni.errors import InputError
+from pmni.geometry.poses import Poses
+from pmni.sdf.encoding import Encoding
+from pmni.training.losses.base import Loss, StepInputs
+from pmni.training.train import TrainingResult, train
+
+
+class TotalOpacity(Loss):
+    """The mean opacity, a term that shrinks the object."""
+
+    def __call__(self, inputs: StepInputs) -> Float[Tensor, ""]:
+        return inputs.rendering.opacity.mean()
+
+
+class Sinusoids(Encoding):
+    """Sine and cosine of the coordinates (NeRF's encoding with one frequency)."""
+
+    width = 6
+
+    def __init__(self, settings: FieldSettings, seed: int) -> None:
+        super().__init__()
+
+    def forward(
+        self, x: Float[Tensor, "N 3"], active: int, num_valid: Int[Tensor, ""] | None = None
+    ) -> Float[Tensor, "N 6"]:
+        return torch.cat([torch.sin(torch.pi * x), torch.cos(torch.pi * x)], dim=-1)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES._added, "total_opacity", TotalOpacity)
+    monkeypatch.setitem(ENCODINGS._added, "sinusoids", Sinusoids)
+
+
+def trained(**changes: object) -> TrainingResult:
+    capture, distances = sphere_capture()
+    initial = Poses(capture.views, capture.reference_c2w)
+    settings = changed(TINY, steps=4, checkpoints=[2], **changes)
+    return train(capture, distances, initial, None, settings, CPU)
+
+
+def test_a_loss_has_a_weight_in_the_settings_a_column_in_the_history_and_an_effect() -> None:
+    usual = trained()
+    weighted = trained(phases=[{"weights": {"total_opacity": 0.5}}])
+    row, usual_row = weighted.history[0], usual.history[0]
+    assert "total_opacity" not in usual_row
+    assert row["loss"] == pytest.approx(usual_row["loss"] + 0.5 * row["total_opacity"])
+    assert weighted.history[-1]["normal"] != usual.history[-1]["normal"]
+
+
+def test_the_weight_of_an_unknown_loss_is_an_error() -> None:
+    with pytest.raises(InputError, match="unknown loss 'sharpness'; known: normal, mask"):
+        changed(TINY, phases=[{"weights": {"sharpness": 1.0}}])
+    with pytest.raises(InputError, match=r"total_opacity.*greater than or equal to 0"):
+        changed(TINY, phases=[{"weights": {"total_opacity": -1.0}}])
+
+
+def test_an_encoding_is_named_in_the_settings() -> None:
+    result = trained(field={"encoding": "sinusoids"})
+    assert isinstance(result.final.surface.encoding, Sinusoids)
+    assert result.final.surface(torch.rand(5, 3)).shape == (5,)
+    with pytest.raises(InputError, match="unknown encoding 'wavelets'; known: hash_grid, none"):
+        changed(TINY, field={"encoding": "wavelets"})
+
+
+def test_a_result_has_all_kept_iterations_and_lines_go_to_progress() -> None:
+    capture, distances = sphere_capture()
+    lines: list[str] = []
+    result = train(
+        *(capture, distances, Poses(capture.views, capture.reference_c2w), None),
+        *(changed(TINY, steps=4, checkpoints=[2], heldout=0.1), CPU),
+        progress=lines.append,
+    )
+    assert list(result.kept) == [2, 4]
+    assert result.final is result.kept[4]
+    x = torch.rand(20, 3) - 0.5
+    assert not torch.equal(result.kept[2].surface(x), result.kept[4].surface(x))
+    assert result.kept[2].poses.information["iteration"] == 2
+    assert [row["step"] for row in result.history] == [1, 2, 3, 4]
+    assert result.selection.iteration == result.steps == 4
+    assert any(line.startswith("network fitted to the visual hull") for line in lines)
+    assert any(line.startswith("step 4/4") for line in lines)
+    assert any(line.startswith("held-out normals, degrees") for line in lines)
