@@ -19,9 +19,9 @@ from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import median_seconds
 from pmni import kernels
 from pmni.config.training import FieldSettings
-from pmni.refinement.rays import least_value
 from pmni.runtime.cuda_graphs import Recorded
-from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.closest_approach import closest_approach
+from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
@@ -68,7 +68,7 @@ def running(implementation: str) -> Iterator[None]:
 
 def _rays(bench: Bench, ceilings: Ceilings) -> Iterator[Record]:
     sizes, device = bench.sizes, bench.device
-    surface = on_grid(Bumpy(), sizes.ray_cells, device, sweeps=4)
+    surface = resample(Bumpy(), sizes.ray_cells, device, sweeps=4)
     rays = camera_rays(sizes.rays, device)
     entry = rays[2]
 
@@ -76,7 +76,7 @@ def _rays(bench: Bench, ceilings: Ceilings) -> Iterator[Record]:
         return trace(surface, *rays).distance - entry
 
     def least() -> Tensor:
-        return least_value(surface, *rays, 2.5 * surface.grid.spacing)[1]
+        return closest_approach(surface, *rays, 2.5 * surface.grid.spacing)[1]
 
     parameters = {"rays": sizes.rays, "cells": sizes.ray_cells}
     floor = ceilings.floor(ray_work(surface, sizes.rays))
@@ -113,7 +113,7 @@ def shell_points(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]
     return (radius * axis).view(-1, 3)
 
 
-def ray_work(surface: BandSDF, rays: int) -> Work:
+def ray_work(surface: NarrowBandSDF, rays: int) -> Work:
     """A ray in, a number out, and the surface read once; what the steps compute is not counted."""
     tensors = (surface.values, surface.base.values, surface.grid.block_numbers)
     return Work(rays * 9 * 4 + sum(tensor.nbytes for tensor in tensors), 0)

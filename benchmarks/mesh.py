@@ -22,7 +22,7 @@ from pmni.meshing.marching_cubes import load_mesher
 from pmni.meshing.node_tiles import Evaluate
 from pmni.meshing.sampling import sample
 from pmni.sdf.baking import baked
-from pmni.sdf.band import on_grid
+from pmni.sdf.narrow_band import resample
 from pmni.sdf.rendering import Images, render_views
 from pmni.sdf.sdf import SDF
 from pmni.synthetic.rig import intrinsics
@@ -42,7 +42,7 @@ def run(bench: Bench) -> Iterator[Record]:
     for cells in sizes.mesh_cells:
         yield from _meshed(f"formula, {cells} cells", Bumpy(), cells, bench)
         yield from _meshed(f"network {name}, {cells} cells", net, cells, bench)
-    grid = on_grid(Bumpy(), sizes.ray_cells, device, sweeps=4)
+    grid = resample(Bumpy(), sizes.ray_cells, device, sweeps=4)
     yield from _meshed(f"grid, {sizes.ray_cells} cells", at_nodes(grid), sizes.ray_cells, bench)
     yield from _rendered("grid", grid, bench)
     yield from _rendered(f"network {name}", net, bench)

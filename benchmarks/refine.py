@@ -18,8 +18,8 @@ from benchmarks.timing import PeakMemory, Stopwatch
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
 from pmni.refinement import refine as stage
-from pmni.refinement.hull import hull
-from pmni.refinement.measurements import load_measurements
+from pmni.refinement.initial_surface import hull
+from pmni.refinement.observations import load_observations
 from pmni.refinement.refine import Refiner
 from pmni.refinement.schedule import coarse_to_fine
 from pmni.registration.perturbation import add_view_errors
@@ -31,8 +31,8 @@ WATCHED = (
     (Refiner, "linearise", "linearise"),
     (stage, "NormalEquations", "equations"),
     (stage.NormalEquations, "solve", "solve"),
-    (stage.Estimate, "moved", "move"),
-    (stage, "on_grid", "change grids"),
+    (stage.State, "moved", "move"),
+    (stage, "resample", "change grids"),
 )
 """Owner, attribute, phase."""
 
@@ -113,7 +113,7 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         save_capture(folder, capture)
         memory = stack.enter_context(PeakMemory(bench.device))
         stack.enter_context(watch.phase(REST))
-        measurements = load_measurements(load_capture(folder), (), bench.device)
+        measurements = load_observations(load_capture(folder), (), bench.device)
         note("load")
         surface = hull(measurements, c2w)
         note("hull")

@@ -15,12 +15,12 @@ from pmni.data.capture import Capture, load_capture
 from pmni.geometry.poses import Poses
 from pmni.io.poses import read_poses, write_poses
 from pmni.io.tables import Row, write_rows
+from pmni.refinement.completion import closed
 from pmni.refinement.covariance import pose_covariances
-from pmni.refinement.hull import hull
-from pmni.refinement.measurements import load_measurements
+from pmni.refinement.initial_surface import hull
+from pmni.refinement.observations import load_observations
 from pmni.refinement.refine import Refiner, Report, check_converged
 from pmni.refinement.schedule import coarse_to_fine
-from pmni.refinement.unseen import closed
 from pmni.runtime import provenance
 from pmni.runtime.determinism import bit_for_bit
 from pmni.runtime.devices import claimed_device
@@ -62,7 +62,7 @@ def refine(
     capture: Capture, initial: Poses, settings: RefineSettings, device: torch.device
 ) -> tuple[Refiner, list[Row]]:
     """Run all outer iterations; a row of numbers for each."""
-    measurements = load_measurements(
+    measurements = load_observations(
         capture, settings.exclude_views, device, heldout=settings.heldout
     )
     c2w = torch.as_tensor(initial.select(measurements.names), device=device)

@@ -23,8 +23,8 @@ from pmni.runtime.determinism import bit_for_bit
 from pmni.runtime.devices import claimed_device
 from pmni.runtime.layout import TrainingFolder
 from pmni.runtime.signals import StopRequest
-from pmni.sdf.band import BandSDF
 from pmni.sdf.checkpoint import load_surface
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.training.loop import TrainingInterrupted
 from pmni.training.progress import ProgressLines
 from pmni.training.train import TrainingResult, train
@@ -115,14 +115,14 @@ def _log_lines(steps: int) -> ProgressLines:
 
 def _read_surface(
     path: Path | None, settings: TrainSettings, device: torch.device
-) -> BandSDF | None:
+) -> NarrowBandSDF | None:
     """The surface to start from. Raises InputError when it is no grid, or needed and not given."""
     if path is None:
         if settings.warm_start.source == "surface":
             raise InputError("warm_start.source is 'surface', but there is none: give --surface")
         return None
     surface = load_surface(path, device)
-    if not isinstance(surface, BandSDF):
+    if not isinstance(surface, NarrowBandSDF):
         raise InputError(f"{path}: not a grid surface; give the one that `pmni refine` writes")
     return surface
 

@@ -1,4 +1,4 @@
-"""The value of a `BandSDF` at points, which other kernels use too; and its gradient."""
+"""The value of a `NarrowBandSDF` at points, which other kernels use too; and its gradient."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3
-from pmni.sdf.band import DENSE_CELLS, BandSDF
 from pmni.sdf.block_grid import BLOCK
+from pmni.sdf.narrow_band import DENSE_CELLS, NarrowBandSDF
 
 assert BLOCK == 4
 POINTS = 128
@@ -21,7 +21,7 @@ SIZES = ["cells", "side", "base_cells"]
 """Of `arguments`: a kernel for each kind of numbers would not be faster."""
 
 
-def arguments(sdf: BandSDF) -> dict[str, Any]:
+def arguments(sdf: NarrowBandSDF) -> dict[str, Any]:
     """The arguments by which kernels take a surface."""
     return {
         "values": sdf.values.contiguous(),
@@ -34,8 +34,10 @@ def arguments(sdf: BandSDF) -> dict[str, Any]:
     }
 
 
-def sampled(sdf: BandSDF, x: Float[Tensor, "N 3"], with_gradient: bool) -> Float[Tensor, "C N"]:
-    """Values and, if asked for, the three components of gradients: as `BandSDF` finds them."""
+def sampled(
+    sdf: NarrowBandSDF, x: Float[Tensor, "N 3"], with_gradient: bool
+) -> Float[Tensor, "C N"]:
+    """Values and, if asked for, the three components of gradients, as `NarrowBandSDF`."""
     given = arguments(sdf)
     if with_gradient:
         dense = torch.cat([sdf.base.values[None], sdf.base.node_gradients])
@@ -85,7 +87,7 @@ def _sample(
 
 @triton.jit
 def band_value(x, y, z, wanted, values, table, base, cells, side, base_cells, DENSE: tl.constexpr):
-    """f at points (B,) of which `wanted` are read: as BandSDF.__call__."""
+    """f at points (B,) of which `wanted` are read: as NarrowBandSDF.__call__."""
     SIZE: tl.constexpr = 4  # BLOCK
     fine = tl.zeros_like(x)
     on = wanted

@@ -10,14 +10,14 @@ from pmni.errors import DivergenceError
 from pmni.kernels.band import SIZES, arguments, band_value
 from pmni.kernels.devices import device_of
 from pmni.kernels.vectors import load3
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""
 
 
 def first_crossings(
-    sdf: BandSDF,
+    sdf: NarrowBandSDF,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, "N"],
@@ -51,7 +51,7 @@ def first_crossings(
 
 
 def least_values(
-    sdf: BandSDF,
+    sdf: NarrowBandSDF,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, "N"],
@@ -59,7 +59,7 @@ def least_values(
     step: float,
     halvings: int,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """Distances and values as `refinement.rays.least_value` finds them."""
+    """Distances and values as `refinement.rays.closest_approach` finds them."""
     at, least = torch.empty_like(near), torch.empty_like(near)
     rays = [part.contiguous() for part in (origins, directions, near, far)]
     with device_of(near):

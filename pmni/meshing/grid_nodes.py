@@ -5,15 +5,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni.meshing.node_tiles import POINTS, Evaluate
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
 
-def grid_of(surface: SDF) -> BandSDF | None:
+def grid_of(surface: SDF) -> NarrowBandSDF | None:
     """The grid that a surface lies on, if it does."""
     below = surface.surface if isinstance(surface, ResidualSDF) else surface
-    return below if isinstance(below, BandSDF) else None
+    return below if isinstance(below, NarrowBandSDF) else None
 
 
 def at_nodes(surface: SDF) -> Evaluate:
@@ -36,7 +36,7 @@ def at_nodes(surface: SDF) -> Evaluate:
     return evaluate
 
 
-def is_seen(band: BandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+def is_seen(band: NarrowBandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
     """Whether cameras have seen the surface there."""
     parts = points.split(POINTS[points.device.type])
     return torch.cat([band.is_seen(part) for part in parts])

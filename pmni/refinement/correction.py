@@ -8,13 +8,15 @@ from torch.nn.functional import normalize
 
 from pmni.data.capture import Capture
 from pmni.geometry.poses import Poses
-from pmni.refinement.estimate import Estimate
-from pmni.refinement.measurements import pixel_directions
+from pmni.refinement.observations import pixel_directions
 from pmni.refinement.residuals import correct_normals
-from pmni.sdf.band import BandSDF
+from pmni.refinement.state import State
+from pmni.sdf.narrow_band import NarrowBandSDF
 
 
-def corrected(capture: Capture, refined: Poses, surface: BandSDF, device: torch.device) -> Capture:
+def corrected(
+    capture: Capture, refined: Poses, surface: NarrowBandSDF, device: torch.device
+) -> Capture:
     """Normals and focal lengths of the views with refined poses, corrected; others as they are.
 
     Poses that `refine` did not write say nothing about normals, and nothing is changed.
@@ -35,7 +37,7 @@ def corrected(capture: Capture, refined: Poses, surface: BandSDF, device: torch.
         bias = torch.tensor(information["normal_bias"][name], device=device)[None]
         c2w = torch.as_tensor(refined.select([name]), device=device)
         estimate = replace(
-            Estimate.start(surface, c2w), bias=bias, flattening=flattening, log_focal=log_focal
+            State.start(surface, c2w), bias=bias, flattening=flattening, log_focal=log_focal
         )
         rays = pixel_directions(torch.linalg.inv(K), pixels, log_focal)
         found = correct_normals(K, estimate, normalize(measured, dim=-1), pixels, rays)

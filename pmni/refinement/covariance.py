@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.refinement.estimate import ROTATION, TRANSLATION, VIEW_UNKNOWNS
 from pmni.refinement.normal_equations import WeightedResiduals
 from pmni.refinement.refine import Refiner
+from pmni.refinement.state import ROTATION, TRANSLATION, VIEW_UNKNOWNS
 
 PATCH = 0.2
 """Side of the patches of a view whose errors count as independent, normalised units."""

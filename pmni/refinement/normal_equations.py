@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pmni import kernels
-from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.refinement.residuals import Residuals
+from pmni.refinement.state import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.runtime.cuda_graphs import repeat
-from pmni.sdf.band import BandSDF
 from pmni.sdf.block_grid import BlockGrid
+from pmni.sdf.narrow_band import NarrowBandSDF
 
 MEMBRANE = 0.02
 """Weight of the increment's squared slope beside the data's: vanishes at the solution."""
@@ -52,7 +52,7 @@ class NormalEquations:
 
     def __init__(
         self,
-        surface: BandSDF,
+        surface: NarrowBandSDF,
         terms: tuple[WeightedResiduals, ...],
         views: int,
         prior: Prior,

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
 from pmni.errors import ConvergenceError, LostSurfaceError
-from pmni.refinement.estimate import (
+from pmni.refinement.concavities import MISLED, hollow_residuals
+from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
+from pmni.refinement.observations import Observations
+from pmni.refinement.residuals import contour_residuals, coverage_residuals, normal_residuals
+from pmni.refinement.state import (
     BIAS,
     COMMON_UNKNOWNS,
     OFFSET,
     ROTATION,
     TRANSLATION,
     VIEW_UNKNOWNS,
-    Estimate,
     Increment,
+    State,
 )
-from pmni.refinement.hollows import MISLED, hollow_residuals
-from pmni.refinement.measurements import Measurements
-from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
-from pmni.refinement.residuals import contour_residuals, coverage_residuals, normal_residuals
 from pmni.refinement.weights import (
     EXACT_CONTOUR,
     Scales,
@@ -31,8 +31,8 @@ from pmni.refinement.weights import (
     robust_distances,
     robust_normals,
 )
-from pmni.sdf.band import on_grid
 from pmni.sdf.grid import GridSDF
+from pmni.sdf.narrow_band import resample
 
 CONTOUR_POINTS = 0.075
 """Contour points drawn for each pixel drawn."""
@@ -92,7 +92,7 @@ class Report:
         return self.worst_normal_residual_deg > STRAY * self.normal_residual_deg
 
 
-def finest_cells(measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> int:
+def finest_cells(measurements: Observations, c2w: Float[Tensor, "V 4 4"]) -> int:
     """The fewest of 128, 256 and 512 that are at most CELL_PIXELS wide, or 512."""
     pixel = float(measurements.pixel_sizes(c2w[:, :3, 3]).median())
     return next((cells for cells in (128, 256) if 2 / cells <= CELL_PIXELS * pixel), 512)
@@ -135,7 +135,7 @@ class Refiner:
 
     def __init__(
         self,
-        measurements: Measurements,
+        measurements: Observations,
         surface: GridSDF,
         c2w: Float[Tensor, "V 4 4"],
         settings: RefineSettings,
@@ -146,7 +146,7 @@ class Refiner:
         self.generator = torch.Generator(device=device).manual_seed(settings.seed)
         self.cells = settings.cells or finest_cells(measurements, c2w)
         self.coarsest = min(coarsest, self.cells)
-        self.estimate = Estimate.start(on_grid(surface, self.coarsest, device, sweeps=12), c2w)
+        self.estimate = State.start(resample(surface, self.coarsest, device, sweeps=12), c2w)
         # On the finest grid; coarser ones need fewer.
         most = 20_000 if device.type == "cuda" else 8_000
         self.pixels = settings.pixels or min(most, len(measurements.pixels) // len(measurements))
@@ -156,7 +156,7 @@ class Refiner:
         """One outer iteration on the grid of so many cells, of which the part `gain` is done."""
         device = self.measurements.device
         if cells != self.estimate.surface.grid.cells:
-            surface = on_grid(self.estimate.surface, cells, device, sweeps=4)
+            surface = resample(self.estimate.surface, cells, device, sweeps=4)
             self.estimate = replace(self.estimate, surface=surface)
         now = self.linearise()
         step = self._solution(now)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.refinement.estimate import (
+from pmni.refinement.observations import Observations
+from pmni.refinement.state import (
     BIAS,
     COMMON_UNKNOWNS,
     FLATTENING,
@@ -21,13 +22,12 @@ from pmni.refinement.estimate import (
     ROTATION,
     TRANSLATION,
     VIEW_UNKNOWNS,
-    Estimate,
+    State,
     cross_matrix,
 )
-from pmni.refinement.measurements import Measurements
-from pmni.refinement.rays import least_value
-from pmni.sdf.band import BandSDF
 from pmni.sdf.block_grid import trilinear, trilinear_gradient
+from pmni.sdf.closest_approach import closest_approach
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
 GRAZING = 0.15
@@ -74,7 +74,7 @@ def trust(residuals: Float[Tensor, "K D"]) -> Float[Tensor, "K"]:
 
 
 def rays_through(
-    measurements: Measurements, estimate: Estimate, points: Float[Tensor, "V P 2"]
+    measurements: Observations, estimate: State, points: Float[Tensor, "V P 2"]
 ) -> tuple[Float[Tensor, "V P 3"], Float[Tensor, "K 3"], Float[Tensor, "K 3"]]:
     """Rays through image points: camera-frame directions, and world origins and directions."""
     local = measurements.directions(points, estimate.log_focal)
@@ -84,7 +84,7 @@ def rays_through(
 
 
 def first_hits(
-    sdf: BandSDF, origin: Float[Tensor, "K 3"], d: Float[Tensor, "K 3"]
+    sdf: NarrowBandSDF, origin: Float[Tensor, "K 3"], d: Float[Tensor, "K 3"]
 ) -> tuple[Bool[Tensor, "K"], Float[Tensor, "K 3"]]:
     """Whether rays meet the surface, and where; for the others, where they enter the box."""
     near, far = box_interval(origin, d)
@@ -105,7 +105,7 @@ class NormalCorrection:
 
 def correct_normals(
     intrinsics: Float[Tensor, "V 3 3"],
-    estimate: Estimate,
+    estimate: State,
     normals: Float[Tensor, "V P 3"],
     pixels: Float[Tensor, "V P 2"],
     directions: Float[Tensor, "V P 3"],
@@ -131,8 +131,8 @@ def correct_normals(
 
 
 def normal_residuals(
-    measurements: Measurements,
-    estimate: Estimate,
+    measurements: Observations,
+    estimate: State,
     index: Int[Tensor, "V P"],
     spread: Float[Tensor, "K"],
 ) -> Residuals:
@@ -191,7 +191,7 @@ def normal_residuals(
 
 
 def contour_residuals(
-    measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
+    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = offset - min f along the ray of a contour point."""
     nearest = nearest_residuals(measurements, estimate, measurements.contour[index])
@@ -203,7 +203,7 @@ def contour_residuals(
 
 
 def coverage_residuals(
-    measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
+    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = -min f along the ray of a pixel in the mask that misses the surface.
 
@@ -214,7 +214,7 @@ def coverage_residuals(
 
 
 def nearest_residuals(
-    measurements: Measurements, estimate: Estimate, points: Float[Tensor, "V P 2"]
+    measurements: Observations, estimate: State, points: Float[Tensor, "V P 2"]
 ) -> Residuals:
     """r = -min f along the ray of an image point; the least value is at x_m.
 
@@ -226,7 +226,7 @@ def nearest_residuals(
     R = estimate.rotations.float()[:, None]
     local, origin, d = rays_through(measurements, estimate, points)
     near, far = box_interval(origin, d)
-    distance, _ = least_value(sdf, origin, d, near, far, step=2.5 * sdf.grid.spacing)
+    distance, _ = closest_approach(sdf, origin, d, near, far, step=2.5 * sdf.grid.spacing)
     x = origin + distance[:, None] * d
     gradient = sdf.value_and_gradient(x)[1]
     across = normalize(gradient - (gradient * d).sum(-1, keepdim=True) * d, dim=-1)
@@ -248,7 +248,7 @@ def nearest_residuals(
 
 
 def normal_derivative(
-    estimate: Estimate, x: Float[Tensor, "K 3"], n_f: Float[Tensor, "K 3"]
+    estimate: State, x: Float[Tensor, "K 3"], n_f: Float[Tensor, "K 3"]
 ) -> Float[Tensor, "K 3 3"]:
     """d n_f / dx along the surface, by differences in two tangent directions."""
     sdf = estimate.surface

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from pmni.refinement.outlier_views import recall
 from pmni.refinement.refine import Refiner, Report
-from pmni.refinement.strays import recall
 
 AT_REST_DEG, PATIENCE = 1.0, 3
 """Largest turn of a camera in a step that ends the iterations on the coarsest grid, and how many

@@ -4,8 +4,8 @@ from math import ceil
 
 import torch
 
-from pmni.sdf.band import BandSDF, in_parts, on_grid
 from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.narrow_band import NarrowBandSDF, in_parts, resample
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
@@ -17,19 +17,19 @@ both come in blocks of 4."""
 
 
 @torch.no_grad()
-def baked(surface: SDF, spacing: float, device: torch.device) -> BandSDF:
+def baked(surface: SDF, spacing: float, device: torch.device) -> NarrowBandSDF:
     """The surface's values at the nodes of its own grid; if it has none, at those of a grid whose
     cells are about as large as `spacing`."""
-    if isinstance(surface, BandSDF):
+    if isinstance(surface, NarrowBandSDF):
         return surface
     if isinstance(surface, ResidualSDF):
         grid, base = surface.surface.grid, surface.surface.base.values
         coarse = grid_nodes(len(base), device).view(-1, 3)
-        return BandSDF(
+        return NarrowBandSDF(
             grid,
             surface.surface.values + grid.sampled(surface.correction),
             GridSDF(base + in_parts(surface.correction, coarse).view_as(base)),
             surface.surface.seen,
         )
     cells = STRIDE * ceil(2 / spacing / STRIDE)
-    return on_grid(surface, min(max(cells, FEWEST_CELLS), MOST_CELLS), device, sweeps=0)
+    return resample(surface, min(max(cells, FEWEST_CELLS), MOST_CELLS), device, sweeps=0)

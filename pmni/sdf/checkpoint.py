@@ -14,9 +14,9 @@ from pmni.config.training import FieldSettings
 from pmni.errors import InputError
 from pmni.io.atomic import atomic_file
 from pmni.io.hashing import verify_checksum, write_checksum
-from pmni.sdf.band import BandSDF
 from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.grid import GridSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
 
@@ -49,12 +49,12 @@ def save_surface(
     _write(path, tensors, metadata)
 
 
-def save_band(path: Path, surface: BandSDF) -> None:
+def save_band(path: Path, surface: NarrowBandSDF) -> None:
     """Write a grid surface as safetensors, and its checksum."""
     _write(path, _band_tensors(surface), {"cells": str(surface.grid.cells)})
 
 
-def _band_tensors(surface: BandSDF) -> dict[str, Tensor]:
+def _band_tensors(surface: NarrowBandSDF) -> dict[str, Tensor]:
     blocks = surface.grid.blocks.to(torch.int16)
     seen = torch.ones_like(surface.values, dtype=torch.bool)
     seen = seen if surface.seen is None else surface.seen
@@ -81,7 +81,7 @@ def _in_order(content: bytes) -> bytes:
 
 def load_surface(
     path: Path, device: torch.device, backend: str | None = None
-) -> NeuralSDF | BandSDF | ResidualSDF:
+) -> NeuralSDF | NarrowBandSDF | ResidualSDF:
     """The surface of a checkpoint; a network is computed by `backend` (None: the one it was
     trained with).
 
@@ -110,10 +110,10 @@ def load_surface(
     return network if band is None else ResidualSDF(band, network)
 
 
-def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> BandSDF:
+def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> NarrowBandSDF:
     """The grid surface; its tensors are taken out."""
     blocks, values, base, seen = (tensors.pop(key).to(device) for key in _BAND_KEYS)
     side = cells // BLOCK + 1
     active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
     active[blocks.long().unbind(-1)] = True
-    return BandSDF(BlockGrid(cells, active), values, GridSDF(base), seen)
+    return NarrowBandSDF(BlockGrid(cells, active), values, GridSDF(base), seen)

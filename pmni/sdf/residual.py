@@ -3,14 +3,14 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 
 
 class ResidualSDF:
     """f(x) = surface(x) + correction(x); only the correction is trained."""
 
-    def __init__(self, surface: BandSDF, correction: NeuralSDF) -> None:
+    def __init__(self, surface: NarrowBandSDF, correction: NeuralSDF) -> None:
         self.surface, self.correction = surface, correction
 
     def __call__(

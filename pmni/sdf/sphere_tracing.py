@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.errors import DivergenceError
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sdf import SDF
 
 STEP_FACTOR = 0.9
@@ -47,7 +47,7 @@ def trace(
     inside at `near` hits there; one with near >= far misses, and so does one that has found nothing
     after `most_steps`. Raises DivergenceError when f is not finite.
     """
-    if isinstance(sdf, BandSDF) and kernels.chosen(near.device):
+    if isinstance(sdf, NarrowBandSDF) and kernels.chosen(near.device):
         from pmni.kernels.rays import first_crossings
 
         found = first_crossings(

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
-from pmni.refinement.measurements import Measurements
-from pmni.refinement.poses_only import pose_step
+from pmni.refinement.observations import Observations
+from pmni.refinement.pose_step import pose_step
 from pmni.refinement.refine import finest_cells
-from pmni.sdf.band import on_grid
+from pmni.sdf.narrow_band import resample
 from pmni.sdf.sdf import SDF
 
 
@@ -21,7 +21,7 @@ class GaussNewtonPoses:
     """
 
     def __init__(
-        self, measurements: Measurements, cells: int | None, redistancing_sweeps: int
+        self, measurements: Observations, cells: int | None, redistancing_sweeps: int
     ) -> None:
         self.measurements, self.cells = measurements, cells
         self.redistancing_sweeps = redistancing_sweeps
@@ -30,6 +30,6 @@ class GaussNewtonPoses:
     def step(self, sdf: SDF, c2w: Float[Tensor, "V 4 4"], seed: int) -> Float[Tensor, "V 4 4"]:
         """The poses after a step from `c2w`; the drawn pixels depend on the seed alone."""
         cells = self.cells or finest_cells(self.measurements, c2w)
-        surface = on_grid(sdf, cells, self.measurements.device, self.redistancing_sweeps)
+        surface = resample(sdf, cells, self.measurements.device, self.redistancing_sweeps)
         moved = pose_step(self.measurements, surface, c2w.double(), RefineSettings(seed=seed))
         return moved.to(c2w)

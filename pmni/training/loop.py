@@ -11,7 +11,7 @@ import torch
 from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.tables import Row
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 from pmni.training import schedule
@@ -76,7 +76,7 @@ class TrainingLoop:
         """Seconds of all steps, those before an interruption too."""
         return self._seconds_before + time.perf_counter() - self._start
 
-    def begin(self, surface: BandSDF | None) -> None:
+    def begin(self, surface: NarrowBandSDF | None) -> None:
         """Resume from the store's state, or start warm; `surface` is the refined one, if any."""
         trainer = self.trainer
         state = self.store.load_state(trainer.device)

@@ -14,8 +14,8 @@ from pmni.errors import InputError
 from pmni.geometry.poses import Poses
 from pmni.io.tables import Row
 from pmni.refinement.correction import corrected
-from pmni.refinement.measurements import load_measurements
-from pmni.sdf.band import BandSDF
+from pmni.refinement.observations import load_observations
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.training.gauss_newton_poses import GaussNewtonPoses
 from pmni.training.loop import KeptIteration, TrainingLoop
 from pmni.training.progress import ProgressLines
@@ -52,7 +52,7 @@ def train(
     capture: Capture,
     ray_distances: Float[np.ndarray, "V H W"] | None,
     initial: Poses,
-    surface: BandSDF | None,
+    surface: NarrowBandSDF | None,
     settings: TrainSettings,
     device: torch.device,
     store: TrainingStore | None = None,
@@ -98,7 +98,7 @@ def make_trainer(
     capture: Capture,
     ray_distances: Float[np.ndarray, "V H W"] | None,
     initial: Poses,
-    surface: BandSDF | None,
+    surface: NarrowBandSDF | None,
     settings: TrainSettings,
     device: torch.device,
 ) -> Trainer:
@@ -113,7 +113,7 @@ def make_trainer(
     c2w = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
     pose_steps = None
     if settings.poses.method == "gauss_newton":
-        measurements = load_measurements(
+        measurements = load_observations(
             capture, settings.exclude_views, device, heldout=settings.heldout
         )
         cells = None if surface is None else surface.grid.cells

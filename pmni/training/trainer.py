@@ -12,7 +12,7 @@ from pmni.config.training import TrainSettings
 from pmni.data.views import Views
 from pmni.errors import DivergenceError
 from pmni.runtime.cuda_graphs import Recorded
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.visual_hull import visual_hulls
@@ -76,7 +76,7 @@ class Trainer:
         views: Views,
         initial: Float[Tensor, "V 4 4"],
         settings: TrainSettings,
-        surface: BandSDF | None = None,
+        surface: NarrowBandSDF | None = None,
         pose_steps: GaussNewtonPoses | None = None,
     ) -> None:
         self.settings = settings
@@ -85,7 +85,7 @@ class Trainer:
         self.device = views.device
         self.network = NeuralSDF(settings.field, settings.seed).to(self.device)
         self.surface: NeuralSDF | ResidualSDF = self.network
-        self.initial_surface: BandSDF | None = None
+        self.initial_surface: NarrowBandSDF | None = None
         if surface is not None and settings.warm_start.source in (None, "surface"):
             self.network.zero_init(settings.seed)
             self.surface = ResidualSDF(surface, self.network)

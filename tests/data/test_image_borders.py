@@ -21,15 +21,15 @@ from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
 from pmni.data.views import Views
 from pmni.errors import InputError
-from pmni.refinement.estimate import Estimate
-from pmni.refinement.measurements import contour_points, load_measurements
+from pmni.refinement.observations import contour_points, load_observations
 from pmni.refinement.residuals import contour_residuals
+from pmni.refinement.state import State
 from pmni.registration.pairwise.scoring import agreement
 from pmni.registration.pairwise.silhouettes import hull_rays, tangency
 from pmni.registration.verification.verifier import shrunk
 from pmni.registration.views import UNSEEN, make_views
-from pmni.sdf.band import on_grid
 from pmni.sdf.grid import grid_nodes
+from pmni.sdf.narrow_band import resample
 from pmni.sdf.visual_hull import mask_distances, visual_hulls
 from pmni.training.patches import PatchSampler
 from pmni.training.rng import StepRng
@@ -86,7 +86,7 @@ def test_distances_are_from_contours_not_from_borders():
 
 def test_a_cut_is_no_contour():
     capture = sphere_cut()
-    found, padded = (load_measurements(c, (), CPU) for c in (capture, replace(capture, sizes=None)))
+    found, padded = (load_observations(c, (), CPU) for c in (capture, replace(capture, sizes=None)))
     rows = slice(int(found.first_contour[2]), int(found.first_contour[3]))
     whole = contour_points(sphere_capture(views=8)[0].masks[2])
     kept = whole[whole[:, 0] <= 33]
@@ -100,10 +100,10 @@ def test_a_view_without_a_contour_has_no_residuals_of_one():
     masks[7] = True
     normals = capture.normals.copy()
     normals[7] = [0, 0, -1]
-    measurements = load_measurements(replace(capture, masks=masks, normals=normals), (), CPU)
+    measurements = load_observations(replace(capture, masks=masks, normals=normals), (), CPU)
     index = measurements.draw_contour(50, torch.Generator().manual_seed(0))
     c2w = torch.tensor(capture.reference_c2w)
-    estimate = Estimate.start(on_grid(sphere(0.5), 32, CPU, 4), c2w)
+    estimate = State.start(resample(sphere(0.5), 32, CPU, 4), c2w)
     valid = contour_residuals(measurements, estimate, index).valid.view(8, 50)
     assert valid.sum(1).tolist() == [50] * 7 + [0]
 
@@ -239,5 +239,5 @@ def test_an_object_that_fills_all_images_is_one_line():
     normals = np.broadcast_to(np.float32([0, 0, -1]), capture.normals.shape).copy()
     full = replace(capture, masks=np.ones_like(capture.masks), normals=normals)
     with pytest.raises(InputError, match="sphere: the object fills all images; its outline must"):
-        load_measurements(full, (), CPU)
+        load_observations(full, (), CPU)
     assert 4 * full.masks.shape[2] < UNSEEN

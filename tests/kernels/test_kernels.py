@@ -12,8 +12,8 @@ from pmni import kernels
 from pmni.errors import DivergenceError, InputError
 from pmni.kernels.band import sampled
 from pmni.kernels.rays import first_crossings, least_values
-from pmni.refinement.rays import HALVINGS, least_value
-from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.closest_approach import HALVINGS, closest_approach
+from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.sphere_tracing import REFINEMENTS, STEP_FACTOR, box_interval, trace
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,9 +28,9 @@ def twins_are_torch(monkeypatch):
 
 
 @pytest.fixture(scope="module", params=[32, 128])
-def band(request) -> BandSDF:
+def band(request) -> NarrowBandSDF:
     """A dense grid, and one with blocks that are off."""
-    return on_grid(torus(0.55, 0.25), request.param, DEVICE, sweeps=4)
+    return resample(torus(0.55, 0.25), request.param, DEVICE, sweeps=4)
 
 
 def rays(seed: int, aim: float) -> tuple[torch.Tensor, ...]:
@@ -93,7 +93,7 @@ def test_rays_come_nearest_where_the_twin_says(band):
     assert not crossing.all()
     step = 2.5 * band.grid.spacing
     at, least = least_values(band, origins, directions, near, far, step, HALVINGS)
-    twin_at, twin_least = least_value(band, origins, directions, near, far, step)
+    twin_at, twin_least = closest_approach(band, origins, directions, near, far, step)
     values = band(origins + at[:, None] * directions)
     torch.testing.assert_close(values[crossing], least[crossing], atol=2e-4, rtol=0)
     # By rounding a march may step over a minimum, or take the other of two that are equally low:
@@ -117,7 +117,7 @@ def test_no_rays_and_values_that_are_not_numbers(band):
     empty = torch.zeros(0, device=DEVICE)
     ways = (5e-3, None, STEP_FACTOR, REFINEMENTS)
     assert len(first_crossings(band, none, none, empty, empty, *ways)) == 0
-    broken = on_grid(sphere(0.5), 32, DEVICE, sweeps=0)
+    broken = resample(sphere(0.5), 32, DEVICE, sweeps=0)
     broken.base.values[8] = torch.nan
     with pytest.raises(DivergenceError, match="non-finite"):
         first_crossings(broken, *rays(2, 0.3), *ways)

@@ -11,7 +11,7 @@ from pmni.meshing import node_tiles
 from pmni.meshing.extract import extract
 from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
 from pmni.meshing.triangulation import triangulate
-from pmni.sdf.band import BandSDF, on_grid
+from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
 
@@ -20,11 +20,11 @@ TORUS = torus(0.55, 0.2)
 
 
 @pytest.fixture(scope="module", params=[48, 128])
-def band(request) -> BandSDF:
-    return on_grid(TORUS, request.param, CPU, sweeps=4)
+def band(request) -> NarrowBandSDF:
+    return resample(TORUS, request.param, CPU, sweeps=4)
 
 
-def corrected(band: BandSDF) -> ResidualSDF:
+def corrected(band: NarrowBandSDF) -> ResidualSDF:
     field = FieldSettings(encoding="none", width=16, backend="torch")
     network = NeuralSDF(field, seed=0)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_surface_without_a_grid_stays_as_it_is():
 def test_what_was_seen_does_not_depend_on_how_much_is_asked_at_once(band, monkeypatch):
     rng = np.random.default_rng(0)
     seen = torch.from_numpy(rng.random(len(band.values)) < 0.97)
-    partly = BandSDF(band.grid, band.values, band.base, seen)
+    partly = NarrowBandSDF(band.grid, band.values, band.base, seen)
     points = torch.from_numpy(rng.uniform(-0.8, 0.8, (3000, 3))).float()
     known = partly.is_seen(points)
     assert known.any()

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pmni.refinement.estimate import COMMON_UNKNOWNS, OFFSET, VIEW_UNKNOWNS, Increment
 from pmni.refinement.normal_equations import (
     BENDING,
     BENT,
@@ -21,9 +20,10 @@ from pmni.refinement.normal_equations import (
     parts,
 )
 from pmni.refinement.residuals import Residuals
-from pmni.sdf.band import BandSDF
+from pmni.refinement.state import COMMON_UNKNOWNS, OFFSET, VIEW_UNKNOWNS, Increment
 from pmni.sdf.block_grid import BlockGrid, trilinear, trilinear_gradient
 from pmni.sdf.grid import GridSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 
 CPU = torch.device("cpu")
 VIEWS, PIXELS, POINTS = 3, 200, 40
@@ -38,13 +38,13 @@ def grid() -> BlockGrid:
     return BlockGrid(16, active)
 
 
-def with_values(grid: BlockGrid, values: Tensor) -> BandSDF:
+def with_values(grid: BlockGrid, values: Tensor) -> NarrowBandSDF:
     """The base is of no importance here."""
-    return BandSDF(grid, values, GridSDF(torch.zeros(3, 3, 3)))
+    return NarrowBandSDF(grid, values, GridSDF(torch.zeros(3, 3, 3)))
 
 
 @cache
-def surface() -> BandSDF:
+def surface() -> NarrowBandSDF:
     """A rough one, of which some nodes are too far away to be smoothed."""
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(len(grid()), generator=generator) * BENT * grid().spacing
@@ -78,7 +78,7 @@ class Problem:
     prior: Prior
     free_view: Tensor
     free_common: Tensor
-    surface: BandSDF
+    surface: NarrowBandSDF
 
     def equations(self, kind: type[NormalEquations] = NormalEquations) -> NormalEquations:
         return kind(

@@ -25,12 +25,12 @@ from pmni.geometry.mesh import Mesh
 from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses, write_poses
-from pmni.refinement.hull import hull
-from pmni.refinement.measurements import load_measurements
+from pmni.refinement.completion import closed
+from pmni.refinement.initial_surface import hull
+from pmni.refinement.observations import load_observations
 from pmni.refinement.refine import Refiner, Report, check_converged, finest_cells
 from pmni.refinement.residuals import Residuals
 from pmni.refinement.schedule import FULL_STEPS, PATIENCE, coarse_to_fine
-from pmni.refinement.unseen import closed
 from pmni.refinement.weights import (
     EXACT_CONTOUR,
     Scales,
@@ -39,9 +39,9 @@ from pmni.refinement.weights import (
     robust_normals,
 )
 from pmni.registration.perturbation import add_view_errors
-from pmni.sdf.band import BandSDF
 from pmni.sdf.checkpoint import load_surface
 from pmni.sdf.grid import GridSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.synthetic.mask_errors import extended
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
@@ -94,7 +94,7 @@ def refined(
 ) -> tuple[Refiner, list[Report]]:
     """On 32 and 64 cells unless said."""
     chosen = RefineSettings.parse({"cells": 64, "device": "cpu"} | settings, "test")
-    measurements = load_measurements(capture, chosen.exclude_views, CPU)
+    measurements = load_observations(capture, chosen.exclude_views, CPU)
     names = [capture.views.index(name) for name in measurements.names]
     c2w = torch.from_numpy(start[names])
     refiner = Refiner(measurements, hull(measurements, c2w), c2w, chosen, coarsest)
@@ -110,7 +110,7 @@ def rotation_errors(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return rotation_angle_deg(mean.as_matrix() @ c2w[:, :3, :3], reference[:, :3, :3])
 
 
-def surface_errors(surface: BandSDF, mesh: Mesh) -> np.ndarray:
+def surface_errors(surface: NarrowBandSDF, mesh: Mesh) -> np.ndarray:
     """Distances of the mesh's vertices from the surface, after the similarity that fits best."""
     points = mesh.vertices[np.random.default_rng(0).permutation(len(mesh.vertices))[:1500]]
 
@@ -156,7 +156,7 @@ def test_wrong_poses_become_right(output):
 
 def test_the_surface_is_right_to_a_fraction_of_a_pixel(output):
     surface = load_surface(output / "surface.safetensors", CPU)
-    assert isinstance(surface, BandSDF)
+    assert isinstance(surface, NarrowBandSDF)
     assert surface.grid.cells == 128
     errors = surface_errors(surface, duck()[1])
     assert errors.mean() < 0.05 * PIXEL
@@ -322,7 +322,7 @@ def test_medians_are_those_of_the_numbers_in_each_row():
 
 
 def test_a_surface_that_no_ray_meets_is_lost():
-    measurements = load_measurements(duck()[0], (), CPU)
+    measurements = load_observations(duck()[0], (), CPU)
     nothing = GridSDF(torch.full((33, 33, 33), 0.5))
     refiner = Refiner(
         measurements, nothing, torch.from_numpy(cameras()), RefineSettings(pixels=200), 32
@@ -350,7 +350,7 @@ def test_what_no_camera_sees_is_closed_smoothly_and_marked():
 
 
 def test_the_grid_is_as_fine_as_the_pixels():
-    measurements = load_measurements(duck()[0], (), CPU)
+    measurements = load_observations(duck()[0], (), CPU)
     c2w = torch.from_numpy(cameras())
     assert finest_cells(measurements, c2w) == 128
     for sharper, cells in ((2, 256), (6, 512), (24, 512)):

@@ -16,8 +16,7 @@ from torch import Tensor
 from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture
 from pmni.geometry.cameras import look_at
-from pmni.refinement.estimate import Estimate
-from pmni.refinement.hollows import (
+from pmni.refinement.concavities import (
     FEWEST_SEEING,
     FEWEST_VIEWS,
     LEAST_FACING,
@@ -25,12 +24,13 @@ from pmni.refinement.hollows import (
     hollow_residuals,
     refuted,
 )
-from pmni.refinement.measurements import Measurements, load_measurements
+from pmni.refinement.observations import Observations, load_observations
 from pmni.refinement.refine import Refiner
 from pmni.refinement.residuals import first_hits, rays_through
-from pmni.sdf.band import BandSDF
+from pmni.refinement.state import State
 from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sphere_tracing import box_interval, trace, visible
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def cameras() -> np.ndarray:
 
 
 @cache
-def measurements(noise: float = 0.0) -> Measurements:
+def measurements(noise: float = 0.0) -> Observations:
     """Normals that are `noise` radians off, and exact masks."""
     rng = np.random.default_rng(0)
     v, u = np.mgrid[:HEIGHT, :WIDTH].reshape(2, -1).astype(float)
@@ -68,21 +68,21 @@ def measurements(noise: float = 0.0) -> Measurements:
         normals.append(normal.view(HEIGHT, WIDTH, 3).numpy().astype(np.float32))
     names = tuple(f"{view:02d}" for view in range(VIEWS))
     capture = Capture(np.stack(normals), np.stack(masks), np.stack([K] * VIEWS), names, "ring")
-    return load_measurements(capture, (), CPU)
+    return load_observations(capture, (), CPU)
 
 
-def estimate(surface: Analytic) -> Estimate:
+def estimate(surface: Analytic) -> State:
     """Exact values at the nodes near a surface, and the true cameras."""
     side, coarse = CELLS // BLOCK + 1, 65
     middle = (torch.arange(side) * BLOCK + 1.5) * (2 / CELLS) - 1
     middles = torch.stack(torch.meshgrid(middle, middle, middle, indexing="ij"), -1)
     grid = BlockGrid(CELLS, surface(middles.view(-1, 3)).abs().view((side,) * 3) < 9 * 2 / CELLS)
     base = GridSDF(surface(grid_nodes(coarse, CPU).view(-1, 3)).view((coarse,) * 3))
-    sdf = BandSDF(grid, surface(grid.positions()), base)
-    return Estimate.start(sdf, torch.from_numpy(cameras()))
+    sdf = NarrowBandSDF(grid, surface(grid.positions()), base)
+    return State.start(sdf, torch.from_numpy(cameras()))
 
 
-def rays(m: Measurements, now: Estimate, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rays(m: Observations, now: State, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Origins, directions, and where they meet the surface of the estimate."""
     _, origin, d = rays_through(m, now, m.pixels[index].float())
     return origin, d, first_hits(now.surface, origin, d)[1]

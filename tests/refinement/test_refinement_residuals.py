@@ -20,19 +20,7 @@ from torch.nn.functional import normalize
 from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.geometry.cameras import look_at
-from pmni.refinement.estimate import (
-    BIAS,
-    FLATTENING,
-    LOG_FOCAL,
-    OFFSET,
-    ROTATION,
-    TRANSLATION,
-    Estimate,
-    Increment,
-    cross_matrix,
-)
-from pmni.refinement.measurements import contour_points, load_measurements
-from pmni.refinement.rays import least_value
+from pmni.refinement.observations import contour_points, load_observations
 from pmni.refinement.residuals import (
     OBJECT_SIZE,
     Residuals,
@@ -41,9 +29,21 @@ from pmni.refinement.residuals import (
     coverage_residuals,
     normal_residuals,
 )
-from pmni.sdf.band import BandSDF
+from pmni.refinement.state import (
+    BIAS,
+    FLATTENING,
+    LOG_FOCAL,
+    OFFSET,
+    ROTATION,
+    TRANSLATION,
+    Increment,
+    State,
+    cross_matrix,
+)
 from pmni.sdf.block_grid import BLOCK, BlockGrid
+from pmni.sdf.closest_approach import closest_approach
 from pmni.sdf.grid import GridSDF, grid_nodes
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ RING = moved(torus(0.5, 0.24), CENTRE)
 
 
 @cache
-def on_fine_grid(sdf: Analytic, cells: int = CELLS) -> BandSDF:
+def on_fine_grid(sdf: Analytic, cells: int = CELLS) -> NarrowBandSDF:
     """Exact values at the nodes; no redistancing."""
     side, coarse = cells // BLOCK + 1, min(cells, 64) + 1
     middle = (torch.arange(side) * BLOCK + 1.5) * (2 / cells) - 1
@@ -72,7 +72,7 @@ def on_fine_grid(sdf: Analytic, cells: int = CELLS) -> BandSDF:
     near = sdf(middles.view(-1, 3)).abs().view(side, side, side) < 9 * 2 / cells
     grid = BlockGrid(cells, near | (cells <= 64))
     base = GridSDF(sdf(grid_nodes(coarse, CPU).view(-1, 3)).view(coarse, coarse, coarse))
-    return BandSDF(grid, sdf(grid.positions()), base)
+    return NarrowBandSDF(grid, sdf(grid.positions()), base)
 
 
 def cameras() -> np.ndarray:
@@ -102,12 +102,12 @@ def ring_capture() -> Capture:
 
 @cache
 def measurements():
-    return load_measurements(ring_capture(), (), CPU)
+    return load_observations(ring_capture(), (), CPU)
 
 
 @cache
-def truth() -> Estimate:
-    return Estimate.start(on_fine_grid(RING), torch.from_numpy(cameras()))
+def truth() -> State:
+    return State.start(on_fine_grid(RING), torch.from_numpy(cameras()))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -396,7 +396,7 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
     grid = truth().surface.grid
     values = truth().surface.values + step * u(grid.positions())
     base = on_fine_grid(Analytic(lambda x: RING(x) + step * u(x)), 64).base
-    changed = replace(truth(), surface=BandSDF(grid, values, base))
+    changed = replace(truth(), surface=NarrowBandSDF(grid, values, base))
     after = contour_residuals(measurements(), changed, index)
     slope = (after.value - found.value)[:, 0] / step
     at_nodes = u(grid.positions())
@@ -411,7 +411,7 @@ def test_pixels_of_the_mask_that_miss_the_surface():
     """A ball that is smaller than its masks: rays beside it, and only they, are off by what they
     miss it by."""
     m, radius = measurements(), 0.45
-    estimate = Estimate.start(on_fine_grid(sphere(radius)), truth().c2w())
+    estimate = State.start(on_fine_grid(sphere(radius)), truth().c2w())
     index = m.draw_pixels(POINTS, generator())
     found = coverage_residuals(m, estimate, index)
     local = m.directions(m.pixels[index].float(), torch.zeros(()))
@@ -440,10 +440,10 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
     normals[..., 2] = -1
     intrinsics = np.array([[focal, 0, 30], [0, focal, 30], [0, 0, 1]])
     capture = Capture(normals, np.stack([mask] * 3), intrinsics, ("a", "b", "c"), "ball")
-    m = load_measurements(capture, (), CPU)
+    m = load_observations(capture, (), CPU)
     spot = 30 + focal * math.tan(angle) * np.array([[1, 0], [0, -1], [0.6, 0.8]])
     m = replace(m, contour=torch.from_numpy(spot).float(), first_contour=torch.tensor([0, 1, 2, 3]))
-    estimate = Estimate.start(on_fine_grid(sphere(radius)), torch.from_numpy(np.stack([pose] * 3)))
+    estimate = State.start(on_fine_grid(sphere(radius)), torch.from_numpy(np.stack([pose] * 3)))
     estimate = replace(estimate, offsets=torch.full((3,), offset))
     found = contour_residuals(m, estimate, torch.tensor([[0], [1], [2]]))
     h = estimate.surface.grid.spacing
@@ -460,7 +460,7 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
 
 # ----------------------------------------------------------------------------- the unknowns
 def test_an_increment_turns_cameras_about_the_origin():
-    estimate = Estimate.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
+    estimate = State.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
     views = torch.zeros(3, 16)
     views[0, ROTATION] = torch.tensor([0.0, 0.0, math.pi / 2])
     views[1, TRANSLATION] = torch.tensor([0.1, 0.2, 0.3])
@@ -482,7 +482,7 @@ def test_an_increment_turns_cameras_about_the_origin():
 
 
 def test_the_surface_moves_at_most_three_cells_in_a_step():
-    estimate = Estimate.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
+    estimate = State.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
     far = Increment(torch.full((len(estimate.surface.grid),), -1.0), torch.zeros(3, 16),
                     torch.zeros(2))  # fmt: skip
     after = estimate.moved(far, 6)
@@ -506,7 +506,7 @@ def test_least_value_is_the_least(sdf):
     origin, direction = random_rays(400)
     near, far = box_interval(origin, direction)
     step = 0.03
-    at, least = least_value(sdf, origin, direction, near, far, step)
+    at, least = closest_approach(sdf, origin, direction, near, far, step)
     t = near[:, None] + torch.linspace(0, 1, 4001) * (far - near)[:, None]
     x = origin[:, None] + t[..., None] * direction[:, None]
     brute = sdf(x.reshape(-1, 3)).view(t.shape).amin(-1)
@@ -520,7 +520,7 @@ def test_least_value_asks_for_few_values():
     asked = []
     sdf = Analytic(lambda x: asked.append(len(x)) or RING(x))
     origin, direction = random_rays(1000)
-    least_value(sdf, origin, direction, *box_interval(origin, direction), 0.03)
+    closest_approach(sdf, origin, direction, *box_interval(origin, direction), 0.03)
     assert sum(asked) < 65 * len(origin)
 
 
@@ -585,11 +585,11 @@ def test_excluded_views_and_heldout_pixels():
         **{key: np.concatenate([getattr(capture, key), getattr(capture, key)[:1]])
            for key in ("normals", "masks", "intrinsics", "reference_c2w")},
     )  # fmt: skip
-    without = load_measurements(four, ("b",), CPU)
+    without = load_observations(four, ("b",), CPU)
     assert without.names == ("a", "c", "d")
     assert torch.equal(without.pixels[: int(without.first_pixel[1])],
                        measurements().pixels[: int(measurements().first_pixel[1])])  # fmt: skip
-    part = load_measurements(capture, (), CPU, heldout=0.3)
+    part = load_observations(capture, (), CPU, heldout=0.3)
     assert len(part.pixels) < len(measurements().pixels)
     assert len(part.contour) < len(measurements().contour)
 
@@ -597,11 +597,11 @@ def test_excluded_views_and_heldout_pixels():
 def test_what_cannot_be_refined_is_one_line():
     capture = ring_capture()
     with pytest.raises(InputError, match=r"ring: exclude_views names 'x'.*views are a, b, c"):
-        load_measurements(capture, ("x",), CPU)
+        load_observations(capture, ("x",), CPU)
     with pytest.raises(InputError, match="ring: 2 views are too few to refine; give 3"):
-        load_measurements(capture, ("c",), CPU)
+        load_observations(capture, ("c",), CPU)
     masks = capture.masks.copy()
     masks[1] = False
     masks[1, 5, 5:12] = True
     with pytest.raises(InputError, match="ring: view b shows only 7 pixels of the object"):
-        load_measurements(replace(capture, masks=masks), (), CPU)
+        load_observations(replace(capture, masks=masks), (), CPU)

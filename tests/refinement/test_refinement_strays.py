@@ -7,8 +7,8 @@ import torch
 from refinement.test_refinement import cameras, duck, refined, rotation_errors, wrong_poses
 from scipy.spatial.transform import Rotation
 
-from pmni.refinement.measurements import load_measurements
-from pmni.refinement.strays import _turns, recall
+from pmni.refinement.observations import load_observations
+from pmni.refinement.outlier_views import _turns, recall
 
 CPU = torch.device("cpu")
 ASTRAY = 4
@@ -29,7 +29,7 @@ def test_a_view_that_went_astray_is_found(caplog):
 
 
 def test_copies_are_the_view_again_and_again():
-    measurements = load_measurements(duck()[0], (), CPU)
+    measurements = load_observations(duck()[0], (), CPU)
     copies = measurements.copies(2, 3)
     first, last = measurements.first_pixel[2:4].tolist()
     count = last - first

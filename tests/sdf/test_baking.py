@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from pmni.config.training import FieldSettings
 from pmni.sdf.baking import FEWEST_CELLS, MOST_CELLS, baked
-from pmni.sdf.band import on_grid
+from pmni.sdf.narrow_band import resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
 
@@ -28,13 +28,13 @@ def test_a_function_keeps_its_values_at_the_nodes():
 
 
 def test_a_grid_stays_what_it_is():
-    band = on_grid(sphere(0.5), 32, CPU, sweeps=0)
+    band = resample(sphere(0.5), 32, CPU, sweeps=0)
     assert baked(band, 1e-3, CPU) is band
 
 
 @pytest.mark.parametrize("cells", [32, 128])
 def test_a_corrected_grid_is_the_sum_at_its_nodes(cells):
-    band = on_grid(sphere(0.5), cells, CPU, sweeps=0)
+    band = resample(sphere(0.5), cells, CPU, sweeps=0)
     band.seen = band.values > 0
     network = NeuralSDF(FieldSettings(levels=2), seed=0)
     corrected = ResidualSDF(band, network)

@@ -14,11 +14,11 @@ from fixtures.analytic_sdfs import Analytic, box, sphere
 
 from pmni.errors import InputError
 from pmni.io.hashing import sidecar, write_checksum
-from pmni.sdf.band import CLIP, FROZEN, BandSDF, as_distance, following, on_grid
 from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.checkpoint import load_surface, save_band
 from pmni.sdf.grid import GridSDF, grid_nodes
-from pmni.sdf.redistancing import redistance, redistance_dense, upwind_slope
+from pmni.sdf.narrow_band import CLIP, FROZEN, NarrowBandSDF, rebuild_band, reinitialize, resample
+from pmni.sdf.reinitialization import reinitialized_values, reinitialized_values_dense, upwind_slope
 
 CPU = torch.device("cpu")
 RADIUS = 0.6
@@ -36,8 +36,8 @@ def sampled_ball() -> GridSDF:
 
 
 @cache
-def ball(cells: int, sweeps: int = 6) -> BandSDF:
-    return on_grid(sampled_ball(), cells, CPU, sweeps)
+def ball(cells: int, sweeps: int = 6) -> NarrowBandSDF:
+    return resample(sampled_ball(), cells, CPU, sweeps)
 
 
 @cache
@@ -51,7 +51,7 @@ def shell(distance: float, radius: float = RADIUS) -> torch.Tensor:
     return directions() * (radius + distance)
 
 
-def surface_radius(sdf: BandSDF, guess: float) -> torch.Tensor:
+def surface_radius(sdf: NarrowBandSDF, guess: float) -> torch.Tensor:
     """Where f changes its sign along rays from the origin."""
     low, high = guess - 2.5 * sdf.grid.spacing, guess + 2.5 * sdf.grid.spacing
     a, b = torch.full((4000,), low), torch.full((4000,), high)
@@ -143,9 +143,9 @@ def test_fine_and_coarse_values_agree_where_the_band_ends():
 # -------------------------------------------------------------------------- the surface moves
 def test_blocks_stay_while_the_surface_hardly_moves():
     sdf = ball(128)
-    moved = BandSDF(sdf.grid, sdf.values - 0.2 * sdf.grid.spacing, sdf.base)
-    assert following(sdf) is sdf
-    assert following(moved) is moved
+    moved = NarrowBandSDF(sdf.grid, sdf.values - 0.2 * sdf.grid.spacing, sdf.base)
+    assert rebuild_band(sdf) is sdf
+    assert rebuild_band(moved) is moved
 
 
 @pytest.mark.parametrize("cells_a_step", [-3.0, 3.0])
@@ -154,8 +154,8 @@ def test_blocks_follow_the_surface(cells_a_step):
     h = sdf.grid.spacing
     radius = RADIUS
     for _ in range(3):
-        shifted = BandSDF(sdf.grid, sdf.values - cells_a_step * h, sdf.base)
-        sdf = following(as_distance(shifted, 6))
+        shifted = NarrowBandSDF(sdf.grid, sdf.values - cells_a_step * h, sdf.base)
+        sdf = rebuild_band(reinitialize(shifted, 6))
         radius += cells_a_step * h
         for away in (-GUARANTEED, GUARANTEED):
             assert sdf.grid.corners(shell(away * h, radius))[2].all()
@@ -167,26 +167,26 @@ def test_blocks_follow_the_surface(cells_a_step):
 
 def test_finer_and_coarser_grids_keep_the_surface():
     coarse = ball(64)
-    fine = on_grid(coarse, 128, CPU, sweeps=4)
-    again = on_grid(fine, 64, CPU, sweeps=4)
+    fine = resample(coarse, 128, CPU, sweeps=4)
+    again = resample(fine, 64, CPU, sweeps=4)
     limit = coarse.grid.spacing**2 / (4 * RADIUS)  # of the coarse cells; the fine ones' is hidden
     for sdf in (fine, again):
         assert (surface_radius(sdf, RADIUS) - RADIUS).abs().max() < 1.3 * limit
 
 
 # ------------------------------------------------------------------------------- redistancing
-def with_slope(factor: float, wave: float, cells: int = 64) -> BandSDF:
+def with_slope(factor: float, wave: float, cells: int = 64) -> NarrowBandSDF:
     """The sphere's surface, but a function that is no distance."""
     exact = sphere(RADIUS)
     f = Analytic(lambda x: exact(x) * factor * (1 + wave * torch.sin(9 * x).prod(dim=-1)))
     grid = BlockGrid.dense(cells, CPU)
-    return BandSDF(grid, f(grid.positions()), sampled(f, cells + 1))
+    return NarrowBandSDF(grid, f(grid.positions()), sampled(f, cells + 1))
 
 
 @pytest.mark.parametrize(("factor", "wave"), [(0.6, 0.0), (1.0, 0.0), (1.6, 0.0), (1.0, 0.4)])
 def test_redistancing_restores_the_slope_and_keeps_the_surface(factor, wave):
     before = with_slope(factor, wave)
-    after = as_distance(before, 30)
+    after = reinitialize(before, 30)
     h = after.grid.spacing
     moved = (surface_radius(after, RADIUS) - surface_radius(before, RADIUS)).abs().max()
     if factor * (1 + wave) * 3**0.5 < FROZEN:  # all corners of the surface's cells are frozen
@@ -204,7 +204,7 @@ def test_a_sweep_reaches_half_a_cell():
     h = before.grid.spacing
     error = []
     for sweeps in (0, 6, 12, 24):
-        after = as_distance(before, sweeps)
+        after = reinitialize(before, sweeps)
         slope = after.value_and_gradient(shell(4 * h))[1].norm(dim=-1)
         error.append(float((slope - 1).abs().mean()))
     assert error[0] > 1.2 * error[1] > 4 * error[2] > 4 * error[3], error
@@ -213,7 +213,7 @@ def test_a_sweep_reaches_half_a_cell():
 def test_fixed_nodes_keep_their_values():
     sdf = with_slope(1.6, 0.4)
     fixed = torch.rand(len(sdf.values), generator=torch.Generator().manual_seed(0)) < 0.3
-    after = redistance(sdf.grid, sdf.values, fixed, 5)
+    after = reinitialized_values(sdf.grid, sdf.values, fixed, 5)
     assert torch.equal(after[fixed], sdf.values[fixed])
     assert not torch.equal(after[~fixed], sdf.values[~fixed])
 
@@ -226,8 +226,8 @@ def test_sparse_and_dense_redistancing_agree():
     rows = sdf.grid.rows(torch.stack(torch.meshgrid(*[torch.arange(n)] * 3, indexing="ij"), -1))
     fixed = torch.zeros(len(sdf.grid), dtype=torch.bool)
     fixed[rows] = near
-    dense = redistance_dense(sdf.base.values, near, 4)
-    sparse = redistance(sdf.grid, sdf.values, fixed, 4)[rows]
+    dense = reinitialized_values_dense(sdf.base.values, near, 4)
+    sparse = reinitialized_values(sdf.grid, sdf.values, fixed, 4)[rows]
     inner = slice(5, -5)
     torch.testing.assert_close(sparse[(inner,) * 3], dense[(inner,) * 3], atol=1e-5, rtol=0)
 
@@ -248,10 +248,10 @@ def test_a_plate_of_three_cells_survives(shift):
     cells = 128
     h = 2 / cells
     plate = box(0.5, 0.5, 1.5 * h)
-    sdf = on_grid(sampled(Analytic(lambda x: plate(x - x.new_tensor([0, 0, shift * h])))), cells,
+    sdf = resample(sampled(Analytic(lambda x: plate(x - x.new_tensor([0, 0, shift * h])))), cells,
                   CPU, sweeps=4)  # fmt: skip
     for _ in range(5):
-        sdf = following(as_distance(sdf, 6))
+        sdf = rebuild_band(reinitialize(sdf, 6))
     spots = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.4
     height = torch.linspace(-4, 4, 801) + shift
     x = torch.cat([spots[:, None].expand(-1, 801, -1),
@@ -270,7 +270,7 @@ def test_a_saved_surface_is_the_same(tmp_path, cells):
     path = tmp_path / "surface.safetensors"
     save_band(path, sdf)
     again = load_surface(path, CPU)
-    assert isinstance(again, BandSDF)
+    assert isinstance(again, NarrowBandSDF)
     assert again.grid.cells == cells
     assert torch.equal(again.grid.active, sdf.grid.active)
     x = torch.rand(2000, 3, generator=torch.Generator().manual_seed(1)) * 2.2 - 1.1

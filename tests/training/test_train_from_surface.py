@@ -21,10 +21,10 @@ from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses, write_poses
 from pmni.refinement.correction import corrected
-from pmni.refinement.measurements import load_measurements
-from pmni.refinement.poses_only import pose_step
-from pmni.sdf.band import on_grid
+from pmni.refinement.observations import load_observations
+from pmni.refinement.pose_step import pose_step
 from pmni.sdf.checkpoint import load_surface, save_band, save_surface
+from pmni.sdf.narrow_band import resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.rendering import render_views
 from pmni.sdf.residual import ResidualSDF
@@ -53,7 +53,7 @@ def body():
         BODY, capture.intrinsics, capture.reference_c2w, (height, width), 1 << 16, CPU
     )
     masks = (images.normals != 0).any(-1)
-    surface = on_grid(BODY, 64, CPU, 6)
+    surface = resample(BODY, 64, CPU, 6)
     return replace(capture, name="body", normals=images.normals, masks=masks), surface
 
 
@@ -118,12 +118,12 @@ def test_held_out_pixels_are_never_drawn(body):
 def test_refinement_leaves_the_same_pixels_out(body):
     capture, _ = body
     blocks = heldout_blocks(capture.masks, 0.3)
-    measured = load_measurements(capture, (), CPU, heldout=0.3)
+    measured = load_observations(capture, (), CPU, heldout=0.3)
     view = torch.bucketize(torch.arange(len(measured.pixels)), measured.first_pixel[1:], right=True)
     column, row = measured.pixels.T
     assert not blocks[view, row, column].any()
     assert len(measured.pixels) == (capture.masks & ~blocks).sum()
-    everything = load_measurements(capture, (), CPU)
+    everything = load_observations(capture, (), CPU)
     assert 0 < len(measured.contour) < len(everything.contour)
 
 
@@ -133,7 +133,7 @@ def test_the_error_is_zero_for_the_truth_and_the_angle_for_turned_normals():
     assert len(pixels.view) > 100
     truth = sphere(0.5)
     assert error_of(truth, pixels, poses_of(capture)) < 0.05
-    assert error_of(on_grid(truth, 64, CPU, 6), pixels, poses_of(capture)) < 0.5
+    assert error_of(resample(truth, 64, CPU, 6), pixels, poses_of(capture)) < 0.5
     turn = Rotation.from_rotvec([0.0, 0.0, np.deg2rad(5)]).as_matrix().astype(np.float32)
     wrong = replace(capture, normals=capture.normals @ turn.T)
     sine = np.linalg.norm(pixels.normal[:, :2].numpy(), axis=-1)
@@ -245,7 +245,7 @@ def test_a_correction_begins_at_nothing_and_can_be_saved(body, tmp_path, weight_
 def from_surface(body, **changes):
     capture, surface = body
     settings = changed(TINY, heldout=0.1, **changes)
-    measurements = load_measurements(capture, (), CPU, heldout=0.1)
+    measurements = load_observations(capture, (), CPU, heldout=0.1)
     steps = GaussNewtonPoses(measurements, surface.grid.cells, 4)
     moving = settings.poses.method == "gauss_newton"
     start = torch.tensor(turned(capture.reference_c2w, 1.0), dtype=torch.float32)
@@ -291,7 +291,7 @@ def pose_errors(capture, c2w):
 
 def test_steps_of_the_poses_alone_converge_to_the_truth(body):
     capture, surface = body
-    measurements = load_measurements(capture, (), CPU)
+    measurements = load_observations(capture, (), CPU)
     c2w = torch.tensor(turned(capture.reference_c2w, 3.0))
     errors = [pose_errors(capture, c2w).mean()]
     for seed in range(5):

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from pmni.geometry.cameras import look_at
-from pmni.refinement.strays import best_pose
+from pmni.refinement.outlier_views import best_pose
 from pmni.registration.verification.trial import Trial, explained, middles
 
 ROLLS = 12

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.refinement.measurements import Measurements
+from pmni.refinement.observations import Observations
 from pmni.sdf.sdf import SDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
@@ -34,7 +34,7 @@ _LEAST_STEP, _MOST_STEPS = 1 / 64, 80
 _FACING = 0.2  # least cosine between a normal and the direction to the camera
 
 
-def disorder(measurements: Measurements, surface: SDF, c2w: Float[Tensor, "V 4 4"]) -> float:
+def disorder(measurements: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]) -> float:
     """By what factor a view's normals differ more from those of a neighbour than from those of a
     view farther away, at worst: the median over the views; 1 if they never do.
 
@@ -62,7 +62,7 @@ def _worst(differences: Float[np.ndarray, "V"], angles: Float[np.ndarray, "V"]) 
 
 
 def normal_differences(
-    measurements: Measurements, surface: SDF, c2w: Float[Tensor, "V 4 4"]
+    measurements: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]
 ) -> Float[np.ndarray, "V V"]:
     """Mean angle between the normals of each two views at the same points, degrees.
 
@@ -117,7 +117,7 @@ def _seen(
     return x.view(directions.shape), hits.mask.view(directions.shape[:-1])
 
 
-def _normal_maps(measurements: Measurements) -> Float[Tensor, "V H W 3"]:
+def _normal_maps(measurements: Observations) -> Float[Tensor, "V H W 3"]:
     """The normals (camera frame) as images, zero outside the masks."""
     m = measurements
     maps = torch.zeros(*m.mask_distances.shape, 3, device=m.device)

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from pmni.data.capture import Capture
 from pmni.geometry.cameras import invert_rigid
-from pmni.refinement.measurements import Measurements
+from pmni.refinement.observations import Observations
 from pmni.refinement.refine import Refiner
 from pmni.registration.multiview.pose_set import differences_deg
 from pmni.registration.views import Views
@@ -45,7 +45,7 @@ class Trial:
 
 
 def explained(
-    measurements: Measurements,
+    measurements: Observations,
     surface: SDF,
     c2w: Float[Tensor, "V 4 4"],
     view: int | None = None,
@@ -102,7 +102,7 @@ def shrunk(capture: Capture, views: Views) -> Capture:
 
 
 def centred(
-    c2w: Float[np.ndarray, "V 4 4"], measurements: Measurements
+    c2w: Float[np.ndarray, "V 4 4"], measurements: Observations
 ) -> Float[np.ndarray, "V 4 4"]:
     """The poses in a world whose origin is nearest to the rays through the masks' centres."""
     local = middles(measurements)
@@ -114,7 +114,7 @@ def centred(
     return moved
 
 
-def middles(measurements: Measurements) -> Float[np.ndarray, "V 3"]:
+def middles(measurements: Observations) -> Float[np.ndarray, "V 3"]:
     """Camera-frame unit directions to the masks' centres."""
     counts = measurements.first_pixel.diff().tolist()
     middle = torch.stack([part.float().mean(0) for part in measurements.pixels.split(counts)])

@@ -18,8 +18,8 @@ from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture
 from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.geometry.cameras import invert_rigid
-from pmni.refinement.hull import hull
-from pmni.refinement.measurements import load_measurements
+from pmni.refinement.initial_surface import hull
+from pmni.refinement.observations import load_observations
 from pmni.refinement.refine import Refiner
 from pmni.registration.multiview.graph import PairGraph
 from pmni.registration.multiview.lookalikes import turns
@@ -139,7 +139,7 @@ class Verifier:
         self.graph, self.name, self.views = graph, capture.name, capture.views
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
-        self.measurements = load_measurements(small, (), views.depth.device)
+        self.measurements = load_observations(small, (), views.depth.device)
         self.settings = RefineSettings(
             cells=COARSE, bias_deg=0.0, flattening=False, open_hollows=False, seed=seed
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from pmni import kernels
 from pmni.config.training import TrainSettings
 from pmni.data.views import Views
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.sdf import SDF
 from pmni.training.patches import PatchBatch
@@ -33,7 +33,7 @@ class LossContext:
     """The surface that is trained."""
     network: NeuralSDF
     """The network: the surface itself, or its correction of the initial surface."""
-    initial_surface: BandSDF | None
+    initial_surface: NarrowBandSDF | None
     """The refined surface that the network corrects."""
     scales: ViewScales
     """Learned scales of the views' ray distances."""

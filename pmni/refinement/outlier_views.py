@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.refinement.estimate import Estimate, cross_matrix
-from pmni.refinement.poses_only import pose_step
+from pmni.refinement.pose_step import pose_step
 from pmni.refinement.refine import STRAY, Refiner
+from pmni.refinement.state import State, cross_matrix
 
 LOGGER = logging.getLogger("refine")
 MOST_LEFT = 0.7
@@ -66,7 +66,7 @@ def best_pose(
     for step in range(STEPS):
         c2w = pose_step(copies, surface, c2w, settings.model_copy(update={"seed": step}))
     judge = Refiner(copies, surface.base, c2w, settings)
-    judge.estimate = Estimate.start(surface, c2w)
+    judge.estimate = State.start(surface, c2w)
     residuals = judge.linearise().scales.normal_by_view
     best = int(residuals.argmin())
     return c2w[best], float(residuals[best])

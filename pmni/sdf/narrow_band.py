@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool3d
 from pmni import kernels
 from pmni.sdf.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.sdf.grid import GridSDF, grid_nodes
-from pmni.sdf.redistancing import redistance, redistance_dense
+from pmni.sdf.reinitialization import reinitialized_values, reinitialized_values_dense
 from pmni.sdf.sdf import SDF
 
 HALF_WIDTH = 4.0
@@ -27,7 +27,7 @@ CLIP = 8.0
 """Cells (of the coarse grid) to which values are limited."""
 
 
-class BandSDF:
+class NarrowBandSDF:
     """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `base`'s.
 
     A grid that has all its nodes is its own base: both hold the same values.
@@ -89,7 +89,7 @@ class BandSDF:
         return single and not (wanted and torch.is_grad_enabled()) and kernels.chosen(x.device)
 
 
-def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
+def resample(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> NarrowBandSDF:
     """`sdf` on the grid of so many cells around its surface."""
     if cells <= DENSE_CELLS:
         grid = BlockGrid.dense(cells, device)
@@ -99,26 +99,26 @@ def on_grid(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> BandSDF:
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
     nodes = grid_nodes(coarse, device).view(-1, 3)
     base = GridSDF(in_parts(sdf, nodes).view(coarse, coarse, coarse))
-    return as_distance(BandSDF(grid, grid.sampled(sdf), base), sweeps)
+    return reinitialize(NarrowBandSDF(grid, grid.sampled(sdf), base), sweeps)
 
 
-def as_distance(sdf: BandSDF, sweeps: int) -> BandSDF:
+def reinitialize(sdf: NarrowBandSDF, sweeps: int) -> NarrowBandSDF:
     """`sdf` redistanced, with a base that agrees with it where both have nodes."""
     grid, base = sdf.grid, sdf.base.values
     near = sdf.values.abs() <= FROZEN * grid.spacing
-    values = redistance(grid, sdf.values, near, sweeps)
+    values = reinitialized_values(grid, sdf.values, near, sweeps)
     rows, known = grid.on_coarser(grid.cells // (len(base) - 1))
     base = base.masked_scatter(known, values[rows])
     if len(rows) < base.numel():
-        base = redistance_dense(base, known, sweeps)
+        base = reinitialized_values_dense(base, known, sweeps)
     limit = CLIP * 2 / (len(base) - 1)
-    return BandSDF(grid, values.clamp(-limit, limit), GridSDF(base.clamp(-limit, limit)))
+    return NarrowBandSDF(grid, values.clamp(-limit, limit), GridSDF(base.clamp(-limit, limit)))
 
 
-def following(sdf: BandSDF) -> BandSDF:
+def rebuild_band(sdf: NarrowBandSDF) -> NarrowBandSDF:
     """`sdf` on blocks that surround its surface again, if the surface came near to their end.
 
-    Where its surface is, is asked of the base too: that has to be up to date (`as_distance`)."""
+    Where its surface is, is asked of the base too: that has to be up to date (`reinitialize`)."""
     grid = sdf.grid
     if grid.cells <= DENSE_CELLS:
         return sdf
@@ -132,7 +132,7 @@ def following(sdf: BandSDF) -> BandSDF:
     values = sdf.values.new_empty(len(grid.blocks), BLOCK**3)
     values[kept] = sdf.values.view(-1, BLOCK**3)[first[kept] // BLOCK**3]
     values[~kept] = grid.sampled(sdf, grid.blocks[~kept]).view(-1, BLOCK**3)
-    return BandSDF(grid, values.view(-1), sdf.base)
+    return NarrowBandSDF(grid, values.view(-1), sdf.base)
 
 
 def _near(

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.refinement.measurements import Measurements
-from pmni.sdf.band import BandSDF, on_grid
+from pmni.refinement.observations import Observations
 from pmni.sdf.grid import GridSDF
+from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.sphere_tracing import box_interval, trace
 from pmni.sdf.visual_hull import visual_hulls
 
@@ -20,7 +20,7 @@ MOST_IGNORED = 0.2
 """Of the views may disagree with each point."""
 
 
-def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = NODES) -> GridSDF:
+def hull(measurements: Observations, c2w: Float[Tensor, "V 4 4"], nodes: int = NODES) -> GridSDF:
     """The hull of the masks for the first number of views that may disagree at which it covers
     the masks: wrong poses carve it away where all views must agree.
 
@@ -36,13 +36,15 @@ def hull(measurements: Measurements, c2w: Float[Tensor, "V 4 4"], nodes: int = N
         measurements.sizes,
     )
     for candidate in values:
-        surface = on_grid(GridSDF(candidate), nodes - 1, measurements.device, sweeps=0)
+        surface = resample(GridSDF(candidate), nodes - 1, measurements.device, sweeps=0)
         if covered(surface, measurements, c2w) >= COVERED:
             break
     return GridSDF(candidate)
 
 
-def covered(surface: BandSDF, measurements: Measurements, c2w: Float[Tensor, "V 4 4"]) -> float:
+def covered(
+    surface: NarrowBandSDF, measurements: Observations, c2w: Float[Tensor, "V 4 4"]
+) -> float:
     """The fraction of the masks' pixels whose rays meet the surface."""
     generator = torch.Generator(device=measurements.device).manual_seed(0)
     pixels = measurements.pixels[measurements.draw_pixels(PROBES, generator)].float()

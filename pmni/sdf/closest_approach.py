@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni import kernels
-from pmni.sdf.band import BandSDF
+from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sdf import SDF
 
 HALVINGS = 5
@@ -13,7 +13,7 @@ HALVINGS = 5
 
 
 @torch.no_grad()
-def least_value(
+def closest_approach(
     sdf: SDF,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
@@ -26,7 +26,7 @@ def least_value(
     f changes no faster than the distance along the ray: where it is v, and the least so far is m,
     nothing lower lies within v - m. Steps are at least `step` long.
     """
-    if isinstance(sdf, BandSDF) and kernels.chosen(near.device):
+    if isinstance(sdf, NarrowBandSDF) and kernels.chosen(near.device):
         from pmni.kernels.rays import least_values
 
         return least_values(sdf, origins, directions, near, far, step, HALVINGS)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.sdf.band import BandSDF, as_distance, following
+from pmni.sdf.narrow_band import NarrowBandSDF, rebuild_band, reinitialize
 
 ROTATION, TRANSLATION, BIAS, OFFSET = slice(0, 3), slice(3, 6), slice(6, 15), slice(15, 16)
 VIEW_UNKNOWNS = 16
@@ -34,10 +34,10 @@ class Increment:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class State:
     """The surface, the cameras, and what is wrong with normals and masks."""
 
-    surface: BandSDF
+    surface: NarrowBandSDF
     rotations: Float[Tensor, "V 3 3"]
     """Camera to world, float64."""
     centres: Float[Tensor, "V 3"]
@@ -53,10 +53,10 @@ class Estimate:
     """Logarithm of the common factor of the focal lengths."""
 
     @staticmethod
-    def start(surface: BandSDF, c2w: Float[Tensor, "V 4 4"]) -> "Estimate":
+    def start(surface: NarrowBandSDF, c2w: Float[Tensor, "V 4 4"]) -> "State":
         """Nothing wrong with normals and masks."""
         zero = torch.zeros((), device=c2w.device)
-        return Estimate(
+        return State(
             surface,
             c2w[:, :3, :3].double(),
             c2w[:, :3, 3].double(),
@@ -73,12 +73,12 @@ class Estimate:
         matrices[:, :3, :3], matrices[:, :3, 3] = self.rotations, self.centres
         return matrices
 
-    def moved(self, step: Increment, sweeps: int) -> "Estimate":
+    def moved(self, step: Increment, sweeps: int) -> "State":
         """All unknowns changed by an increment; the surface stays a distance function."""
         sdf = self.surface
         limit = LONGEST_STEP * sdf.grid.spacing
         values = sdf.values + step.surface.clamp(-limit, limit)
-        surface = following(as_distance(BandSDF(sdf.grid, values, sdf.base), sweeps))
+        surface = rebuild_band(reinitialize(NarrowBandSDF(sdf.grid, values, sdf.base), sweeps))
         # Of matrices as small as these a processor is quicker.
         turn = torch.linalg.matrix_exp(cross_matrix(step.views[:, ROTATION].double().cpu()))
         u, _, vt = torch.linalg.svd(turn @ self.rotations.cpu())

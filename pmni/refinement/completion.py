@@ -5,8 +5,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from pmni.refinement.refine import Refiner
-from pmni.sdf.band import BandSDF, as_distance
 from pmni.sdf.block_grid import BlockGrid
+from pmni.sdf.narrow_band import NarrowBandSDF, reinitialize
 
 DRAWS = 3
 """Draws of pixels that are to meet every cell of the surface that is seen."""
@@ -18,7 +18,7 @@ SWEEPS = 12
 
 
 @torch.no_grad()
-def closed(refiner: Refiner) -> BandSDF:
+def closed(refiner: Refiner) -> NarrowBandSDF:
     """The refined surface, smoothed where nothing was measured and with its nodes marked `seen`.
 
     What is seen does not move: the rest is the smooth continuation that diffusion of f finds
@@ -29,8 +29,8 @@ def closed(refiner: Refiner) -> BandSDF:
     values = sdf.values
     for _ in range(SMOOTHINGS):
         values = torch.where(seen, values, values - sdf.grid.laplacian(values) / 12)
-    smooth = as_distance(BandSDF(sdf.grid, values, sdf.base), SWEEPS)
-    return BandSDF(smooth.grid, smooth.values, smooth.base, seen)
+    smooth = reinitialize(NarrowBandSDF(sdf.grid, values, sdf.base), SWEEPS)
+    return NarrowBandSDF(smooth.grid, smooth.values, smooth.base, seen)
 
 
 def seen_nodes(refiner: Refiner) -> Bool[Tensor, "N"]:

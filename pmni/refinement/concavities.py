@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pmni.refinement.estimate import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Estimate
-from pmni.refinement.measurements import Measurements
+from pmni.refinement.observations import Observations
 from pmni.refinement.residuals import Residuals, first_hits, rays_through
+from pmni.refinement.state import COMMON_UNKNOWNS, VIEW_UNKNOWNS, State
 from pmni.sdf.block_grid import trilinear
 from pmni.sdf.sphere_tracing import visible
 
@@ -48,7 +48,7 @@ pushed at a time, cells."""
 
 
 def hollow_residuals(
-    measurements: Measurements, estimate: Estimate, index: Int[Tensor, "V P"]
+    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = push - f where the rays of pixels meet the surface, d r = -u there.
 
@@ -91,8 +91,8 @@ def hollow_residuals(
 
 
 def agreement(
-    measurements: Measurements,
-    estimate: Estimate,
+    measurements: Observations,
+    estimate: State,
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],
     view: Int[Tensor, "K"],
@@ -113,8 +113,8 @@ def agreement(
 
 
 def refuted(
-    measurements: Measurements,
-    estimate: Estimate,
+    measurements: Observations,
+    estimate: State,
     x: Float[Tensor, "K 3"],
     view: Int[Tensor, "K"],
 ) -> Bool[Tensor, "K"]:
@@ -131,8 +131,8 @@ def refuted(
 
 
 def shown_by(
-    measurements: Measurements,
-    estimate: Estimate,
+    measurements: Observations,
+    estimate: State,
     others: Int[Tensor, "O"],
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],

@@ -7,17 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
-from pmni.refinement.estimate import COMMON_UNKNOWNS, Estimate
-from pmni.refinement.measurements import Measurements
 from pmni.refinement.normal_equations import NormalEquations
+from pmni.refinement.observations import Observations
 from pmni.refinement.refine import DAMPING, Refiner
-from pmni.sdf.band import BandSDF
+from pmni.refinement.state import COMMON_UNKNOWNS, State
+from pmni.sdf.narrow_band import NarrowBandSDF
 
 
 @torch.no_grad()
 def pose_step(
-    measurements: Measurements,
-    surface: BandSDF,
+    measurements: Observations,
+    surface: NarrowBandSDF,
     c2w: Float[Tensor, "V 4 4"],
     settings: RefineSettings,
 ) -> Float[Tensor, "V 4 4"]:
@@ -28,7 +28,7 @@ def pose_step(
     is.
     """
     refiner = Refiner(measurements, surface.base, c2w, settings)
-    refiner.estimate = Estimate.start(surface, c2w)
+    refiner.estimate = State.start(surface, c2w)
     now = refiner.linearise()
     equations = NormalEquations(
         surface,

@@ -19,7 +19,7 @@ FEWEST_PIXELS = 50
 
 
 @dataclass(frozen=True)
-class Measurements:
+class Observations:
     """The views that take part. Pixels and contour points of all views stand in one list."""
 
     names: tuple[str, ...]
@@ -72,14 +72,14 @@ class Measurements:
         """K^-1."""
         return torch.linalg.inv(self.intrinsics.cpu()).to(self.intrinsics)
 
-    def copies(self, view: int, count: int) -> "Measurements":
+    def copies(self, view: int, count: int) -> "Observations":
         """One view, so many times."""
         first, last = self.first_pixel[view : view + 2].tolist()
         begin, end = self.first_contour[view : view + 2].tolist()
         number = torch.arange(count + 1, device=self.device)
         index = self.index_at[view] - first
         shift = (number[:-1] * (last - first)).view(-1, 1, 1)
-        return Measurements(
+        return Observations(
             names=(self.names[view],) * count,
             intrinsics=self.intrinsics[view].repeat(count, 1, 1),
             pixels=self.pixels[first:last].repeat(count, 1),
@@ -116,12 +116,12 @@ def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> In
     return index.clamp(0, int(first[-1]) - 1)
 
 
-def load_measurements(
+def load_observations(
     capture: Capture,
     exclude: tuple[str, ...],
     device: torch.device,
     heldout: float = 0.0,
-) -> Measurements:
+) -> Observations:
     """The views of a capture that are not excluded, without the pixels and contour points in the
     part `heldout` of the blocks of pixels.
 
@@ -160,7 +160,7 @@ def load_measurements(
     for image, first, place in zip(index_at, first_pixel, pixels, strict=False):
         image[place[:, 1], place[:, 0]] = np.arange(first, first + len(place))
     found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
-    return Measurements(
+    return Observations(
         names=tuple(capture.views[index] for index in chosen),
         intrinsics=torch.as_tensor(capture.intrinsics[chosen], dtype=torch.float32, device=device),
         pixels=torch.as_tensor(np.concatenate(pixels), device=device),
