@@ -9,10 +9,6 @@ configfile: "config/config.yaml"
 include: "workflow/rules/common.smk"
 
 
-pathvars:
-    results=CONFIG.results,
-
-
 report: "workflow/report/workflow.rst"
 
 
@@ -23,8 +19,8 @@ localrules:
 
 
 wildcard_constraints:
-    object=one_of(OBJECTS),
-    experiment=one_of(EXPERIMENTS),
+    object=one_of(PLAN.objects),
+    experiment=one_of(PLAN.experiments),
     dataset=r"[^/]+",
     normals=r"[^/]+",
     iteration=r"\d{8}",
@@ -33,8 +29,8 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        "<results>/benchmark.csv",
-        SUMMARY,
+        RESULTS.benchmark,
+        PLAN.summary,
 
 
 if not CONFIG.available_only:
@@ -62,8 +58,8 @@ if CONFIG.study is not None:
 
 
 onstart:
-    use_standby()
+    prepare_jobs()
 
 
 onerror:
-    report_what_is_there()
+    report_after_failure()

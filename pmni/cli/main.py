@@ -1,6 +1,6 @@
 """The command line: `pmni <stage>`; a stage's modules are imported only when it runs.
 
-`pmni standby` is for the workflow alone: see pmni.runtime.fork_server.
+`pmni fork-server` is for the workflow alone: see pmni.runtime.fork_server.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pmni import __version__
 from pmni.errors import PmniError
-from pmni.runtime import fork_server as standby
+from pmni.runtime import fork_server
 from pmni.runtime.stages import STAGES
 
 
@@ -34,9 +34,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one stage. Returns 0, or 2 after a line on standard error that says what to do."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["standby"]:
-        return standby.serve(Path(argv[1]), main)
-    if argv and argv[0] in STAGES and (code := standby.delegated(argv)) is not None:
+    if argv[:1] == ["fork-server"]:
+        return fork_server.serve(Path(argv[1]), main)
+    if argv and argv[0] in STAGES and (code := fork_server.forward(argv)) is not None:
         return code
     # Not before a command is forwarded, which need not wait for pydantic.
     from pmni.config.base import plain_deprecations

@@ -1,23 +1,29 @@
-"""A process that has imported everything, stays ready, and forks for each stage asked of it.
+"""A fork server: a process that has imported all stages, and forks for each stage asked of it.
 
-To import what a stage needs takes seconds, often longer than what it does. The workflow therefore
-starts `pmni standby SOCKET`, and names the socket to its jobs in the variable PMNI_STANDBY. There
-the command `pmni` hands over its command line, environment, folder and output, and ends as the
-forked process ends. Without the variable each stage starts by itself.
+To import what a stage needs takes seconds, often longer than what the stage does. The workflow
+therefore starts `pmni fork-server FOLDER` and names the folder to its jobs in the environment
+variable PMNI_FORK_SERVER. In the folder is a socket for each environment of Python that has a
+server. There the command `pmni` hands over its command line, environment, folder and output, and
+ends as the forked process ends. Without a socket for its environment a stage starts by itself.
 """
 
 import atexit
 import contextlib
 import gc
+import hashlib
 import importlib
 import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,41 +31,78 @@ from typing import Any, NoReturn
 
 from pmni.runtime.stages import STAGES
 
-VARIABLE = "PMNI_STANDBY"
+VARIABLE = "PMNI_FORK_SERVER"
+"""Environment variable: the folder of the sockets; set to nothing, each stage starts by itself."""
 FORWARDED = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+"""Signals that are passed on to the process of a stage."""
 LENGTH = struct.Struct("!I")
+"""Format of a request's length, in bytes, which precedes it."""
 END = struct.Struct("!BB")
-"""The exit code, and the signal if one has ended it."""
+"""Format of the answer: the exit code, and the signal that has ended the process, or 0."""
+START_SECONDS = 60
+"""Longest time that `start` waits for a server's socket."""
 
 
-def delegated(command: Sequence[str]) -> int | None:
-    """The exit code of a stage that a process on standby has run; None if there is no such process.
+def put_command_on_path() -> None:
+    """Let child processes find the command `pmni` beside this Python, if they find no other."""
+    folder = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([*filter(None, [os.environ.get("PATH")]), folder])
 
-    Signals that ask this process to end are passed on to that one.
+
+def start() -> None:
+    """Start a fork server that ends with this process, and set the variable for child processes.
+
+    Does nothing where the variable is set, the command `pmni` is not on the path, or the system is
+    not Linux. Returns when the socket is there; the server goes on to import the stages.
     """
-    path = os.environ.get(VARIABLE)
-    if not path:
+    if VARIABLE in os.environ or sys.platform != "linux" or shutil.which("pmni") is None:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="pmni-"))
+    command = ["pmni", "fork-server", str(folder)]
+    # The end of its input tells the server that this process has ended, in whatever way.
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(server.stdin.close)  # type: ignore[union-attr]
+    deadline = time.monotonic() + START_SECONDS
+    while folder.is_dir() and not any(folder.iterdir()):
+        if server.poll() is not None or time.monotonic() > deadline:
+            print("pmni: the fork server has not started", file=sys.stderr)
+            return shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.01)
+    os.environ[VARIABLE] = str(folder)
+
+
+def socket_in(folder: Path) -> Path:
+    """The socket of the fork server of this environment of Python."""
+    return folder / hashlib.sha256(os.path.realpath(sys.prefix).encode()).hexdigest()[:8]
+
+
+def forward(command: Sequence[str]) -> int | None:
+    """The exit code of a stage that the fork server has run; None if there is no server.
+
+    Signals that ask this process to end are passed on to that of the stage.
+    """
+    folder = os.environ.get(VARIABLE)
+    if not folder:
         return None
     server = socket.socket(socket.AF_UNIX)
     try:
-        server.connect(path)
-    except OSError as error:
-        print(f"pmni: nothing on standby at {path} ({error}); starting anew", file=sys.stderr)
+        server.connect(str(socket_in(Path(folder))))
+    except OSError:  # another machine or another environment
         return None
     request = {"command": command, "folder": os.getcwd(), "environment": dict(os.environ)}
     text = json.dumps(request).encode()
     socket.send_fds(server, [LENGTH.pack(len(text))], [1, 2])
     server.sendall(text)
 
-    def forward(number: int, _: Any) -> None:
-        with contextlib.suppress(OSError):  # it has just ended
+    def pass_on(number: int, _: Any) -> None:
+        with contextlib.suppress(OSError):  # the process has just ended
             server.sendall(bytes([number]))
 
     for signal_number in FORWARDED:
-        signal.signal(signal_number, forward)
+        signal.signal(signal_number, pass_on)
     answer = server.recv(END.size)
     if len(answer) < END.size:
-        print("pmni: the process that kept watch over this stage has gone", file=sys.stderr)
+        print("pmni: the process that watched over this stage has gone", file=sys.stderr)
         return 1
     code, number = END.unpack(answer)
     if number:
@@ -67,53 +110,54 @@ def delegated(command: Sequence[str]) -> int | None:
     return int(code)
 
 
-def serve(path: Path, run: Callable[[list[str]], int]) -> int:
-    """Be ready at a socket until standard input is closed; forked processes `run` what is asked.
+def serve(folder: Path, run: Callable[[list[str]], int]) -> int:
+    """Answer at a socket in `folder` until standard input is closed; forked processes `run` stages.
 
-    The socket's folder, which is to be its own, goes with it.
+    Imports the stages one after the other while nothing is asked. The folder goes with the server.
     """
+    path = socket_in(folder)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(128)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is asked of those that keep watch
-    waiting = [stage.module for stage in STAGES.values()] + ["pmni.kernels"]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that watch are not waited for
+    to_import = [stage.module for stage in STAGES.values()] + ["pmni.kernels"]
     while True:
-        ready = select.select([listener, sys.stdin], [], [], 0 if waiting else None)[0]
+        ready = select.select([listener, sys.stdin], [], [], 0 if to_import else None)[0]
         if listener in ready:
             client = listener.accept()[0]
-            request = _received(client)
+            request = _receive(client)
             if request is not None:
                 _import(STAGES[request["command"][0]].module)
                 if os.fork() == 0:
                     listener.close()
-                    _fork_again(client, request, run)
+                    _fork_stage(client, request, run)
                 _close(request["output"])
             client.close()
-        elif ready:  # nobody writes there: its end has come
+        elif ready:  # nobody writes there: the end of input
             break
         else:
-            _import(waiting.pop(0))
+            _import(to_import.pop(0))
     path.unlink()
     path.parent.rmdir()
     return 0
 
 
 def _import(module: str) -> None:
-    """A stage's module; or all kernels, where PyTorch is made for GPUs."""
+    """Import the module of a stage; or all kernels, where PyTorch is made for GPUs."""
     with contextlib.suppress(ImportError):  # the stage itself will say so
         package = importlib.import_module(module)
         if module == "pmni.kernels" and package.torch.version.cuda:
             for part in pkgutil.iter_modules(package.__path__, "pmni.kernels."):
                 importlib.import_module(part.name)
             package.take_fingerprint()
-    gc.freeze()  # what forked processes do not touch is not copied
+    gc.freeze()  # memory that forked processes do not write to stays shared
 
 
-def _received(client: socket.socket) -> dict[str, Any] | None:
-    """What somebody asks for; None if it has gone meanwhile."""
+def _receive(client: socket.socket) -> dict[str, Any] | None:
+    """The request of a client; None if the client has gone meanwhile."""
     head, output, _, _ = socket.recv_fds(client, LENGTH.size, 2)
     text, missing = b"", LENGTH.unpack(head)[0] if len(output) == 2 else 0
-    while missing and (part := client.recv(missing)):  # no more: signals come next
+    while missing and (part := client.recv(missing)):  # not beyond it: signals come next
         text, missing = text + part, missing - len(part)
     if not text or missing:
         _close(output)
@@ -121,16 +165,16 @@ def _received(client: socket.socket) -> dict[str, Any] | None:
     return {**json.loads(text), "output": output}
 
 
-def _fork_again(
+def _fork_stage(
     client: socket.socket, request: dict[str, Any], run: Callable[[list[str]], int]
 ) -> NoReturn:
-    """Into a process that runs the stage, and one that keeps watch over it."""
+    """Fork again, into a process that runs the stage, and this one, which watches over it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    alive, held = os.pipe()  # what the stage's process holds is closed when it ends
+    alive, held = os.pipe()  # `held` is closed when the process of the stage ends
     process = os.fork()
     if process:
         _close([held, *request["output"]])
-        _keep_watch(client, process, alive)
+        _watch(client, process, alive)
     client.close()
     os.close(alive)
     _take_over(request)
@@ -141,7 +185,7 @@ def _fork_again(
     except BaseException:
         traceback.print_exc()
         code = 1
-    # What is left of an exit is to take all imported modules apart, which takes a second.
+    # A regular exit would also take all imported modules apart, which takes a second.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -149,7 +193,7 @@ def _fork_again(
 
 
 def _take_over(request: dict[str, Any]) -> None:
-    """Make this process as if it had been started by who asks."""
+    """Give this process the streams, folder, environment and arguments of the client."""
     streams = [os.open(os.devnull, os.O_RDONLY), *request["output"]]
     for number, file in enumerate(streams):
         os.dup2(file, number)
@@ -168,7 +212,7 @@ def _close(files: Sequence[int]) -> None:
 
 
 def _use_threads(count: str) -> None:
-    """As libraries would if they were loaded now."""
+    """Set the number of threads that libraries read from the environment when they are loaded."""
     if count.isdigit():
         import threadpoolctl
         import torch
@@ -177,8 +221,8 @@ def _use_threads(count: str) -> None:
         threadpoolctl.threadpool_limits(int(count))
 
 
-def _keep_watch(client: socket.socket, process: int, alive: int) -> NoReturn:
-    """Pass signals on to a process, end it when nobody waits for it any more, and tell its end."""
+def _watch(client: socket.socket, process: int, alive: int) -> NoReturn:
+    """Pass signals on to the process, end it when the client is gone, and tell how it has ended."""
     watched: list[Any] = [alive, client]
     while alive not in select.select(watched, [], [])[0]:
         signals = client.recv(64)

@@ -138,11 +138,11 @@ class TrainingFolder(StageFolder):
 
     def checkpoint(self, iteration: int | str) -> Path:
         """The surface at an iteration."""
-        return self.checkpoints / f"{iteration_name(iteration)}.safetensors"
+        return checkpoint_in(self.checkpoints, iteration)
 
     def poses(self, iteration: int | str) -> Path:
         """The poses at an iteration."""
-        return self.poses_folder / f"{iteration_name(iteration)}.json"
+        return poses_in(self.poses_folder, iteration)
 
 
 class ExportFolder(StageFolder):
@@ -225,6 +225,16 @@ class ObjectFolder:
     def metrics_provenance(self, iteration: int | str) -> Path:
         """What made an iteration's numbers."""
         return provenance_of(self.metrics(iteration))
+
+
+def checkpoint_in(folder: Path, iteration: int | str) -> Path:
+    """The surface of an iteration in a folder of checkpoints."""
+    return folder / f"{iteration_name(iteration)}.safetensors"
+
+
+def poses_in(folder: Path, iteration: int | str) -> Path:
+    """The poses of an iteration in a folder of poses."""
+    return folder / f"{iteration_name(iteration)}.json"
 
 
 def provenance_of(file: Path) -> Path:

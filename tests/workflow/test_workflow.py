@@ -344,21 +344,21 @@ def test_an_experiment_has_no_files_of_a_stage_that_it_leaves_out(tmp_path: Path
 
 @pytest.mark.workflow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
-def test_jobs_know_the_process_on_standby_and_it_ends_with_the_run(tmp_path: Path) -> None:
+def test_jobs_know_the_fork_server_which_ends_with_the_run(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     goal = "results/integration/ball/noisy/ray_distance.npz"
     assert project.snakemake(goal).returncode == 0
-    sockets = {call.standby for call in project.pmni.calls()}
-    assert len(sockets) == 1
-    (socket,) = sockets
-    assert socket
+    folders = {call.fork_server for call in project.pmni.calls()}
+    assert len(folders) == 1
+    (folder,) = folders
+    assert folder
     deadline = time.monotonic() + 10
-    while Path(socket).parent.exists():
+    while Path(folder).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     goal = "results/integration/cube/noisy/ray_distance.npz"
-    assert project.snakemake(goal, PMNI_STANDBY="").returncode == 0
-    assert {call.standby for call in project.pmni.calls()} == {""}
+    assert project.snakemake(goal, PMNI_FORK_SERVER="").returncode == 0
+    assert {call.fork_server for call in project.pmni.calls()} == {""}
 
 
 @pytest.mark.workflow
@@ -384,7 +384,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 SURFACES = {"mesh": 18, "render": 12, "evaluate": 18, "export": 9} | SUMMARY
 BUMP = """
 from dataclasses import replace
-from pmni.stages import STAGES
+from pmni.runtime.stages import STAGES
 STAGES["evaluate"] = replace(STAGES["evaluate"], version=STAGES["evaluate"].version + 1)
 """
 

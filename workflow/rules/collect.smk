@@ -1,16 +1,16 @@
 rule collect:
     input:
-        metrics=metrics_files(),
-        selections=there(selection_files()),
+        metrics=PLAN.metrics(),
+        selections=PLAN.available_selections(),
         published=CONFIG.published or [],
     output:
         report(
-            "<results>/benchmark.csv",
+            RESULTS.benchmark,
             caption="../report/benchmark.rst",
             category="Benchmark",
         ),
     log:
-        "<results>/logs/collect.log",
+        RESULTS.log("collect"),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -18,10 +18,9 @@ rule collect:
         runtime=10,
     params:
         version=STAGES["collect"].version,
-        selections=selection_files(),
-        published=lambda wildcards, input: (
-            ["--published", input.published] if input.published else []
-        ),
+        # Also those that are missing: no iteration of such a training counts as the result.
+        selections=list(map(str, PLAN.selections())),
+        published=lambda wildcards, input: option("--published", input.published),
     shell:
         "pmni collect --metrics {input.metrics:q} --selections {params.selections:q}"
         " {params.published:q} --output {output:q} > {log:q} 2>&1"

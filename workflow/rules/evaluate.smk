@@ -1,16 +1,16 @@
 rule evaluate:
     input:
         capture=capture_of,
-        mesh="<results>/{experiment}/{object}/meshes/iter_{iteration}.ply",
-        poses=made_with(poses_of),
-        initial_poses="<results>/{experiment}/{object}/register/initial_poses.json",
-        provenance=provenance_of,
+        mesh=OBJECT.mesh("{iteration}"),
+        poses=poses_of,
+        initial_poses=OBJECT.registration.poses,
+        provenance=lambda wildcards: job(wildcards).provenance(int(wildcards.iteration)),
     output:
-        metrics="<results>/{experiment}/{object}/metrics/iter_{iteration}.json",
-        errors="<results>/{experiment}/{object}/metrics/iter_{iteration}.errors.npz",
-        provenance="<results>/{experiment}/{object}/metrics/iter_{iteration}.provenance.json",
+        metrics=OBJECT.metrics("{iteration}"),
+        errors=OBJECT.error_maps("{iteration}"),
+        provenance=OBJECT.metrics_provenance("{iteration}"),
     log:
-        "<results>/logs/evaluate/{experiment}/{object}/iter_{iteration}.log",
+        RESULTS.log("evaluate", "{experiment}", "{object}", ITERATION),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -18,10 +18,10 @@ rule evaluate:
         runtime=60,
     params:
         version=STAGES["evaluate"].version,
-        settings=lambda wildcards: experiment_of(wildcards).evaluate.model_dump_json(),
+        settings=settings_of("evaluate"),
         capture=subpath(input.capture, parent=True),
-        poses=poses_of,
-        dataset=lambda wildcards: OBJECTS[wildcards.object].dataset,
+        poses=poses_path,
+        dataset=lambda wildcards: job(wildcards).entry.dataset,
     shell:
         "pmni evaluate --capture {params.capture:q} --mesh {input.mesh:q}"
         " --poses {params.poses:q} --initial-poses {input.initial_poses:q}"

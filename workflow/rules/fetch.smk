@@ -1,12 +1,12 @@
 rule fetch:
     input:
         # Only a change of the data set's own entry fetches it again (see params).
-        registry=ancient("resources/registry.yaml"),
+        registry=ancient(RESOURCES.registry),
         archive=lambda wildcards: CONFIG.archives.get(wildcards.dataset, []),
     output:
-        touch("resources/{dataset}/.fetched"),
+        touch(RESOURCES.fetched("{dataset}")),
     log:
-        "<results>/logs/fetch/{dataset}.log",
+        RESULTS.log("fetch", "{dataset}"),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -14,8 +14,8 @@ rule fetch:
         runtime=240,
     params:
         version=STAGES["fetch"].version,
-        entry=lambda wildcards: json.dumps(downloadable().get(wildcards.dataset)),
-        archive=lambda wildcards, input: ["--archive", input.archive] if input.archive else [],
+        entry=lambda wildcards: json.dumps(PLAN.downloadable.get(wildcards.dataset)),
+        archive=lambda wildcards, input: option("--archive", input.archive),
         folder=subpath(output[0], parent=True),
     shell:
         "pmni fetch --registry {input.registry:q} --dataset {wildcards.dataset:q}"

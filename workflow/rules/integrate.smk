@@ -1,17 +1,17 @@
 rule integrate:
     input:
-        capture="<results>/captures/{object}/{normals}/capture.npz",
+        capture=CAPTURE.archive,
     output:
-        ray_distance="<results>/integration/{object}/{normals}/ray_distance.npz",
+        ray_distances=INTEGRATION.ray_distances,
         preview=report(
-            "<results>/integration/{object}/{normals}/preview.png",
+            INTEGRATION.preview,
             caption="../report/integration.rst",
             category="Integrated normals",
             labels={"object": "{object}", "normals": "{normals}"},
         ),
-        provenance="<results>/integration/{object}/{normals}/provenance.json",
+        provenance=INTEGRATION.provenance,
     log:
-        "<results>/logs/integrate/{object}/{normals}.log",
+        RESULTS.log("integrate", "{object}", "{normals}"),
     conda:
         "../envs/pmni.yaml"
     threads: 4
@@ -22,7 +22,7 @@ rule integrate:
         version=STAGES["integrate"].version,
         settings=CONFIG.integrate.model_dump_json(),
         capture=subpath(input.capture, parent=True),
-        folder=subpath(output.ray_distance, parent=True),
+        folder=subpath(output.ray_distances, parent=True),
     shell:
         "pmni integrate --capture {params.capture:q} --settings {params.settings:q}"
         " --threads {threads} --output {params.folder:q} > {log:q} 2>&1"

@@ -1,12 +1,12 @@
 rule mesh:
     input:
         capture=capture_of,
-        surface=made_with(checkpoint_of),
+        surface=surface_of,
     output:
-        mesh="<results>/{experiment}/{object}/meshes/iter_{iteration}.ply",
-        provenance="<results>/{experiment}/{object}/meshes/iter_{iteration}.provenance.json",
+        mesh=OBJECT.mesh("{iteration}"),
+        provenance=OBJECT.mesh_provenance("{iteration}"),
     log:
-        "<results>/logs/mesh/{experiment}/{object}/iter_{iteration}.log",
+        RESULTS.log("mesh", "{experiment}", "{object}", ITERATION),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -16,9 +16,9 @@ rule mesh:
         runtime=30,
     params:
         version=STAGES["mesh"].version,
-        settings=lambda wildcards: experiment_of(wildcards).mesh.model_dump_json(),
+        settings=settings_of("mesh"),
         capture=subpath(input.capture, parent=True),
-        checkpoint=checkpoint_of,
+        checkpoint=checkpoint_path,
     shell:
         "pmni mesh --capture {params.capture:q} --checkpoint {params.checkpoint:q}"
         " --settings {params.settings:q} --output {output.mesh:q} > {log:q} 2>&1"

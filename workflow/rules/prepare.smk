@@ -1,18 +1,18 @@
 rule prepare:
     input:
-        dataset_of,
+        lambda wildcards: PLAN.dataset_files(wildcards.object),
     output:
-        capture="<results>/captures/{object}/{normals}/capture.npz",
-        cameras="<results>/captures/{object}/{normals}/cameras.json",
+        capture=CAPTURE.archive,
+        cameras=CAPTURE.cameras,
         preview=report(
-            "<results>/captures/{object}/{normals}/preview.png",
+            CAPTURE.preview,
             caption="../report/capture.rst",
             category="Captures",
             labels={"object": "{object}", "normals": "{normals}"},
         ),
-        provenance="<results>/captures/{object}/{normals}/provenance.json",
+        provenance=CAPTURE.provenance,
     log:
-        "<results>/logs/prepare/{object}/{normals}.log",
+        RESULTS.log("prepare", "{object}", "{normals}"),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -21,8 +21,8 @@ rule prepare:
     params:
         version=STAGES["prepare"].version,
         settings=CONFIG.prepare.model_dump_json(),
-        layout=lambda wildcards: OBJECTS[wildcards.object].layout,
-        path=lambda wildcards: OBJECTS[wildcards.object].path,
+        layout=lambda wildcards: PLAN.objects[wildcards.object].layout,
+        path=lambda wildcards, input: PLAN.object_folder(wildcards.object, input),
         folder=subpath(output.capture, parent=True),
     shell:
         "pmni prepare --name {wildcards.object:q} --layout {params.layout} --path {params.path:q}"

@@ -1,17 +1,17 @@
 rule refine:
     input:
         capture=capture_of,
-        poses="<results>/{experiment}/{object}/register/initial_poses.json",
+        poses=OBJECT.registration.poses,
     output:
-        poses="<results>/{experiment}/{object}/refine/refined_poses.json",
-        surface="<results>/{experiment}/{object}/refine/surface.safetensors",
-        checksum="<results>/{experiment}/{object}/refine/surface.safetensors.sha256",
-        history="<results>/{experiment}/{object}/refine/history.csv",
-        provenance="<results>/{experiment}/{object}/refine/provenance.json",
+        poses=OBJECT.refinement.poses,
+        surface=OBJECT.refinement.surface,
+        checksum=OBJECT.refinement.surface_checksum,
+        history=OBJECT.refinement.history,
+        provenance=OBJECT.refinement.provenance,
     log:
-        "<results>/logs/refine/{experiment}/{object}.log",
+        RESULTS.log("refine", "{experiment}", "{object}"),
     wildcard_constraints:
-        experiment=one_of(REFINED),
+        experiment=one_of(PLAN.refined_experiments),
     conda:
         "../envs/pmni.yaml"
     threads: threads_of("refine")
@@ -22,7 +22,7 @@ rule refine:
         runtime=60,
     params:
         version=STAGES["refine"].version,
-        settings=lambda wildcards: experiment_of(wildcards).refine.model_dump_json(),
+        settings=settings_of("refine"),
         capture=subpath(input.capture, parent=True),
         folder=subpath(output.poses, parent=True),
     shell:

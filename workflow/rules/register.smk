@@ -1,12 +1,12 @@
 rule register:
     input:
         capture=capture_of,
-        ray_distances=needed_by_registration,
+        ray_distances=lambda wildcards: job(wildcards).registration_inputs,
     output:
-        poses="<results>/{experiment}/{object}/register/initial_poses.json",
-        provenance="<results>/{experiment}/{object}/register/provenance.json",
+        poses=OBJECT.registration.poses,
+        provenance=OBJECT.registration.provenance,
     log:
-        "<results>/logs/register/{experiment}/{object}.log",
+        RESULTS.log("register", "{experiment}", "{object}"),
     conda:
         "../envs/pmni.yaml"
     threads: 3
@@ -15,13 +15,11 @@ rule register:
         runtime=60,
     params:
         version=STAGES["register"].version,
-        settings=lambda wildcards: experiment_of(wildcards).registration.model_dump_json(),
+        settings=settings_of("registration"),
         capture=subpath(input.capture, parent=True),
-        ray_distances=lambda wildcards, input: [
-            word
-            for file in input.ray_distances
-            for word in ("--ray-distances", str(Path(file).parent))
-        ],
+        ray_distances=lambda wildcards, input: option(
+            "--ray-distances", [str(Path(file).parent) for file in input.ray_distances]
+        ),
         folder=subpath(output.poses, parent=True),
     shell:
         "pmni register --capture {params.capture:q} {params.ray_distances:q}"

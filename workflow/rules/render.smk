@@ -1,12 +1,12 @@
 rule render:
     input:
         capture=capture_of,
-        surface=made_with(checkpoint_of),
-        poses=made_with(poses_of),
+        surface=surface_of,
+        poses=poses_of,
     output:
-        directory("<results>/{experiment}/{object}/renders/iter_{iteration}"),
+        directory(OBJECT.renders("{iteration}")),
     log:
-        "<results>/logs/render/{experiment}/{object}/iter_{iteration}.log",
+        RESULTS.log("render", "{experiment}", "{object}", ITERATION),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -16,10 +16,10 @@ rule render:
         runtime=60,
     params:
         version=STAGES["render"].version,
-        settings=lambda wildcards: experiment_of(wildcards).render.model_dump_json(),
+        settings=settings_of("render"),
         capture=subpath(input.capture, parent=True),
-        checkpoint=checkpoint_of,
-        poses=poses_of,
+        checkpoint=checkpoint_path,
+        poses=poses_path,
     shell:
         "pmni render --capture {params.capture:q} --checkpoint {params.checkpoint:q}"
         " --poses {params.poses:q} --settings {params.settings:q} --output {output:q}"

@@ -1,11 +1,11 @@
 rule report:
     input:
-        "<results>/benchmark.csv",
-        reported_files(),
+        PLAN.reported_files(),
+        benchmark=RESULTS.benchmark,
     output:
-        "<results>/report/index.html",
+        RESULTS.report,
     log:
-        "<results>/logs/report.log",
+        RESULTS.log("report"),
     conda:
         "../envs/pmni.yaml"
     threads: 4
@@ -14,8 +14,8 @@ rule report:
         runtime=60,
     params:
         version=STAGES["report"].version,
-        config=report_config(),
-        results=lambda wildcards: CONFIG.results,
+        config=PLAN.reported_run().model_dump_json(),
+        results=subpath(input.benchmark, parent=True),
         folder=subpath(output[0], parent=True),
     shell:
         "pmni report --results {params.results:q} --config-json {params.config:q}"

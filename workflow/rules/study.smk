@@ -1,11 +1,11 @@
 rule study:
     input:
-        "<results>/benchmark.csv",
+        RESULTS.benchmark,
     output:
         f"{CONFIG.study.output}/table.md",
         f"{CONFIG.study.output}/table.csv",
     log:
-        "<results>/logs/study.log",
+        RESULTS.log("study"),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -14,9 +14,9 @@ rule study:
     params:
         version=STAGES["study"].version,
         settings=CONFIG.study.model_dump_json(),
-        experiments=list(EXPERIMENTS),
+        experiments=list(PLAN.experiments),
         only=list(CONFIG.only),
-        logs=f"{CONFIG.results}/logs",
+        logs=str(RESULTS.logs),
         folder=subpath(output[0], parent=True),
     shell:
         "pmni study --benchmark {input:q} --logs {params.logs:q} --settings {params.settings:q}"

@@ -1,10 +1,12 @@
 rule synthesize:
     input:
-        mesh=mesh_of_scene,
+        mesh=lambda wildcards: PLAN.scene_mesh(wildcards.object),
     output:
-        "resources/{dataset}/{object}/K.txt",
+        directory(RESOURCES.object("{dataset}", "{object}")),
     log:
-        "<results>/logs/synthesize/{dataset}/{object}.log",
+        RESULTS.log("synthesize", "{dataset}", "{object}"),
+    wildcard_constraints:
+        object=one_of(CONFIG.scenes),
     conda:
         "../envs/pmni.yaml"
     resources:
@@ -13,7 +15,5 @@ rule synthesize:
     params:
         version=STAGES["synthesize"].version,
         settings=lambda wildcards: CONFIG.scenes[wildcards.object].model_dump_json(),
-        folder=subpath(output[0], parent=True),
     shell:
-        "pmni synthesize --settings {params.settings:q} --output {params.folder:q}"
-        " > {log:q} 2>&1"
+        "pmni synthesize --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

@@ -1,20 +1,20 @@
 rule train:
     input:
         capture=capture_of,
-        ray_distances=ray_distances_of,
-        poses=poses_for_training,
-        refined=refined,
+        ray_distances=lambda wildcards: job(wildcards).integration.ray_distances,
+        poses=lambda wildcards: job(wildcards).training_poses,
+        surface=lambda wildcards: job(wildcards).refined_inputs,
     output:
-        checkpoints=directory("<results>/{experiment}/{object}/train/checkpoints"),
-        poses=directory("<results>/{experiment}/{object}/train/poses"),
-        tensorboard=directory("<results>/{experiment}/{object}/train/tensorboard"),
-        history="<results>/{experiment}/{object}/train/history.csv",
-        selection="<results>/{experiment}/{object}/train/selection.json",
-        provenance="<results>/{experiment}/{object}/train/provenance.json",
+        checkpoints=directory(OBJECT.training.checkpoints),
+        poses=directory(OBJECT.training.poses_folder),
+        tensorboard=directory(OBJECT.training.tensorboard),
+        history=OBJECT.training.history,
+        selection=OBJECT.training.selection,
+        provenance=OBJECT.training.provenance,
     log:
-        "<results>/logs/train/{experiment}/{object}.log",
+        RESULTS.log("train", "{experiment}", "{object}"),
     wildcard_constraints:
-        experiment=one_of(TRAINED),
+        experiment=one_of(PLAN.trained_experiments),
     conda:
         "../envs/pmni.yaml"
     threads: threads_of("train")
@@ -25,12 +25,12 @@ rule train:
         runtime=240,
     params:
         version=STAGES["train"].version,
-        settings=lambda wildcards: experiment_of(wildcards).train.model_dump_json(),
+        settings=settings_of("train"),
         capture=subpath(input.capture, parent=True),
         ray_distances=subpath(input.ray_distances, parent=True),
-        surface=lambda wildcards, input: ["--surface", input.refined[1]] if input.refined else [],
+        surface=lambda wildcards, input: option("--surface", input.surface),
         # A declared output would be deleted when a training stops: its state lies elsewhere.
-        state=f"{CONFIG.results}/state/{{experiment}}/{{object}}",
+        state=str(RESULTS.training_state("{experiment}", "{object}")),
         folder=subpath(output.history, parent=True),
     shell:
         "pmni train --capture {params.capture:q} --ray-distances {params.ray_distances:q}"
