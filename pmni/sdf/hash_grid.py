@@ -127,8 +127,10 @@ class HashGrid(Encoding):
         self, device: torch.device, active: int, num_valid: Int[Tensor, ""] | None
     ) -> Grid | None:
         """The grid as kernels take it, where they run."""
-        if not runs_kernels(self.backend, device):
-            return None
+        return self.as_grid(active, num_valid) if runs_kernels(self.backend, device) else None
+
+    def as_grid(self, active: int, num_valid: Int[Tensor, ""] | None) -> Grid:
+        """The grid as kernels take it."""
         return self.params, self.layout, self.features, min(active, len(self.levels)), num_valid
 
 

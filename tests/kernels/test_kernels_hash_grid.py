@@ -14,7 +14,7 @@ from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.errors import MissingBackendError
 from pmni.kernels.hash_grid import hash_grid_features
-from pmni.sdf.encoding import backend_on
+from pmni.sdf.encoding import make_encoding
 from pmni.sdf.hash_grid import HashGrid, layout_of, runs_kernels
 from pmni.sdf.network import NeuralSDF
 
@@ -57,7 +57,7 @@ def edges() -> torch.Tensor:
 
 
 def by_kernels(grid: HashGrid, active: int = 2, real: torch.Tensor | None = None):
-    return lambda x: hash_grid_features(x, grid.for_kernels(active, real))
+    return lambda x: hash_grid_features(x, grid.as_grid(active, real))
 
 
 def by_twin(grid: HashGrid, active: int = 2):
@@ -318,6 +318,10 @@ def test_which_backend_runs(monkeypatch):
     auto, triton = FieldSettings(), FieldSettings(backend="triton")
     assert auto.backend == "auto"
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
+
+    def backend_on(settings, device):
+        return make_encoding(settings, 0).backend_on(device)
+
     assert (backend_on(auto, cpu), backend_on(auto, gpu)) == ("torch", "triton")
     assert backend_on(FieldSettings(backend="torch"), gpu) == "torch"
     assert backend_on(FieldSettings(backend="triton", encoding="none"), cpu) == "torch"
