@@ -11,21 +11,19 @@ from benchmarks.surfaces import capture_of
 from benchmarks.timing import PeakMemory, Stopwatch
 from pmni.config.evaluation import EvaluateSettings
 from pmni.evaluation import evaluate as stage
+from pmni.evaluation import surface_alignment
 from pmni.geometry.mesh import Mesh
 from pmni.geometry.poses import Poses
 from pmni.registration.perturbation import add_noise
 
 PART, WHOLE, REST = "evaluate", "whole", "rest"
-WATCHED = tuple(
-    (stage, name, phase)
-    for name, phase in (
-        ("look", "rays on meshes"),
-        ("icp", "ICP"),
-        ("point_tree", "build trees"),
-        ("surface_errors", "nearest points"),
-        ("distance_to_surface", "vertices to the surface"),
-        ("nearest", "vertices to the surface"),
-    )
+WATCHED = (
+    (stage, "cast_rays", "rays on meshes"),
+    (surface_alignment, "icp", "ICP"),
+    (stage, "point_tree", "build trees"),
+    (stage, "surface_errors", "nearest points"),
+    (stage, "distance_to_surface", "vertices to the surface"),
+    (stage, "nearest_distance", "vertices to the surface"),
 )
 """Owner, attribute, phase."""
 

@@ -16,9 +16,9 @@ from pmni.config.base import merge
 from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture
 from pmni.data.views import Views
-from pmni.evaluation.metrics import point_tree, surface_errors
-from pmni.evaluation.surface import Rays, look, mask_rays
+from pmni.evaluation.distances import point_tree, surface_errors
 from pmni.geometry.mesh import Mesh
+from pmni.geometry.ray_casting import Rays, cast_rays, mask_rays
 from pmni.geometry.transforms import Similarity
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
@@ -211,7 +211,7 @@ class Judge:
         some = slice(None, None, -(-len(rays.view) // CHAMFER_POINTS))
         self.rays = Rays(rays.view[some], rays.centres, rays.directions[some])
         truth = Mesh(capture.ground_truth_vertices, capture.ground_truth_faces)
-        self.truth = point_tree(look(truth, self.rays).points)
+        self.truth = point_tree(cast_rays(truth, self.rays).points)
 
     def chamfer_mm(self, trainer: Trainer, cells: int) -> float:
         """Of the surface as it is now, meshed with so many cells."""
@@ -220,4 +220,4 @@ class Judge:
                 trainer.surface, cells, load_mesher("torch"), False, trainer.device
             ).mesh
         mesh = Mesh(self.to_dataset(found.vertices), found.faces)
-        return surface_errors(point_tree(look(mesh, self.rays).points), self.truth).chamfer
+        return surface_errors(point_tree(cast_rays(mesh, self.rays).points), self.truth).chamfer

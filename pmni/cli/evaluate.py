@@ -15,6 +15,7 @@ from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import load_capture
 from pmni.errors import InputError
 from pmni.evaluation.evaluate import evaluate
+from pmni.evaluation.metrics import cost_metrics
 from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_file, write_text
 from pmni.io.poses import read_poses
@@ -55,13 +56,13 @@ def run(args: Namespace) -> None:
     inputs |= {"initial_poses": args.initial_poses} if args.initial_poses else {}
     cost = cost_of(args.provenance)
     with record("evaluate", args.output.with_suffix(".provenance.json"), settings, inputs):
-        found = evaluate(capture, mesh, poses, initial, settings)
+        evaluation = evaluate(capture, mesh, poses, initial, settings)
         row = {
             "dataset": args.dataset,
             "object": capture.name,
             "experiment": args.experiment,
             "iteration": args.iteration,
-            **found.metrics,
+            **evaluation.metrics,
             **cost,
             "source": "ours",
         }
@@ -69,9 +70,9 @@ def run(args: Namespace) -> None:
             np.savez_compressed(
                 temporary,
                 views=np.array(capture.views),
-                normal_error_deg=found.normal_error_deg,
-                surface_distance_mm=found.surface_distance_mm,
-                seen=found.seen,
+                normal_error_deg=evaluation.normal_error_deg,
+                surface_distance_mm=evaluation.surface_distance_mm,
+                seen=evaluation.observed,
             )
         write_text(args.output, json.dumps(row, indent=1, allow_nan=False) + "\n")
     shown = ("chamfer_mm", "mae_deg", "rotation_error_mean_deg")
@@ -93,7 +94,8 @@ def load_mesh(path: Path) -> Mesh:
 
 
 def cost_of(files: Sequence[Path]) -> dict[str, Any]:
-    """What the stages that made a mesh took: None for what their provenance does not say."""
+    """Costs of a mesh (`CostMetric`), and what it was computed with, from the provenance files of
+    its stages; None for what they do not say. Raises InputError for a file that cannot be read."""
     stages = []
     for path in files:
         try:
@@ -103,15 +105,9 @@ def cost_of(files: Sequence[Path]) -> dict[str, Any]:
         except ValueError:
             raise InputError(f"{path}: not a provenance file") from None
     by_name: dict[str, dict[str, Any]] = {str(stage.get("stage")): stage for stage in stages}
-    refined, trained = by_name.get("refine", {}), by_name.get("train", {})
-    solver = trained or refined
-    seconds = [stage["seconds"] for stage in stages if "seconds" in stage]
-    memory = [stage["peak_memory_mb"] for stage in stages if "peak_memory_mb" in stage]
+    solver = by_name.get("train") or by_name.get("refine") or {}
     return {
-        "refine_seconds": refined.get("seconds"),
-        "train_seconds": trained.get("seconds"),
-        "total_seconds": round(sum(seconds), 3) if seconds else None,
-        "peak_memory_mb": max(memory, default=None),
+        **{metric.key: metric.compute(stages) for metric in cost_metrics()},
         "device": _device_name(solver),
         "backend": solver.get("backend"),
         "commit": solver.get("commit"),

@@ -43,3 +43,52 @@ ENCODINGS: Registry[Any] = Registry(
 )
 """Encodings of the neural SDF's input: functions of (FieldSettings, seed) that return a
 `pmni.sdf.encoding.Encoding`."""
+
+METRICS: Registry[Any] = Registry(
+    "metric",
+    "pmni.metrics",
+    {
+        "chamfer_mm": "pmni.evaluation.metrics.surface:CHAMFER",
+        "chamfer_percent": "pmni.evaluation.metrics.surface:CHAMFER_PERCENT",
+        "fscore": "pmni.evaluation.metrics.surface:FSCORE",
+        "mae_deg": "pmni.evaluation.metrics.normals:MAE",
+        "mae_heldout_deg": "pmni.evaluation.metrics.normals:MAE_HELDOUT",
+        "mae_training_deg": "pmni.evaluation.metrics.normals:MAE_TRAINING",
+        "median_deg": "pmni.evaluation.metrics.normals:MEDIAN",
+        "rotation_error_mean_deg": "pmni.evaluation.metrics.poses:ROTATION_MEAN",
+        "rotation_error_max_deg": "pmni.evaluation.metrics.poses:ROTATION_MAX",
+        "translation_error_percent": "pmni.evaluation.metrics.poses:TRANSLATION",
+        "rotation_error_cameras_mean_deg": "pmni.evaluation.metrics.poses:ROTATION_MEAN_CAMERAS",
+        "rotation_error_cameras_max_deg": "pmni.evaluation.metrics.poses:ROTATION_MAX_CAMERAS",
+        "translation_error_cameras_percent": "pmni.evaluation.metrics.poses:TRANSLATION_CAMERAS",
+        "rotation_error_initial_mean_deg": "pmni.evaluation.metrics.poses:ROTATION_MEAN_INITIAL",
+        "rotation_error_initial_max_deg": "pmni.evaluation.metrics.poses:ROTATION_MAX_INITIAL",
+        "translation_error_initial_percent": "pmni.evaluation.metrics.poses:TRANSLATION_INITIAL",
+        "vertices": "pmni.evaluation.metrics.mesh:VERTICES",
+        "watertight": "pmni.evaluation.metrics.mesh:WATERTIGHT",
+        "diameter_mm": "pmni.evaluation.metrics.surface:DIAMETER",
+        "accuracy_mm": "pmni.evaluation.metrics.surface:ACCURACY",
+        "completeness_mm": "pmni.evaluation.metrics.surface:COMPLETENESS",
+        "missed": "pmni.evaluation.metrics.surface:MISSED",
+        "refine_seconds": "pmni.evaluation.metrics.cost:REFINE_SECONDS",
+        "train_seconds": "pmni.evaluation.metrics.cost:TRAIN_SECONDS",
+        "total_seconds": "pmni.evaluation.metrics.cost:TOTAL_SECONDS",
+        "peak_memory_mb": "pmni.evaluation.metrics.cost:PEAK_MEMORY",
+    },
+)
+"""Numbers of the benchmark table: instances of `pmni.evaluation.metrics.Metric`, `CostMetric` or
+`MetricFamily`, whose names are the columns, in the order of the columns."""
+
+EXPORTERS: Registry[Any] = Registry(
+    "exporter",
+    "pmni.exporters",
+    {
+        "supernormal": "pmni.exporting.supernormal:EXPORTER",
+        "poses": "pmni.exporting.poses:EXPORTER",
+        "neus": "pmni.exporting.neus:EXPORTER",
+        "points": "pmni.exporting.points:EXPORTER",
+        "nerfstudio": "pmni.exporting.nerfstudio:EXPORTER",
+        "colmap": "pmni.exporting.colmap:EXPORTER",
+    },
+)
+"""File formats of `export`: instances of `pmni.exporting.Exporter`, written in this order."""

@@ -1,55 +1,76 @@
-"""Compare a mesh and poses with the truth, as SuperNormal (Cao and Taketomi, CVPR 2024) does.
+"""Comparison of a mesh and poses with the ground truth, by SuperNormal's protocol.
 
-Points are the first hits of the rays through every pixel inside the masks, seen from the
-reference cameras, on the true mesh and on the reconstructed one. A pose-free reconstruction lives
-in a similarity frame of its own and is moved onto the truth first.
+(Cao and Taketomi, CVPR 2024.) Points are the first hits of the rays through every pixel inside the
+masks, cast from the reference cameras, on the ground-truth mesh and on the reconstructed one. A
+pose-free reconstruction lives in a similarity frame of its own and is moved onto the ground truth
+first. `docs/evaluation.md` describes all of it.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16, Shaped
+from jaxtyping import Bool, Float, Float16
 
 from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import Capture
 from pmni.errors import InputError
-from pmni.evaluation.alignment import (
-    PoseErrors,
-    align_cameras,
-    align_rotations,
-    closest,
-    icp,
-    pose_errors,
-)
-from pmni.evaluation.metrics import (
-    angle_deg,
+from pmni.evaluation.alignment import align_cameras
+from pmni.evaluation.comparison import Comparison, GroundTruth
+from pmni.evaluation.distances import (
     diameter,
     distance_to_surface,
-    nearest,
+    nearest_distance,
     point_tree,
     surface_errors,
 )
-from pmni.evaluation.surface import Rays, Seen, Target, look, mask_rays
-from pmni.geometry.mesh import Mesh, open_edges
+from pmni.evaluation.metrics import metrics_of
+from pmni.evaluation.normal_errors import (
+    error_map,
+    ground_truth_normals_of,
+    nan_if_unknown,
+    normal_angles,
+)
+from pmni.evaluation.pose_errors import (
+    PoseErrors,
+    common_poses,
+    in_dataset_units,
+    pose_errors,
+    reference_poses,
+)
+from pmni.evaluation.surface_alignment import (
+    align_by_cameras,
+    align_surface,
+    require_hits,
+    sample,
+    transform,
+)
+from pmni.geometry.mesh import Mesh
 from pmni.geometry.poses import Poses
+from pmni.geometry.ray_casting import Rays, cast_rays, mask_rays
 from pmni.geometry.transforms import Similarity
 
-ICP_POINTS = 30_000
+NO_GROUND_TRUTH = (
+    "no ground-truth mesh with reference poses: the surface is not measured; normals are compared "
+    "as the estimated cameras see the mesh"
+)
+"""The note beside the metrics of a capture without ground truth."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers, and where the errors are."""
+    """Metrics, and maps of where the errors are."""
 
     metrics: dict[str, Any]
-    """Flat; None for what cannot be measured."""
+    """Values by column, None for what cannot be measured; and how they were measured (`alignment`,
+    `camera_alignment`, `normals_compared_with`, `similarity`, `note`)."""
     normal_error_deg: Float16[np.ndarray, "V H W"]
-    """NaN outside the masks and where no surface was hit."""
+    """Angle between the normals; NaN outside the masks and where no surface is hit."""
     surface_distance_mm: Float[np.ndarray, "N"]
-    """Of each vertex of the aligned mesh to the true surface that the views see; empty without."""
-    seen: Bool[np.ndarray, "N"]
-    """Vertices near a point that a ray of the masks hits; empty without a true mesh."""
+    """Distance of each vertex of the aligned mesh from the observed ground-truth surface; empty
+    without a ground-truth mesh."""
+    observed: Bool[np.ndarray, "N"]
+    """Whether each vertex is near a first hit of the rays; empty without a ground-truth mesh."""
 
 
 def evaluate(
@@ -59,11 +80,11 @@ def evaluate(
     initial: Poses | None,
     settings: EvaluateSettings,
 ) -> Evaluation:
-    """Everything that can be said of a mesh (dataset units) and poses (normalised world).
+    """Compare a mesh (dataset units) and poses (normalised world) with the capture's ground truth.
 
-    With a true mesh and reference poses all of it. Otherwise only the angles between the mesh's
-    normals, seen by the estimated cameras, and the capture's normals. Raises InputError when the
-    alignment asked for needs poses that are not there, or no ray hits the mesh.
+    Without a ground-truth mesh and reference poses only the mesh's normals, seen by the estimated
+    cameras, are compared, with the capture's normals. Raises InputError when the alignment needs
+    poses that are not given, or no ray hits the mesh.
     """
     unknown = [view for view in settings.exclude_views if view not in capture.views]
     if unknown:
@@ -71,71 +92,56 @@ def evaluate(
     if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
         raise InputError("the mesh has no faces, or vertices that are not finite")
     if capture.ground_truth_vertices is None or capture.reference_c2w is None:
-        return _without_truth(capture, mesh, poses, initial, settings)
-    return _with_truth(capture, mesh, poses, initial, settings)
+        return _without_ground_truth(capture, mesh, poses, initial, settings)
+    return _with_ground_truth(capture, mesh, poses, initial, settings)
 
 
-def _with_truth(
+def _with_ground_truth(
     capture: Capture,
     mesh: Mesh,
     poses: Poses | None,
     initial: Poses | None,
     settings: EvaluateSettings,
 ) -> Evaluation:
-    reference = _reference(capture, capture.views)
-    true_mesh = _true_mesh(capture)
+    reference = reference_poses(capture, capture.views)
     rays = mask_rays(capture.masks, capture.intrinsics, reference)
-    truth = look(true_mesh, rays)
-    _require_hits(truth.hit, "the ground-truth mesh")
-    truth_tree = point_tree(truth.points)
-
-    similarity = Similarity.identity()
-    if settings.alignment != "none":
-        starts = _camera_starts(capture, poses, settings.alignment)
-        sample = _sample(mesh.vertices.astype(np.float64), 5000, settings.seed)
-        similarity = starts[0] if len(starts) == 1 else closest(starts, sample, truth_tree)
-    if settings.alignment == "icp":
-        at_start = Target(_moved(mesh, similarity))
-        triangle = at_start.first(rays)
-        _require_hits(triangle >= 0, "the mesh, aligned by its cameras,")
-        chosen = _sample(np.flatnonzero(triangle >= 0), ICP_POINTS, settings.seed)
-        points, _ = at_start.meet(rays, chosen, triangle[chosen])
-        similarity = icp(similarity.inverse()(points), truth_tree, truth.normals, similarity)
-
-    moved = _moved(mesh, similarity)
-    seen = look(moved, rays)
-    _require_hits(seen.hit, "the mesh")
-    mesh_tree = point_tree(seen.points)
-    errors = surface_errors(mesh_tree, truth_tree)
-    ground_truth_normals, source = _ground_truth_normals(capture, rays, truth, reference)
-    angles = np.full(len(rays.view), np.nan)
-    angles[seen.hit] = angle_deg(seen.normals, ground_truth_normals[seen.hit])
-
-    size = diameter(true_mesh.vertices)
+    ground_truth = _ground_truth(capture, rays)
+    similarity = align_surface(capture, mesh, poses, rays, ground_truth, settings)
+    moved = transform(mesh, similarity)
+    hits = cast_rays(moved, rays)
+    require_hits(hits.mask, "the mesh")
+    tree = point_tree(hits.points)
+    normals, source = ground_truth_normals_of(capture, rays, ground_truth.hits, reference)
+    comparison = Comparison(
+        mesh=moved,
+        rays=rays,
+        hits=hits,
+        ground_truth=ground_truth,
+        surface_errors=surface_errors(tree, ground_truth.tree),
+        diameter=diameter(ground_truth.mesh.vertices),
+        normal_error_deg=normal_angles(hits, normals),
+        held_out=np.isin(capture.views, settings.exclude_views)[rays.view],
+        **_pose_errors(capture, poses, initial, settings.alignment, similarity, settings),
+    )
+    triangles = ground_truth.mesh.vertices[ground_truth.mesh.faces]
+    distance = distance_to_surface(
+        moved.vertices, ground_truth.tree, ground_truth.hits.triangles, triangles
+    )
     metrics = {
         "alignment": settings.alignment,
-        "chamfer_mm": errors.chamfer,
-        "chamfer_percent": 100 * errors.chamfer / size,
-        **{f"fscore_{threshold}": errors.fscore(threshold) for threshold in settings.thresholds},
-        **_normal_metrics(angles, rays, capture, settings),
-        **_pose_metrics(capture, poses, initial, settings.alignment, similarity),
-        **_mesh_metrics(mesh),
-        "diameter_mm": size,
-        "accuracy_mm": errors.accuracy,
-        "completeness_mm": errors.completeness,
-        "missed": 1 - float(seen.hit.mean()),
+        **_measure(comparison, settings),
+        "camera_alignment": _camera_method(capture, poses, settings),
         "normals_compared_with": source,
-        "similarity": _plain(similarity),
+        "similarity": _as_dict(similarity),
         "note": None,
     }
-    triangles = true_mesh.vertices[true_mesh.faces]
-    distance = distance_to_surface(moved.vertices, truth_tree, truth.triangle, triangles)
-    spacing = np.median(truth_tree.query(_sample(truth.points, 2000, settings.seed), k=2)[0][:, 1])
-    near = nearest(mesh_tree, moved.vertices, 3 * spacing) < 3 * spacing
-    return Evaluation(metrics, _image(angles, capture), distance.astype(np.float32), near)
+    reach = settings.observed_spacings * _point_spacing(ground_truth, settings)
+    observed = nearest_distance(tree, moved.vertices, reach) < reach
+    errors = error_map(comparison.normal_error_deg, capture.masks)
+    return Evaluation(metrics, errors, distance.astype(np.float32), observed)
 
 
-def _without_truth(
+def _without_ground_truth(
     capture: Capture,
     mesh: Mesh,
     poses: Poses | None,
@@ -147,203 +153,103 @@ def _without_truth(
             f"{capture.name}: has no ground-truth mesh with reference poses, so the mesh can only "
             "be compared with the normals as the estimated cameras see them: give --poses"
         )
+    posed = np.isin(capture.views, poses.views)
+    c2w = np.full((len(capture.views), 4, 4), np.nan)
     views = tuple(view for view in capture.views if view in poses.views)
-    index = [capture.views.index(view) for view in views]
-    rays = mask_rays(
-        capture.masks[index], capture.intrinsics[index], _in_dataset(poses.select(views), capture)
-    )
-    centres = _in_order(rays.centres, index, capture)
-    rays = Rays(np.array(index)[rays.view], centres, rays.directions)
-    seen = look(mesh, rays)
-    _require_hits(seen.hit, "the mesh")
-    rotations = _in_order(poses.select(views)[:, :3, :3], index, capture)
-    given = (
-        capture.normals if capture.ground_truth_normals is None else capture.ground_truth_normals
-    )
-    inside = capture.masks & np.isin(np.arange(len(capture.views)), index)[:, None, None]
-    normals = np.einsum("pij,pj->pi", rotations[rays.view], given[inside].astype(float))
-    angles = np.full(len(rays.view), np.nan)
-    angles[seen.hit] = angle_deg(seen.normals, _known(normals)[seen.hit])
-    alignment = "cameras" if settings.alignment != "none" else "none"
+    c2w[posed] = in_dataset_units(poses.select(views), capture)
+    masks = capture.masks & posed[:, None, None]
+    rays = mask_rays(masks, capture.intrinsics, c2w)
+    hits = cast_rays(mesh, rays)
+    require_hits(hits.mask, "the mesh")
+    maps, source = capture.ground_truth_normals, "ground_truth_normals"
+    if maps is None:
+        maps, source = capture.normals, "input"
+    normals = np.einsum("pij,pj->pi", c2w[rays.view, :3, :3], maps[masks].astype(float))
+    alignment = "none" if settings.alignment == "none" else "cameras"
     similarity = Similarity.identity()
     if capture.reference_c2w is not None and alignment == "cameras":
-        similarity = _camera_starts(capture, poses, alignment)[0]
-    nothing = ["chamfer_mm", "chamfer_percent", *(f"fscore_{t}" for t in settings.thresholds)]
+        similarity = align_by_cameras(capture, poses, settings.collinearity)
+    comparison = Comparison(
+        mesh=mesh,
+        rays=rays,
+        hits=hits,
+        ground_truth=None,
+        surface_errors=None,
+        diameter=None,
+        normal_error_deg=normal_angles(hits, nan_if_unknown(normals)),
+        held_out=np.isin(capture.views, settings.exclude_views)[rays.view],
+        **_pose_errors(capture, poses, initial, alignment, similarity, settings),
+    )
     metrics = {
         "alignment": alignment if capture.reference_c2w is not None else "none",
-        **dict.fromkeys(nothing),
-        **_normal_metrics(angles, rays, capture, settings),
-        **_pose_metrics(capture, poses, initial, alignment, similarity),
-        **_mesh_metrics(mesh),
-        **dict.fromkeys(["diameter_mm", "accuracy_mm", "completeness_mm"]),
-        "missed": 1 - float(seen.hit.mean()),
-        "normals_compared_with": "ground_truth_normals"
-        if capture.ground_truth_normals is not None
-        else "input",
-        "similarity": _plain(Similarity.identity()),
-        "note": "no ground-truth mesh with reference poses: the surface is not measured; normals "
-        "are compared as the estimated cameras see the mesh",
+        **_measure(comparison, settings),
+        "camera_alignment": _camera_method(capture, poses, settings),
+        "normals_compared_with": source,
+        "similarity": _as_dict(Similarity.identity()),
+        "note": NO_GROUND_TRUTH,
     }
-    errors = np.full(capture.masks.shape, np.nan, np.float16)
-    errors[inside] = angles
+    errors = error_map(comparison.normal_error_deg, masks)
     return Evaluation(metrics, errors, np.zeros(0, np.float32), np.zeros(0, bool))
 
 
-def _camera_starts(capture: Capture, poses: Poses | None, alignment: str) -> list[Similarity]:
-    """Alignments by cameras: the one of the protocol, for ICP also the one by rotations."""
-    if poses is None:
-        if alignment == "cameras":
-            raise InputError("alignment 'cameras' needs the estimated poses: give --poses")
-        return [Similarity.identity()]
-    estimated, reference = _shared(capture, poses)
-    by_cameras, _ = align_cameras(estimated, reference)
-    if alignment == "cameras":
-        return [by_cameras]
-    return [by_cameras, align_rotations(estimated, reference)]
+def _measure(comparison: Comparison, settings: EvaluateSettings) -> dict[str, Any]:
+    """The values of all registered metrics, by column."""
+    return {metric.key: metric.compute(comparison) for metric in metrics_of(settings)}
 
 
-def _shared(
-    capture: Capture, poses: Poses
-) -> tuple[Float[np.ndarray, "N 4 4"], Float[np.ndarray, "N 4 4"]]:
-    """Estimated and reference poses of the views that have both, dataset units."""
-    views = tuple(view for view in capture.views if view in poses.views)
-    if not views:
-        raise InputError(f"the poses are of none of the capture's views {capture.views}")
-    return _in_dataset(poses.select(views), capture), _reference(capture, views)
+def _ground_truth(capture: Capture, rays: Rays) -> GroundTruth:
+    """The capture's ground-truth surface, as the rays hit it. Raises InputError if none does."""
+    assert capture.ground_truth_vertices is not None
+    assert capture.ground_truth_faces is not None
+    mesh = Mesh(capture.ground_truth_vertices.astype(np.float64), capture.ground_truth_faces)
+    hits = cast_rays(mesh, rays)
+    require_hits(hits.mask, "the ground-truth mesh")
+    return GroundTruth(mesh, hits, point_tree(hits.points))
 
 
-def _pose_metrics(
+def _point_spacing(ground_truth: GroundTruth, settings: EvaluateSettings) -> float:
+    """Median distance between neighbouring ground-truth points, mm."""
+    points = sample(ground_truth.hits.points, settings.spacing_points, settings.seed)
+    return float(np.median(ground_truth.tree.query(points, k=2)[0][:, 1]))
+
+
+def _pose_errors(
     capture: Capture,
     poses: Poses | None,
     initial: Poses | None,
     alignment: str,
     similarity: Similarity,
-) -> dict[str, Any]:
+    settings: EvaluateSettings,
+) -> dict[str, PoseErrors | None]:
     """Errors in the frame of the mesh, in the cameras' own, and of the initial poses in theirs."""
-    names = ("rotation_error_mean_deg", "rotation_error_max_deg", "translation_error_percent")
-    metrics: dict[str, Any] = dict.fromkeys(names)
-    metrics |= {_tagged(name, tag): None for tag in ("cameras", "initial") for name in names}
-    metrics["camera_alignment"] = None
+    errors: dict[str, PoseErrors | None] = dict.fromkeys(
+        ("pose_errors", "pose_errors_cameras", "pose_errors_initial")
+    )
     if capture.reference_c2w is None:
-        return metrics
-
-    def summary(errors: PoseErrors) -> tuple[float, float, float]:
-        angle = errors.rotation_deg
-        return float(angle.mean()), float(angle.max()), float(errors.translation_percent.mean())
-
+        return errors
     if poses is not None:
-        estimated, reference = _shared(capture, poses)
-        errors = pose_errors(estimated, reference, similarity, capture.offset)
-        metrics |= dict(zip(names, summary(errors), strict=True))
-        own, metrics["camera_alignment"] = align_cameras(estimated, reference)
-        errors = pose_errors(estimated, reference, own, capture.offset)
-        tagged = [_tagged(name, "cameras") for name in names]
-        metrics |= dict(zip(tagged, summary(errors), strict=True))
+        pair = common_poses(capture, poses)
+        own = align_cameras(*pair, settings.collinearity)[0]
+        errors["pose_errors"] = pose_errors(*pair, similarity, capture.offset)
+        errors["pose_errors_cameras"] = pose_errors(*pair, own, capture.offset)
     if initial is not None:
-        estimated, reference = _shared(capture, initial)
+        pair = common_poses(capture, initial)
         own = Similarity.identity()
         if alignment != "none":
-            own, _ = align_cameras(estimated, reference)
-        errors = pose_errors(estimated, reference, own, capture.offset)
-        tagged = [_tagged(name, "initial") for name in names]
-        metrics |= dict(zip(tagged, summary(errors), strict=True))
-    return metrics
+            own = align_cameras(*pair, settings.collinearity)[0]
+        errors["pose_errors_initial"] = pose_errors(*pair, own, capture.offset)
+    return errors
 
 
-def _tagged(name: str, tag: str) -> str:
-    """rotation_error_mean_deg -> rotation_error_initial_mean_deg."""
-    return name.replace("_error_", f"_error_{tag}_")
+def _camera_method(capture: Capture, poses: Poses | None, settings: EvaluateSettings) -> str | None:
+    """Whether the cameras are aligned by their centres or rotations; None if they cannot be."""
+    if capture.reference_c2w is None or poses is None:
+        return None
+    return align_cameras(*common_poses(capture, poses), settings.collinearity)[1]
 
 
-def _normal_metrics(
-    angles: Float[np.ndarray, "P"], rays: Rays, capture: Capture, settings: EvaluateSettings
-) -> dict[str, float | None]:
-    held_out = np.isin(capture.views, settings.exclude_views)[rays.view]
-    measured = np.isfinite(angles)
-
-    def mean(chosen: np.ndarray) -> float | None:
-        return float(angles[chosen].mean()) if chosen.any() else None
-
-    return {
-        "mae_deg": mean(measured),
-        "mae_heldout_deg": mean(measured & held_out),
-        "mae_training_deg": mean(measured & ~held_out),
-        "median_deg": float(np.median(angles[measured])) if measured.any() else None,
-    }
-
-
-def _ground_truth_normals(
-    capture: Capture, rays: Rays, truth: Seen, reference: Float[np.ndarray, "V 4 4"]
-) -> tuple[Float[np.ndarray, "P 3"], str]:
-    """True normals of the rays, world frame, NaN where unknown; and where they are from."""
-    if capture.ground_truth_normals is None:
-        normals = np.full((len(rays.view), 3), np.nan)
-        normals[truth.hit] = truth.normals
-        return normals, "true_mesh"
-    local = capture.ground_truth_normals[capture.masks].astype(np.float64)
-    world = np.einsum("pij,pj->pi", reference[rays.view, :3, :3], local)
-    return _known(world), "ground_truth_normals"
-
-
-def _known(normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"]:
-    """NaN where there is no normal (maps are zero there)."""
-    return np.where(np.linalg.norm(normals, axis=1, keepdims=True) > 0.5, normals, np.nan)
-
-
-def _mesh_metrics(mesh: Mesh) -> dict[str, int | bool]:
-    return {"vertices": len(mesh.vertices), "watertight": len(open_edges(mesh)) == 0}
-
-
-def _true_mesh(capture: Capture) -> Mesh:
-    assert capture.ground_truth_vertices is not None
-    assert capture.ground_truth_faces is not None
-    return Mesh(capture.ground_truth_vertices.astype(np.float64), capture.ground_truth_faces)
-
-
-def _reference(capture: Capture, views: tuple[str, ...]) -> Float[np.ndarray, "N 4 4"]:
-    """Reference poses of some views in dataset units."""
-    assert capture.reference_c2w is not None
-    return _in_dataset(Poses(capture.views, capture.reference_c2w).select(views), capture)
-
-
-def _in_dataset(c2w: Float[np.ndarray, "N 4 4"], capture: Capture) -> Float[np.ndarray, "N 4 4"]:
-    """Poses of the normalised world with their centres in dataset units."""
-    return Similarity(capture.scale, np.eye(3), capture.offset).move_cameras(c2w)
-
-
-def _in_order(values: np.ndarray, index: list[int], capture: Capture) -> np.ndarray:
-    """Values of some views at their places among all views, NaN for the others."""
-    ordered = np.full((len(capture.views), *values.shape[1:]), np.nan)
-    ordered[index] = values
-    return ordered
-
-
-def _moved(mesh: Mesh, similarity: Similarity) -> Mesh:
-    return Mesh(similarity(mesh.vertices.astype(np.float64)), mesh.faces)
-
-
-def _sample(points: Shaped[np.ndarray, "N *each"], most: int, seed: int) -> np.ndarray:
-    """At most that many of the points, drawn without repetition."""
-    if len(points) <= most:
-        return points
-    return points[np.random.default_rng(seed).choice(len(points), most, replace=False)]
-
-
-def _image(angles: Float[np.ndarray, "P"], capture: Capture) -> Float16[np.ndarray, "V H W"]:
-    image = np.full(capture.masks.shape, np.nan, np.float16)
-    image[capture.masks] = angles
-    return image
-
-
-def _require_hits(hit: Bool[np.ndarray, "P"], what: str) -> None:
-    if not hit.any():
-        raise InputError(
-            f"no ray through the masks hits {what}: wrong frame or units? "
-            "meshes are in dataset units"
-        )
-
-
-def _plain(similarity: Similarity) -> dict[str, Any]:
+def _as_dict(similarity: Similarity) -> dict[str, Any]:
+    """The similarity as JSON holds it."""
     return {
         "scale": similarity.scale,
         "rotation": similarity.rotation.tolist(),

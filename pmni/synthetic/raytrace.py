@@ -1,4 +1,4 @@
-"""Intersections of rays with triangle meshes, refined to double precision."""
+"""Triangle meshes as surfaces of synthetic scenes."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from pmni.errors import InputError
 from pmni.geometry.mesh import Mesh
+from pmni.geometry.ray_casting import RayCaster
 from pmni.synthetic.shapes import normalised
 from pmni.synthetic.solid import fit
 
@@ -56,12 +57,11 @@ def load_mesh(path: Path, up: str, radius: float, subdivide: int = 0) -> Mesh:
 
 
 class MeshSurface:
-    """A triangle mesh that rays can hit."""
+    """A triangle mesh about the origin that rays can hit."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self._tracer = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-        self._corners = mesh.vertices[mesh.faces]
+        self._caster = RayCaster(mesh, np.zeros(3), standoff=2.0)
 
     def trace(
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
@@ -72,42 +72,14 @@ class MeshSurface:
         turn away, and behind holes.
         """
         distances, normals = np.full(len(origins), np.nan), np.zeros((len(origins), 3))
-        # embree counts in single precision: rays start close to the object, and the hit is
-        # computed again on the triangle that it names
-        radius = np.linalg.norm(self.mesh.vertices, axis=1).max()
-        start = np.maximum(np.linalg.norm(origins, axis=1) - 2 * radius, 0)
-        near = origins + start[:, None] * directions
-        triangles = self._tracer.ray.intersects_first(near, directions)
+        triangles = self._caster.first_triangles(origins, directions)
         hit = triangles >= 0
         rays, face = directions[hit], triangles[hit]
-        length, weights = _on_triangles(self._corners[face], near[hit], rays)
-        distances[hit] = start[hit] + length
+        _, weights, distances[hit] = self._caster.intersect(origins[hit], rays, face)
 
         smooth = np.einsum("ni,nij->nj", weights, self.mesh.normals[self.mesh.faces[face]])
-        side = -np.sign((self._tracer.face_normals[face] * rays).sum(1, keepdims=True))
+        side = -np.sign((self._caster.face_normals[face] * rays).sum(1, keepdims=True))
         smooth = normalised(smooth * np.where(side == 0, 1, side))
         away = np.maximum((smooth * rays).sum(1, keepdims=True) + _LEAST_FACING, 0)
         normals[hit] = normalised(smooth - away * rays)
         return distances, normals
-
-
-def _on_triangles(
-    corners: Float[np.ndarray, "N 3 3"],
-    origins: Float[np.ndarray, "N 3"],
-    directions: Float[np.ndarray, "N 3"],
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
-    """Where rays meet triangles: distance and barycentric weights (Moeller and Trumbore 1997).
-
-    A ray that slips past an edge by rounding is put on the edge.
-    """
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    across = np.cross(directions, second)
-    determinant = (first * across).sum(1)
-    determinant = np.where(np.abs(determinant) < 1e-300, 1e-300, determinant)
-    offset = origins - corners[:, 0]
-    u = (offset * across).sum(1) / determinant
-    v = (directions * np.cross(offset, first)).sum(1) / determinant
-    weights = np.clip(np.stack([1 - u - v, u, v], 1), 0, 1)
-    weights /= weights.sum(1, keepdims=True)
-    points = np.einsum("ni,nij->nj", weights, corners)
-    return ((points - origins) * directions).sum(1), weights

@@ -1,5 +1,4 @@
-"""The measures: Chamfer distance, F-score, angles, distances from vertices to a surface,
-and the diameter."""
+"""Distances between point sets and to triangles, angles between vectors, and the diameter."""
 
 from dataclasses import dataclass
 
@@ -12,17 +11,19 @@ from scipy.spatial import KDTree, distance
 class SurfaceErrors:
     """Distances between the points of two surfaces, each to the nearest one of the other."""
 
-    to_truth: Float[np.ndarray, "N"]
+    to_ground_truth: Float[np.ndarray, "N"]
+    """Distance of each of the mesh's points."""
     to_mesh: Float[np.ndarray, "M"]
+    """Distance of each of the ground truth's points."""
 
     @property
     def accuracy(self) -> float:
-        """Mean distance of the mesh's points to the truth's."""
-        return float(self.to_truth.mean())
+        """Mean distance of the mesh's points to the ground truth's."""
+        return float(self.to_ground_truth.mean())
 
     @property
     def completeness(self) -> float:
-        """Mean distance of the truth's points to the mesh's."""
+        """Mean distance of the ground truth's points to the mesh's."""
         return float(self.to_mesh.mean())
 
     @property
@@ -31,23 +32,25 @@ class SurfaceErrors:
         return (self.accuracy + self.completeness) / 2
 
     def fscore(self, threshold: float) -> float:
-        """Harmonic mean of the shares of either's points that are nearer than `threshold`."""
-        precision = float((self.to_truth < threshold).mean())
+        """Harmonic mean of the fractions of either's points that are nearer than `threshold`."""
+        precision = float((self.to_ground_truth < threshold).mean())
         recall = float((self.to_mesh < threshold).mean())
         return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def surface_errors(mesh: KDTree, truth: KDTree) -> SurfaceErrors:
-    """Compare the point sets of two trees."""
-    return SurfaceErrors(nearest(truth, mesh.data), nearest(mesh, truth.data))
+def surface_errors(mesh: KDTree, ground_truth: KDTree) -> SurfaceErrors:
+    """Distances between the point sets of two trees."""
+    return SurfaceErrors(
+        nearest_distance(ground_truth, mesh.data), nearest_distance(mesh, ground_truth.data)
+    )
 
 
 def point_tree(points: Float[np.ndarray, "N 3"]) -> KDTree:
-    """A tree that is quick to build: the points of image rows are spread evenly anyway."""
+    """A tree of points along image rows, which are spread evenly: it need not be balanced."""
     return KDTree(points, leafsize=64, compact_nodes=False, balanced_tree=False)
 
 
-def nearest(
+def nearest_distance(
     tree: KDTree, points: Float[np.ndarray, "N 3"], within: float = np.inf
 ) -> Float[np.ndarray, "N"]:
     """Distance of each point to the nearest one in the tree; infinite if none is `within`."""
@@ -98,13 +101,13 @@ def distance_to_surface(
 def diameter(points: Float[np.ndarray, "N 3"], cells: int = 16) -> float:
     """The largest distance between two of the points.
 
-    Points are taken together by the cells of a grid, `cells` along the longest side; pairs of cells
-    whose boxes reach farthest are measured first, until no other pair reaches as far as the largest
-    distance found.
+    Points are grouped by the cells of a grid, `cells` along the longest side. Pairs of cells are
+    measured in the order of their bounding boxes' largest distance, until no other pair can exceed
+    the largest distance between points so far.
     """
     lowest, side = points.min(0), np.ptp(points, axis=0).max()
-    place = ((points - lowest) * (cells / side if side > 0 else 0)).astype(int)
-    owner = np.ravel_multi_index(tuple(place.T), (cells + 1,) * 3)
+    cell = ((points - lowest) * (cells / side if side > 0 else 0)).astype(int)
+    owner = np.ravel_multi_index(tuple(cell.T), (cells + 1,) * 3)
     order = np.argsort(owner, kind="stable")
     first = np.flatnonzero(np.diff(owner[order], prepend=-1))
     groups = np.split(points[order], first[1:])
