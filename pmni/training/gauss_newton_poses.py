@@ -21,15 +21,15 @@ class GaussNewtonPoses:
     """
 
     def __init__(
-        self, measurements: Observations, cells: int | None, redistancing_sweeps: int
+        self, observations: Observations, cells: int | None, redistancing_sweeps: int
     ) -> None:
-        self.measurements, self.cells = measurements, cells
+        self.observations, self.cells = observations, cells
         self.redistancing_sweeps = redistancing_sweeps
 
     @torch.no_grad()
     def step(self, sdf: SDF, c2w: Float[Tensor, "V 4 4"], seed: int) -> Float[Tensor, "V 4 4"]:
         """The poses after a step from `c2w`; the drawn pixels depend on the seed alone."""
-        cells = self.cells or finest_cells(self.measurements, c2w)
-        surface = resample(sdf, cells, self.measurements.device, self.redistancing_sweeps)
-        moved = pose_step(self.measurements, surface, c2w.double(), RefineSettings(seed=seed))
+        cells = self.cells or finest_cells(self.observations, c2w)
+        surface = resample(sdf, cells, self.observations.device, self.redistancing_sweeps)
+        moved = pose_step(self.observations, surface, c2w.double(), RefineSettings(seed=seed))
         return moved.to(c2w)

@@ -113,9 +113,9 @@ def make_trainer(
     c2w = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
     pose_steps = None
     if settings.poses.method == "gauss_newton":
-        measurements = load_observations(
+        observations = load_observations(
             capture, settings.exclude_views, device, heldout=settings.heldout
         )
         cells = None if surface is None else surface.grid.cells
-        pose_steps = GaussNewtonPoses(measurements, cells, settings.poses.redistancing_sweeps)
+        pose_steps = GaussNewtonPoses(observations, cells, settings.poses.redistancing_sweeps)
     return Trainer(views, c2w, settings, surface, pose_steps)

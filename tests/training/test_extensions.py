@@ -11,6 +11,7 @@ from pmni.config.training import FieldSettings
 from pmni.errors import InputError
 from pmni.geometry.poses import Poses
 from pmni.sdf.encoding import Encoding
+from pmni.sdf.network import NeuralSDF
 from pmni.training.losses.base import Loss, StepInputs
 from pmni.training.train import TrainingResult, train
 
@@ -44,6 +45,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(**changes: object) -> TrainingResult:
     capture, distances = sphere_capture()
+    assert capture.reference_c2w is not None
     initial = Poses(capture.views, capture.reference_c2w)
     settings = changed(TINY, steps=4, checkpoints=[2], **changes)
     return train(capture, distances, initial, None, settings, CPU)
@@ -67,6 +69,7 @@ def test_the_weight_of_an_unknown_loss_is_an_error() -> None:
 
 def test_an_encoding_is_named_in_the_settings() -> None:
     result = trained(field={"encoding": "sinusoids"})
+    assert isinstance(result.final.surface, NeuralSDF)
     assert isinstance(result.final.surface.encoding, Sinusoids)
     assert result.final.surface(torch.rand(5, 3)).shape == (5,)
     with pytest.raises(InputError, match="unknown encoding 'wavelets'; known: hash_grid, none"):
@@ -75,6 +78,7 @@ def test_an_encoding_is_named_in_the_settings() -> None:
 
 def test_a_result_has_all_kept_iterations_and_lines_go_to_progress() -> None:
     capture, distances = sphere_capture()
+    assert capture.reference_c2w is not None
     lines: list[str] = []
     result = train(
         *(capture, distances, Poses(capture.views, capture.reference_c2w), None),

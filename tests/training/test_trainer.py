@@ -1,53 +1,40 @@
-"""The training as a whole: it learns, it resumes exactly, it stops in good order."""
+"""Steps of a training: they resume exactly, and surface and poses are learned."""
 
-import csv
-import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fixtures.analytic_sdfs import Analytic, sphere
 from fixtures.training import (
     ALL_TERMS,
+    CPU,
     TINY,
+    Body,
     changed,
-    occupancy_grid,
+    lumpy_capture,
+    rotated,
     run,
-    sphere_capture,
     sphere_trainer,
 )
 from scipy.spatial.transform import Rotation
 
-from pmni.cli.main import main
 from pmni.cli.training_store import load_state, save_state
-from pmni.data.capture import Capture, save_capture
 from pmni.data.views import Views
-from pmni.errors import DivergenceError, InputError
-from pmni.geometry.cameras import invert_rigid, turntable
-from pmni.geometry.poses import Poses
+from pmni.errors import DivergenceError
+from pmni.geometry.cameras import invert_rigid
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.io.hashing import verify_checksum
-from pmni.io.poses import read_poses, write_poses
-from pmni.runtime import provenance
-from pmni.sdf.checkpoint import load_surface, save_surface
-from pmni.training.convergence import ConvergenceTest
+from pmni.refinement.observations import load_observations
+from pmni.training.gauss_newton_poses import GaussNewtonPoses
 from pmni.training.patches import patch_rays
 from pmni.training.rng import StepRng
 from pmni.training.trainer import Trainer
 from pmni.volume_rendering.marching import march
 from pmni.volume_rendering.renderer import render
 
-CPU = torch.device("cpu")
-
 
 @pytest.mark.parametrize("gradient", ["directional", "finite_difference", "analytic"])
-def test_resumed_training_is_bit_for_bit_the_same(gradient, tmp_path):
+def test_resumed_training_is_bit_for_bit_the_same(gradient: str, tmp_path: Path) -> None:
     settings = changed(
         TINY,
         phases=[{"weights": ALL_TERMS}],
@@ -75,7 +62,7 @@ def test_resumed_training_is_bit_for_bit_the_same(gradient, tmp_path):
     assert torch.equal(whole.occupancy.values, second.occupancy.values)
 
 
-def test_every_term_reaches_surface_and_poses():
+def test_every_term_reaches_surface_and_poses() -> None:
     settings = changed(TINY, phases=[{"weights": ALL_TERMS}], poses={"learn_scale": True})
     for name in ALL_TERMS:
         alone = changed(settings, phases=[{"weights": {**dict.fromkeys(ALL_TERMS, 0), name: 1.0}}])
@@ -91,7 +78,7 @@ def test_every_term_reaches_surface_and_poses():
         assert (moved.abs() > 0).any(), name
 
 
-def test_pose_gradient_matches_finite_differences():
+def test_pose_gradient_matches_finite_differences() -> None:
     """The loss of one step, as a function of the pose parameters, with planes held still."""
     settings = changed(TINY, patches=64)
     trainer = sphere_trainer(settings)
@@ -100,7 +87,7 @@ def test_pose_gradient_matches_finite_differences():
     trainer.step_number = 3
     batch = trainer.sampler.draw(64, StepRng(0, torch.tensor(0)))
 
-    def loss_at(delta):
+    def loss_at(delta: torch.Tensor) -> torch.Tensor:
         trainer.poses.parameters_.data = base + delta
         c2w = trainer.poses()
         patches = patch_rays(batch, c2w)
@@ -125,7 +112,7 @@ def test_pose_gradient_matches_finite_differences():
         assert gradient[index].item() == pytest.approx(numeric.item(), rel=2e-2, abs=2e-5)
 
 
-def test_non_finite_normals_stop_with_step_and_term():
+def test_non_finite_normals_stop_with_step_and_term() -> None:
     trainer = sphere_trainer(TINY)
     trainer.warm_start()
     run(trainer, 2)
@@ -134,254 +121,58 @@ def test_non_finite_normals_stop_with_step_and_term():
         trainer.step()
 
 
-# ---------------------------------------------------------------------------------- checkpoints
-def test_a_checkpoint_is_the_same_surface_and_a_flipped_byte_is_noticed(tmp_path):
-    trainer = sphere_trainer(TINY)
-    trainer.warm_start()
-    path = tmp_path / "iter_00000001.safetensors"
-    save_surface(path, trainer.network, TINY.field, 1)
-    x = torch.rand(20, 3)
-    loaded = load_surface(path, torch.device("cpu"))
-    assert loaded.active == trainer.network.active
-    assert torch.equal(loaded(x), trainer.network(x))
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"iter_00000001\.safetensors: corrupted"):
-        load_surface(path, torch.device("cpu"))
-    path.with_name(path.name + ".sha256").unlink()
-    with pytest.raises(InputError, match=r"checksum .* is missing"):
-        load_surface(path, torch.device("cpu"))
+def from_surface(body: Body, **changes: Any) -> Trainer:
+    capture, surface = body
+    settings = changed(TINY, heldout=0.1, **changes)
+    assert capture.reference_c2w is not None
+    observations = load_observations(capture, (), CPU, heldout=0.1)
+    steps = GaussNewtonPoses(observations, surface.grid.cells, 4)
+    moving = settings.poses.method == "gauss_newton"
+    start = torch.tensor(rotated(capture.reference_c2w, 1.0), dtype=torch.float32)
+    views = Views.of(capture, heldout=0.1)
+    return Trainer(views, start, settings, surface, steps if moving else None)
 
 
-# ------------------------------------------------------------------------------------ the stage
-@pytest.fixture
-def stage(tmp_path):
-    """The files and the command line of a tiny training."""
-    capture, distances = sphere_capture()
-    save_capture(tmp_path / "capture", capture)
-    (tmp_path / "distances").mkdir()
-    np.savez(
-        tmp_path / "distances" / "ray_distance.npz", ray_distance=distances, views=capture.views
-    )
-    write_poses(tmp_path / "poses.json", Poses(capture.views, capture.reference_c2w))
-
-    def command(settings=TINY, **options):
-        arguments = {
-            "capture": tmp_path / "capture",
-            "ray-distances": tmp_path / "distances",
-            "poses": tmp_path / "poses.json",
-            "settings": settings.model_dump_json(),
-            "state": tmp_path / "state",
-            "output": tmp_path / "out",
-            **options,
-        }
-        return ["train", *(str(word) for key, value in arguments.items()
-                           for word in (f"--{key}", value))]  # fmt: skip
-
-    return command, tmp_path
+def test_training_starts_with_the_surface_and_stays_near_it(body: Body) -> None:
+    trainer = from_surface(body)
+    assert trainer.warm_start() is None
+    _, surface = body
+    x = surface.grid.positions()[surface.values.abs() < surface.grid.spacing]
+    torch.testing.assert_close(trainer.surface(x), surface(x), atol=1e-5, rtol=0)
+    report = trainer.step()
+    assert trainer.network.active == TINY.field.levels, "no coarse start"
+    assert {"normal", "mask", "eikonal", "correction"} == set(report.terms)
+    run(trainer, 11)
+    moved = (trainer.surface(x) - surface(x)).abs().mean()
+    assert 0 < moved < 0.3 * surface.grid.spacing
 
 
-def test_stage_writes_everything_it_promises(stage):
-    command, folder = stage
-    assert main(command()) == 0
-    out = folder / "out"
-    for step in (4, 12):
-        verify_checksum(out / "checkpoints" / f"iter_{step:08d}.safetensors")
-        poses = read_poses(out / "poses" / f"iter_{step:08d}.json")
-        assert poses.information["iteration"] == step
-    with (out / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(1, 13))
-    assert float(rows[-1]["pose_rotation_deg"]) > 0
-    provenance = json.loads((out / "provenance.json").read_text())
-    assert provenance["device"] == "cpu"
-    assert provenance["backend"] == "torch"
-    assert provenance["train_seconds"] > 0
-    assert any((out / "tensorboard").iterdir())
-    assert not any((folder / "state").iterdir()), "the state is gone when the training is done"
+@pytest.mark.parametrize("method", ["adam", "gauss_newton", "fixed"])
+def test_resuming_is_exact(body: Body, tmp_path: Path, method: str) -> None:
+    changes = {"poses": {"method": method, "every": 6}}
+    whole = from_surface(body, **changes)
+    whole.warm_start()
+    straight = run(whole, 7)
+    first = from_surface(body, **changes)
+    first.warm_start()
+    begun = run(first, 3)
+    save_state(tmp_path / "state.pt", first.state())
+    second = from_surface(body, **changes)
+    second.restore(load_state(tmp_path / "state.pt", CPU))
+    assert begun + run(second, 4) == straight
+    assert torch.equal(whole.poses(), second.poses())
+    assert torch.equal(whole.poses(), whole.poses.initial) == (method == "fixed")
 
 
-def test_a_training_whose_surface_rests_stops_early_and_says_so(stage, caplog):
-    command, folder = stage
-    settings = changed(TINY, steps=200, checkpoints=[60, 120], convergence={"threshold": 1e3})
-    caplog.set_level("INFO")
-    assert main(command(settings)) == 0
-    assert "stopped at step 100 of 200: in 50 steps the surface has moved by" in caplog.text
-    out = folder / "out"
-    assert json.loads((out / "provenance.json").read_text())["stopped_at"] == 100
-    with (out / "history.csv").open() as file:
-        assert int(list(csv.DictReader(file))[-1]["step"]) == 100
-    checkpoints = {
-        step: out / f"checkpoints/iter_{step:08d}.safetensors" for step in (60, 120, 200)
-    }
-    early, later, last = (load_surface(path, CPU) for path in checkpoints.values())
-    x = torch.rand(50, 3) - 0.5
-    assert torch.equal(later(x), last(x))
-    assert not torch.equal(early(x), last(x))
-
-
-def test_a_surface_that_moves_is_trained_on(stage):
-    command, folder = stage
-    assert (
-        main(command(changed(TINY, steps=101, checkpoints=[], convergence={"threshold": 1e-9})))
-        == 0
-    )
-    assert "stopped_at" not in json.loads((folder / "out/provenance.json").read_text())
-
-
-def test_test_is_the_distance_between_surfaces():
-    occupancy = occupancy_grid(32, 0.1, CPU)
-    occupancy.refresh(sphere(0.5))
-    test = ConvergenceTest(TINY.convergence)
-    assert test.surface_motion(sphere(0.5), occupancy) == np.inf
-    assert test.surface_motion(sphere(0.5), occupancy) == pytest.approx(0, abs=1e-6)
-    assert test.surface_motion(sphere(0.53), occupancy) == pytest.approx(0.03, rel=1e-4)
-    again = ConvergenceTest(TINY.convergence, test.points)
-    assert again.surface_motion(Analytic(lambda x: 2 * sphere(0.5)(x)), occupancy) == pytest.approx(
-        0.03, rel=1e-4
-    )
-
-
-def test_sigterm_saves_and_the_next_run_goes_on(stage):
-    command, folder = stage
-    settings = changed(TINY, steps=150, checkpoints=[], save_every=1000)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pmni", *command(settings)],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    for line in process.stderr:
-        if "fitted to the visual hull" in line:
-            break
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "state saved at step" in log
-    assert not (folder / "out").exists()
-    (state,) = (folder / "state").glob("*/state.pt")
-    reached = load_state(state, torch.device("cpu"))["trainer"]["step"]
-    assert 0 < reached < 150
-    again = subprocess.run(
-        [sys.executable, "-m", "pmni", *command(settings)],
-        capture_output=True, text=True, env=environment, check=True,
-    )  # fmt: skip
-    assert f"going on from step {reached} of 150" in again.stderr
-    with (folder / "out" / "history.csv").open() as file:
-        steps = [int(row["step"]) for row in csv.DictReader(file)]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 150
-
-
-def test_a_damaged_state_is_a_clear_error(stage, capsys):
-    command, folder = stage
-    assert main(command(changed(TINY, steps=12))) == 0
-    inputs = folder / "state"
-    # Interrupt by hand: keep a state as a stopped run would.
-    trainer = sphere_trainer(TINY)
-    fingerprint = provenance.fingerprint(
-        "train",
-        TINY,
-        {
-            "capture": folder / "capture" / "capture.npz",
-            "ray_distances": folder / "distances" / "ray_distance.npz",
-            "poses": folder / "poses.json",
-        },
-    )
-    path = inputs / fingerprint / "state.pt"
-    save_state(path, {"trainer": trainer.state(), "rows": [], "seconds": 0.0})
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    assert main(command()) == 2
-    assert "state.pt: corrupted" in capsys.readouterr().err
-
-
-def test_full_disk_is_a_clear_error_and_leaves_nothing(stage, capsys, monkeypatch):
-    command, folder = stage
-    real = pathlib.Path.write_bytes
-
-    def full(self, data):
-        if self.suffix == ".safetensors":
-            raise OSError(28, "No space left on device", str(self))
-        return real(self, data)
-
-    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    assert main(command()) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert not (folder / "out").exists()
-    assert not list((folder / "state").rglob("*.safetensors"))
-
-
-def test_errors_of_the_stage(stage, capsys, monkeypatch):
-    command, folder = stage
-    assert main(command(poses=folder / "none.json")) == 2
-    assert "none.json: no such file" in capsys.readouterr().err
-    if not torch.cuda.is_available():
-        assert main(command(changed(TINY, device="cuda"))) == 2
-        assert "PyTorch sees no GPU" in capsys.readouterr().err
-    assert main(command(settings=changed(TINY, exclude_views=["77"]))) == 2
-    assert "exclude_views names '77'" in capsys.readouterr().err
-    np.savez(
-        folder / "distances" / "ray_distance.npz", ray_distance=np.zeros((1, 2, 2)), views=["0"]
-    )
-    assert main(command()) == 2
-    assert "made for other views than sphere's" in capsys.readouterr().err
-    assert not (folder / "out").exists()
-
-
-# ------------------------------------------------------------------------------------ it learns
-def lumpy_capture(views=10, height=64, width=76):
-    """An ellipsoid with bumps, sphere-traced: exact normals, masks, distances."""
-    focal = 3760 / 512 * height
-    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-    c2w = turntable(np.arange(views) * 2 * np.pi / views, 0.44, 15.0)
-    directions = torch.randn(14, 3, generator=torch.Generator().manual_seed(1)).double()
-    bumps = 0.45 * torch.nn.functional.normalize(directions, dim=-1)
-
-    def f(x):
-        body = torch.linalg.vector_norm(x / torch.tensor([0.5, 0.4, 0.45]).double(), dim=-1) - 1
-        lumps = torch.exp(-((x[:, None] - bumps) ** 2).sum(-1) / 0.01).sum(-1)
-        return 0.3 * (body - 0.4 * lumps)
-
-    v, u = np.mgrid[:height, :width].astype(float)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T
-    rays = torch.tensor(rays / np.linalg.norm(rays, axis=-1, keepdims=True)).view(-1, 3)
-    normals, masks, distances = [], [], []
-    for pose in torch.tensor(c2w):
-        direction = rays @ pose[:3, :3].T
-        t = torch.full((len(rays),), 14.0).double()
-        for _ in range(120):
-            t = t + 0.7 * f(pose[:3, 3] + t[:, None] * direction)
-        x = (pose[:3, 3] + t[:, None] * direction).requires_grad_()
-        value = f(x)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
-        mask = (value.abs() < 1e-5) & (t < 16)
-        normal = torch.nn.functional.normalize(gradient, dim=-1) @ pose[:3, :3]
-        normals.append((normal * mask[:, None]).view(height, width, 3))
-        masks.append(mask.view(height, width))
-        distances.append(torch.where(mask, t, torch.nan).detach().view(height, width))
-    return (
-        Capture(
-            name="lumpy",
-            views=tuple(f"{i:02d}" for i in range(views)),
-            normals=torch.stack(normals).float().numpy(),
-            masks=torch.stack(masks).numpy(),
-            intrinsics=np.repeat(K[None], views, 0),
-            reference_c2w=c2w,
-        ),
-        torch.stack(distances).float().numpy(),
-    )
-
-
-def test_surface_and_poses_are_learned_together():
+def test_surface_and_poses_are_learned_together() -> None:
     """From poses that are 2 degrees wrong to nearly half of that, and a surface in place."""
     capture, distances = lumpy_capture(views=16)
+    reference = capture.reference_c2w
+    assert reference is not None
     generator = np.random.default_rng(0)
     axis = generator.normal(size=(16, 3))
     axis *= np.deg2rad(2.0) / np.linalg.norm(axis, axis=1, keepdims=True)
-    start = capture.reference_c2w.copy()
+    start = reference.copy()
     start[:, :3] = Rotation.from_rotvec(axis).as_matrix() @ start[:, :3]
     settings = changed(
         TINY, steps=200, checkpoints=[], patches=96,
@@ -400,13 +191,11 @@ def test_surface_and_poses_are_learned_together():
     run(trainer, settings.steps)
     found = trainer.poses().detach().double().numpy()
 
-    def errors(c2w):
+    def errors(c2w: np.ndarray) -> np.ndarray:
         gauge = Rotation.from_matrix(
-            capture.reference_c2w[:, :3, :3] @ c2w[:, :3, :3].transpose(0, 2, 1)
+            reference[:, :3, :3] @ c2w[:, :3, :3].transpose(0, 2, 1)
         ).mean()
-        return rotation_angle_deg(
-            gauge.as_matrix() @ c2w[:, :3, :3], capture.reference_c2w[:, :3, :3]
-        )
+        return rotation_angle_deg(gauge.as_matrix() @ c2w[:, :3, :3], reference[:, :3, :3])
 
     assert errors(start).mean() > 1.5
     assert errors(found).mean() < 0.6 * errors(start).mean()
@@ -418,7 +207,7 @@ def test_surface_and_poses_are_learned_together():
         rays = pixels @ np.linalg.inv(capture.intrinsics[index]).T
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
         local = rays * distances[index][mask][:, None]
-        shift = invert_rigid(pose)[:3, 3] - invert_rigid(capture.reference_c2w[index])[:3, 3]
+        shift = invert_rigid(pose)[:3, 3] - invert_rigid(reference[index])[:3, 3]
         world = (local + np.array([0, 0, shift[2]])) @ pose[:3, :3].T + pose[:3, 3]
         with torch.no_grad():
             off.append(trainer.network(torch.tensor(world).float()).abs().mean().item())
