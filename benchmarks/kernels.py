@@ -115,7 +115,7 @@ def shell_points(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]
 
 def ray_work(surface: NarrowBandSDF, rays: int) -> Work:
     """A ray in, a number out, and the surface read once; what the steps compute is not counted."""
-    tensors = (surface.values, surface.base.values, surface.grid.block_numbers)
+    tensors = (surface.values, surface.background.values, surface.grid.block_numbers)
     return Work(rays * 9 * 4 + sum(tensor.nbytes for tensor in tensors), 0)
 
 

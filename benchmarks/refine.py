@@ -17,21 +17,21 @@ from benchmarks.surfaces import capture_of, with_views
 from benchmarks.timing import PeakMemory, Stopwatch
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
-from pmni.refinement import refine as stage
-from pmni.refinement.initial_surface import hull
+from pmni.refinement import solver as stage
+from pmni.refinement.initial_surface import initial_hull
 from pmni.refinement.observations import load_observations
-from pmni.refinement.refine import Refiner
 from pmni.refinement.schedule import coarse_to_fine
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.perturbation import add_view_errors
 
 PART, WHOLE, REST = "refine", "whole", "rest"
 ERROR_DEG, ERROR_DISTANCE = (1.0, 3.0), 0.01
 """Of the poses that it starts from."""
 WATCHED = (
-    (Refiner, "linearise", "linearise"),
+    (GaussNewtonSolver, "linearize", "linearize"),
     (stage, "NormalEquations", "equations"),
     (stage.NormalEquations, "solve", "solve"),
-    (stage.State, "moved", "move"),
+    (stage.State, "retract", "retract"),
     (stage, "resample", "change grids"),
 )
 """Owner, attribute, phase."""
@@ -113,25 +113,25 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         save_capture(folder, capture)
         memory = stack.enter_context(PeakMemory(bench.device))
         stack.enter_context(watch.phase(REST))
-        measurements = load_observations(load_capture(folder), (), bench.device)
+        observations = load_observations(load_capture(folder), (), bench.device)
         note("load")
-        surface = hull(measurements, c2w)
+        surface = initial_hull(observations, c2w)
         note("hull")
         if detailed:
             stack.enter_context(watch.watching(*WATCHED))
         sizes = bench.sizes
-        refiner = Refiner(measurements, surface, c2w, sizes.refine, sizes.coarsest)
+        solver = GaussNewtonSolver(observations, surface, c2w, sizes.refine, sizes.coarsest)
         steps = 0
-        for report in coarse_to_fine(refiner):
+        for report in coarse_to_fine(solver):
             note(f"{report.cells} cells")
             steps += 1
     known = {
-        "views": len(measurements),
+        "views": len(observations),
         "size": _size(capture),
-        "pixels": len(measurements.pixels),
-        "drawn": refiner.pixels,
+        "pixels": len(observations.pixels),
+        "drawn": solver.pixels,
         "iterations": steps,
-        "cells": refiner.cells,
+        "cells": solver.cells,
     }
     return Refinement(
         {what: dict(phases) for what, phases in spent.items()}, memory.megabytes, known

@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage."""
-    from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
+    from pmni.meshing.grid_nodes import at_nodes, grid_of, is_observed
     from pmni.sdf.checkpoint import load_surface
 
     settings = settings_from_argument(MeshSettings, args.settings)
@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
         resolution = settings.resolution if grid is None else grid.grid.cells
         found = extract(at_nodes(surface), resolution, mesher, settings.keep == "all", device)
         vertices = torch.from_numpy(found.mesh.vertices).float().to(device)
-        observed = None if grid is None else is_seen(grid, vertices).cpu().numpy()
+        observed = None if grid is None else is_observed(grid, vertices).cpu().numpy()
         mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces, observed)
         write_ply(args.output, mesh)
         known |= {

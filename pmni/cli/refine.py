@@ -15,12 +15,12 @@ from pmni.data.capture import Capture, load_capture
 from pmni.geometry.poses import Poses
 from pmni.io.poses import read_poses, write_poses
 from pmni.io.tables import Row, write_rows
-from pmni.refinement.completion import closed
+from pmni.refinement.completion import complete_surface
 from pmni.refinement.covariance import pose_covariances
-from pmni.refinement.initial_surface import hull
+from pmni.refinement.initial_surface import initial_hull
 from pmni.refinement.observations import load_observations
-from pmni.refinement.refine import Refiner, Report, check_converged
 from pmni.refinement.schedule import coarse_to_fine
+from pmni.refinement.solver import GaussNewtonSolver, Report, check_converged
 from pmni.runtime import provenance
 from pmni.runtime.determinism import bit_for_bit
 from pmni.runtime.devices import claimed_device
@@ -48,40 +48,40 @@ def run(args: argparse.Namespace) -> None:
         claimed_device(settings.device) as device,
         provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
     ):
-        refiner, rows = refine(capture, initial, settings, device)
+        solver, rows = refine(capture, initial, settings, device)
         known |= {"device": device.type, "history": rows[-1]}
         known["backend"] = "triton" if kernels.chosen(device) else "torch"
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-        save_band(args.output / "surface.safetensors", closed(refiner))
+        save_band(args.output / "surface.safetensors", complete_surface(solver))
         write_rows(args.output / "history.csv", rows)
-        write_poses(args.output / "refined_poses.json", refined_poses(refiner))
+        write_poses(args.output / "refined_poses.json", refined_poses(solver))
 
 
 def refine(
     capture: Capture, initial: Poses, settings: RefineSettings, device: torch.device
-) -> tuple[Refiner, list[Row]]:
+) -> tuple[GaussNewtonSolver, list[Row]]:
     """Run all outer iterations; a row of numbers for each."""
-    measurements = load_observations(
+    observations = load_observations(
         capture, settings.exclude_views, device, heldout=settings.heldout
     )
-    c2w = torch.as_tensor(initial.select(measurements.names), device=device)
+    c2w = torch.as_tensor(initial.select(observations.names), device=device)
     start = time.perf_counter()
-    refiner = Refiner(measurements, hull(measurements, c2w), c2w, settings)
+    solver = GaussNewtonSolver(observations, initial_hull(observations, c2w), c2w, settings)
     rows: list[Row] = []
-    for report in coarse_to_fine(refiner):
+    for report in coarse_to_fine(solver):
         row = dataclasses.asdict(report) | {"seconds": round(time.perf_counter() - start, 3)}
         rows.append({name: round(value, 6) for name, value in row.items()})
         log(report)
-    check_converged(capture.name, measurements.names, report)
+    check_converged(capture.name, observations.names, report)
     if report.has_stray:
         LOGGER.warning(
             "%s: view %s: its normals are %.1f degrees off, those of all views %.1f: "
             "do its files belong to it?",
-            *(capture.name, measurements.names[report.worst_view]),
+            *(capture.name, observations.names[report.worst_view]),
             *(report.worst_normal_residual_deg, report.normal_residual_deg),
         )
-    return refiner, rows
+    return solver, rows
 
 
 def log(report: Report) -> None:
@@ -96,19 +96,19 @@ def log(report: Report) -> None:
     )
 
 
-def refined_poses(refiner: Refiner) -> Poses:
+def refined_poses(solver: GaussNewtonSolver) -> Poses:
     """The poses with their covariances."""
-    estimate, names = refiner.estimate, refiner.measurements.names
+    state, names = solver.state, solver.observations.names
     information = {
         "method": "refine",
-        "learned": refiner.settings.learn_poses,
-        "flattening": float(estimate.flattening),
-        "focal_factor": float(torch.exp(estimate.log_focal)),
-        "normal_bias": dict(zip(names, estimate.bias.tolist(), strict=True)),
+        "learned": solver.settings.learn_poses,
+        "flattening": float(state.flattening),
+        "focal_factor": float(torch.exp(state.log_focal)),
+        "normal_bias": dict(zip(names, state.bias.tolist(), strict=True)),
     }
-    if refiner.settings.learn_poses:
-        covariances = pose_covariances(refiner)
+    if solver.settings.learn_poses:
+        covariances = pose_covariances(solver)
         information["covariance"] = {
             name: matrix.tolist() for name, matrix in zip(names, covariances, strict=True)
         }
-    return Poses(names, estimate.c2w().cpu().numpy(), information)
+    return Poses(names, state.c2w().cpu().numpy(), information)

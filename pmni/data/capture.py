@@ -30,7 +30,7 @@ class Capture:
 
     normals: Float[np.ndarray, "V H W 3"]
     masks: Bool[np.ndarray, "V H W"]
-    intrinsics: Float[np.ndarray, "V 3 3"]
+    intrinsics: Float[np.ndarray, "... 3 3"]
     views: tuple[str, ...] = ()
     """The views' names."""
     name: str = "object"

@@ -26,10 +26,10 @@ def arguments(sdf: NarrowBandSDF) -> dict[str, Any]:
     return {
         "values": sdf.values.contiguous(),
         "table": sdf.grid.block_numbers,
-        "base": sdf.base.values.contiguous(),
+        "base": sdf.background.values.contiguous(),
         "cells": sdf.grid.cells,
         "side": sdf.grid.cells // BLOCK + 3,
-        "base_cells": len(sdf.base.values) - 1,
+        "base_cells": len(sdf.background.values) - 1,
         "DENSE": sdf.grid.cells <= DENSE_CELLS,
     }
 
@@ -40,7 +40,7 @@ def sampled(
     """Values and, if asked for, the three components of gradients, as `NarrowBandSDF`."""
     given = arguments(sdf)
     if with_gradient:
-        dense = torch.cat([sdf.base.values[None], sdf.base.node_gradients])
+        dense = torch.cat([sdf.background.values[None], sdf.background.node_gradients])
         fine = torch.cat([sdf.values[None], sdf.node_gradients.t()])
         given |= {"values": fine, "base": dense}
     channels = 4 if with_gradient else 1

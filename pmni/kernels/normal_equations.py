@@ -19,13 +19,13 @@ def add_product(
     common: Float[Tensor, "2"],
     rows: Int[Tensor, "K 8"],
     weights: Float[Tensor, "K D 8"],
-    by_view: Float[Tensor, "V KD 16"],
-    by_common: Float[Tensor, "KD 2"],
+    view_jacobian: Float[Tensor, "V KD 16"],
+    shared_jacobian: Float[Tensor, "KD 2"],
     result: tuple[Float[Tensor, "N"], Float[Tensor, "V 16"], Float[Tensor, "2"]],
 ) -> None:
     """result += J^T J (surface, views, common), as `refinement.normal_equations` does it in two
     passes. Sums are atomic: in any order."""
-    tensors = (surface, views, common, rows, weights, by_view, by_common, *result)
+    tensors = (surface, views, common, rows, weights, view_jacobian, shared_jacobian, *result)
     assert all(tensor.is_contiguous() for tensor in tensors)
     assert rows.dtype == torch.int32
     each = len(rows) // len(views)
@@ -50,8 +50,8 @@ def _add_product(
     common,
     rows,
     weights,
-    by_view,
-    by_common,
+    view_jacobian,
+    shared_jacobian,
     surface_sum,
     view_sum,
     common_sum,
@@ -78,9 +78,11 @@ def _add_product(
     for component in tl.static_range(COMPONENTS):
         line = residual * COMPONENTS + component
         A = tl.load(weights + line[:, None] * NODES + corner, mask=both, other=0.0)
-        J = tl.load(by_view + line[:, None] * UNKNOWNS + unknown[None, :], mask=both, other=0.0)
-        c = tl.load(by_common + line * 2, mask=real, other=0.0)
-        d = tl.load(by_common + line * 2 + 1, mask=real, other=0.0)
+        J = tl.load(
+            view_jacobian + line[:, None] * UNKNOWNS + unknown[None, :], mask=both, other=0.0
+        )
+        c = tl.load(shared_jacobian + line * 2, mask=real, other=0.0)
+        d = tl.load(shared_jacobian + line * 2 + 1, mask=real, other=0.0)
         change = tl.sum(J * q[None, :], 1) - tl.sum(A * u, 1) + c * first + d * second
         to_nodes -= A * change[:, None]
         to_view += J * change[:, None]

@@ -26,17 +26,17 @@ def at_nodes(surface: SDF) -> Evaluate:
         return surface
 
     def evaluate(x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        rows = band.grid.rows(((x + 1) / band.grid.spacing).round().long())
+        rows = band.grid.node_indices(((x + 1) / band.grid.spacing).round().long())
         values = band.values.index_select(0, rows.clamp(min=0))
         off = torch.nonzero(rows < 0)[:, 0]
         if len(off):
-            values[off] = band.base(x.index_select(0, off))
+            values[off] = band.background(x.index_select(0, off))
         return values + surface.correction(x) if isinstance(surface, ResidualSDF) else values
 
     return evaluate
 
 
-def is_seen(band: NarrowBandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+def is_observed(band: NarrowBandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
     """Whether cameras have seen the surface there."""
     parts = points.split(POINTS[points.device.type])
-    return torch.cat([band.is_seen(part) for part in parts])
+    return torch.cat([band.is_observed(part) for part in parts])

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pmni.refinement.refine import Refiner
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.sdf.block_grid import BlockGrid
 from pmni.sdf.narrow_band import NarrowBandSDF, reinitialize
 
@@ -18,27 +18,27 @@ SWEEPS = 12
 
 
 @torch.no_grad()
-def closed(refiner: Refiner) -> NarrowBandSDF:
+def complete_surface(solver: GaussNewtonSolver) -> NarrowBandSDF:
     """The refined surface, smoothed where nothing was measured and with its nodes marked `seen`.
 
     What is seen does not move: the rest is the smooth continuation that diffusion of f finds
     between it and the visual hull.
     """
-    sdf = refiner.estimate.surface
-    seen = seen_nodes(refiner)
+    sdf = solver.state.surface
+    seen = observed_nodes(solver)
     values = sdf.values
     for _ in range(SMOOTHINGS):
         values = torch.where(seen, values, values - sdf.grid.laplacian(values) / 12)
-    smooth = reinitialize(NarrowBandSDF(sdf.grid, values, sdf.base), SWEEPS)
-    return NarrowBandSDF(smooth.grid, smooth.values, smooth.base, seen)
+    smooth = reinitialize(NarrowBandSDF(sdf.grid, values, sdf.background), SWEEPS)
+    return NarrowBandSDF(smooth.grid, smooth.values, smooth.background, seen)
 
 
-def seen_nodes(refiner: Refiner) -> Bool[Tensor, "N"]:
+def observed_nodes(solver: GaussNewtonSolver) -> Bool[Tensor, "N"]:
     """The nodes around the points where pixels' rays meet the surface and their normals count."""
-    grid = refiner.estimate.surface.grid
+    grid = solver.state.surface.grid
     seen = torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
     for _ in range(DRAWS):
-        normals = refiner.linearise().normals
+        normals = solver.linearize().normals
         seen[normals.residuals.rows[normals.root_weight > 0].reshape(-1)] = True
     for _ in range(AROUND):
         seen = dilated(grid, seen)
@@ -47,5 +47,5 @@ def seen_nodes(refiner: Refiner) -> Bool[Tensor, "N"]:
 
 def dilated(grid: BlockGrid, chosen: Bool[Tensor, "N"]) -> Bool[Tensor, "N"]:
     """The chosen nodes and all their 26 neighbours."""
-    around = grid.with_apron(chosen.float())[:, None]
+    around = grid.with_halo(chosen.float())[:, None]
     return torch.nn.functional.max_pool3d(around, 3, stride=1).view(-1) > 0

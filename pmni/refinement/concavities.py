@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from pmni.refinement.observations import Observations
 from pmni.refinement.residuals import Residuals, first_hits, rays_through
-from pmni.refinement.state import COMMON_UNKNOWNS, VIEW_UNKNOWNS, State
+from pmni.refinement.state import SHARED_UNKNOWNS, VIEW_UNKNOWNS, State
 from pmni.sdf.block_grid import trilinear
 from pmni.sdf.sphere_tracing import visible
 
@@ -47,24 +47,24 @@ LEAST_STEPS, LONGEST_PUSH = 2, 0.7
 pushed at a time, cells."""
 
 
-def hollow_residuals(
-    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
+def concavity_residuals(
+    observations: Observations, state: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = push - f where the rays of pixels meet the surface, d r = -u there.
 
     `push` leads towards the ray's point where other views agree with the pixel's normal, and
     inwards where they refute the surface instead. Not valid where they do neither.
     """
-    grid = estimate.surface.grid
+    grid = state.surface.grid
     view = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
-    _, origin, d = rays_through(measurements, estimate, measurements.pixels[index].float())
-    hit, x = first_hits(estimate.surface, origin, d)
-    R = estimate.rotations.float()
-    n = (R[view] @ measurements.normals[index.view(-1), :, None])[..., 0]
+    _, origin, d = rays_through(observations, state, observations.pixels[index].float())
+    hit, x = first_hits(state.surface, origin, d)
+    R = state.rotations.float()
+    n = (R[view] @ observations.normals[index.view(-1), :, None])[..., 0]
     step, longest = STEP * grid.spacing, LONGEST_PUSH * grid.spacing
     steps = torch.arange(-BEFORE, BEHIND + 1, device=x.device)
     along = x[:, None] + (step * steps)[:, None] * d[:, None]
-    votes = agreement(measurements, estimate, along, n, view)
+    votes = agreement(observations, state, along, n, view)
     here, most = votes[:, BEFORE], votes.max(dim=1).values
     distance = 2 * steps.abs() + (steps < 0)  # of two that are as far, the one behind
     worse = votes < AS_GOOD * most[:, None]
@@ -72,27 +72,27 @@ def hollow_residuals(
     better = most > MORE_OFTEN * here + MORE_VIEWS
     elsewhere = better & (most >= FEWEST_VIEWS) & (nearest.abs() >= LEAST_STEPS)
     doubtful = hit & ~elsewhere & (here < ALONE)
-    nowhere = torch.zeros_like(doubtful)
-    nowhere[doubtful] = refuted(measurements, estimate, x[doubtful], view[doubtful])
+    violates = torch.zeros_like(doubtful)
+    violates[doubtful] = refuted(observations, state, x[doubtful], view[doubtful])
     facing = -(n * d).sum(-1)
     push = (nearest * step * facing).clamp(-longest, longest)
-    push = torch.where(nowhere, longest, push)
-    rows, place, inside = grid.corners(x)
+    push = torch.where(violates, longest, push)
+    rows, place, inside = grid.cell_corners(x)
     weights = trilinear(place)
-    valid = (elsewhere | nowhere) & hit & inside & (facing > LEAST_FACING)
+    valid = (elsewhere | violates) & hit & inside & (facing > LEAST_FACING)
     return Residuals(
-        value=(push - (weights * estimate.surface.values[rows]).sum(-1))[:, None],
+        value=(push - (weights * state.surface.values[rows]).sum(-1))[:, None],
         rows=rows,
         weights=weights[:, None],
-        by_view=x.new_zeros(len(x), 1, VIEW_UNKNOWNS),
-        by_common=x.new_zeros(len(x), 1, COMMON_UNKNOWNS),
+        view_jacobian=x.new_zeros(len(x), 1, VIEW_UNKNOWNS),
+        shared_jacobian=x.new_zeros(len(x), 1, SHARED_UNKNOWNS),
         valid=valid.float(),
     )
 
 
 def agreement(
-    measurements: Observations,
-    estimate: State,
+    observations: Observations,
+    state: State,
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],
     view: Int[Tensor, "K"],
@@ -104,8 +104,8 @@ def agreement(
     """
     votes = x.new_zeros(x.shape[:2])
     within: Bool[Tensor, "K D"] = torch.ones_like(votes, dtype=torch.bool)
-    for others in torch.arange(len(measurements), device=x.device).split(AT_A_TIME[x.device.type]):
-        may_see, alike, in_mask = shown_by(measurements, estimate, others, x, n, view)
+    for others in torch.arange(len(observations), device=x.device).split(AT_A_TIME[x.device.type]):
+        may_see, alike, in_mask = shown_by(observations, state, others, x, n, view)
         votes += (may_see * alike).sum(0)
         within &= in_mask.all(0)
     before, behind = within[:, :BEFORE], within[:, BEFORE:]
@@ -113,26 +113,26 @@ def agreement(
 
 
 def refuted(
-    measurements: Observations,
-    estimate: State,
+    observations: Observations,
+    state: State,
     x: Float[Tensor, "K 3"],
     view: Int[Tensor, "K"],
 ) -> Bool[Tensor, "K"]:
     """Whether other views see these points of the surface, and hardly any shows its normal."""
-    sdf = estimate.surface
+    sdf = state.surface
     n = normalize(sdf.value_and_gradient(x)[1], dim=-1)
-    others = torch.arange(len(measurements), device=x.device)
-    may_see, alike, _ = shown_by(measurements, estimate, others, x[:, None], n, view)
+    others = torch.arange(len(observations), device=x.device)
+    may_see, alike, _ = shown_by(observations, state, others, x[:, None], n, view)
     other, point = may_see[..., 0].nonzero(as_tuple=True)
     lifted = x + LIFTED * sdf.grid.spacing * n
-    sees = visible(sdf, lifted[point], estimate.centres[other].float(), tolerance=0.0)
+    sees = visible(sdf, lifted[point], state.centres[other].float(), tolerance=0.0)
     seeing = x.new_zeros(len(x)).index_add_(0, point, sees.float())
     return (seeing >= FEWEST_SEEING) & ((may_see * alike)[..., 0].sum(0) < ALONE)
 
 
 def shown_by(
-    measurements: Observations,
-    estimate: State,
+    observations: Observations,
+    state: State,
     others: Int[Tensor, "O"],
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],
@@ -145,18 +145,18 @@ def shown_by(
         is not asked); how much like n the normal is that it shows there, from 0 to 1; and whether
         the point is in its mask or just beside.
     """
-    height, width = measurements.index_at.shape[1:]
-    focal = torch.exp(estimate.log_focal)
+    height, width = observations.pixel_index.shape[1:]
+    focal = torch.exp(state.log_focal)
     scale = torch.stack([focal, focal, torch.ones_like(focal)])
     other = others[:, None, None]
-    R, C = estimate.rotations[others, None].float(), estimate.centres[others].float()
+    R, C = state.rotations[others, None].float(), state.centres[others].float()
     towards = C[:, None, None] - x
-    image = towards @ (measurements.intrinsics[others, None] * scale @ R.mT).mT  # homogeneous
+    image = towards @ (observations.intrinsics[others, None] * scale @ R.mT).mT  # homogeneous
     u, v = (image[..., :2] / image[..., 2:]).round().long().unbind(-1)
     u, v = u.clamp(0, width - 1), v.clamp(0, height - 1)
-    in_mask = measurements.mask_distances[other, v, u] <= BESIDE
-    index = measurements.index_at[other, v, u]
-    theirs = measurements.normals[index.clamp(min=0).long()]
+    in_mask = observations.contour_distance[other, v, u] <= BESIDE
+    index = observations.pixel_index[other, v, u]
+    theirs = observations.normals[index.clamp(min=0).long()]
     facing = (n[:, None] * towards).sum(-1) / torch.linalg.vector_norm(towards, dim=-1)
     may_see = (index >= 0) & (facing > LEAST_FACING) & (view[:, None] != other)
     apart = (theirs - (n @ R).transpose(1, 2)).square().sum(-1)

@@ -36,11 +36,11 @@ def corrected(
         K = torch.as_tensor(intrinsics[index], dtype=torch.float32, device=device)[None]
         bias = torch.tensor(information["normal_bias"][name], device=device)[None]
         c2w = torch.as_tensor(refined.select([name]), device=device)
-        estimate = replace(
+        state = replace(
             State.start(surface, c2w), bias=bias, flattening=flattening, log_focal=log_focal
         )
         rays = pixel_directions(torch.linalg.inv(K), pixels, log_focal)
-        found = correct_normals(K, estimate, normalize(measured, dim=-1), pixels, rays)
+        found = correct_normals(K, state, normalize(measured, dim=-1), pixels, rays)
         normals[index, row, column] = found.normals[0].cpu().numpy()
         intrinsics[index, [0, 1], [0, 1]] *= information["focal_factor"]
     return replace(capture, normals=normals, intrinsics=intrinsics)

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pmni.refinement.normal_equations import WeightedResiduals
-from pmni.refinement.refine import Refiner
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.refinement.state import ROTATION, TRANSLATION, VIEW_UNKNOWNS
 
 PATCH = 0.2
@@ -17,21 +17,21 @@ captures the squared errors were 4.7 to 10 times what the sandwich alone expects
 
 
 @torch.no_grad()
-def pose_covariances(refiner: Refiner) -> Float[np.ndarray, "V 6 6"]:
+def pose_covariances(solver: GaussNewtonSolver) -> Float[np.ndarray, "V 6 6"]:
     """Covariance of each pose's left perturbation (rotation in radians, then translation).
 
     The sandwich H^-1 (sum over patches g g^T) H^-1 with the view's block H of the normal equations
     and the patches' shares g of the right side (White, 1980; Liang and Zeger, 1986): errors of
     normals are correlated over many pixels, and the residuals themselves tell how.
     """
-    now = refiner.linearise()
-    views = len(refiner.measurements)
-    sizes = refiner.measurements.pixel_sizes(refiner.estimate.centres)
+    now = solver.linearize()
+    views = len(solver.observations)
+    sizes = solver.observations.pixel_footprint(solver.state.centres)
     side = (PATCH / sizes).float()[:, None, None]
-    pixels = refiner.measurements.pixels[now.pixels]
-    contour = refiner.measurements.contour[now.contour]
-    free = refiner.free_view().double()
-    H = torch.diag_embed(refiner.prior(now).view_weight.double())
+    pixels = solver.observations.pixels[now.pixels]
+    contour = solver.observations.contour[now.contour]
+    free = solver.free_view().double()
+    H = torch.diag_embed(solver.prior(now).view_weight.double())
     shares, patches = [], []
     for term, place in ((now.normals, pixels), (now.contours, contour)):
         J, r = _weighted(term, views)
@@ -54,7 +54,7 @@ def _weighted(
     term: WeightedResiduals, views: int
 ) -> tuple[Float[Tensor, "V K 16"], Float[Tensor, "V K"]]:
     w = term.root_weight[:, None].double()
-    J = (term.residuals.by_view * w[..., None]).reshape(views, -1, VIEW_UNKNOWNS)
+    J = (term.residuals.view_jacobian * w[..., None]).reshape(views, -1, VIEW_UNKNOWNS)
     return J, (term.residuals.value * w).reshape(views, -1)
 
 

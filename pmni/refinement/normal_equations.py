@@ -8,17 +8,17 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.refinement.residuals import Residuals
-from pmni.refinement.state import COMMON_UNKNOWNS, VIEW_UNKNOWNS, Increment
+from pmni.refinement.state import SHARED_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.runtime.cuda_graphs import repeat
 from pmni.sdf.block_grid import BlockGrid
 from pmni.sdf.narrow_band import NarrowBandSDF
 
-MEMBRANE = 0.02
+GRADIENT_WEIGHT = 0.02
 """Weight of the increment's squared slope beside the data's: vanishes at the solution."""
-BENDING = 0.015
+THIN_PLATE_WEIGHT = 0.015
 """Weight of the surface's squared Laplacian beside the squared slope that a ray measures, in
-squared cells: with n rays a node, sqrt(BENDING / n) cells are smoothed."""
-BENT = 1.2
+squared cells: with n rays a node, sqrt(THIN_PLATE_WEIGHT / n) cells are smoothed."""
+THIN_PLATE_DISTANCE = 1.2
 """Cells from the surface within which it counts: farther off, the distance has creases."""
 LEVELS = 6
 """Grids that precondition the surface, each of half the cells of the one before."""
@@ -40,12 +40,12 @@ class Prior:
 
     view_weight: Float[Tensor, "V 16"]
     view_value: Float[Tensor, "V 16"]
-    common_weight: Float[Tensor, "2"]
-    common_value: Float[Tensor, "2"]
+    shared_weight: Float[Tensor, "2"]
+    shared_value: Float[Tensor, "2"]
 
 
 class NormalEquations:
-    """(J^T W J + priors + membrane) increment = -J^T W r, never formed but for the views' blocks.
+    """(J^T W J + priors + regularizers) increment = -J^T W r, formed for the views' blocks alone.
 
     Unknowns that are not free keep an increment of zero.
     """
@@ -57,37 +57,43 @@ class NormalEquations:
         views: int,
         prior: Prior,
         free_view: Bool[Tensor, "16"],
-        free_common: Bool[Tensor, "2"],
+        free_shared: Bool[Tensor, "2"],
         damping: float,
     ) -> None:
         self.grid, self.views, self.prior = surface.grid, views, prior
-        self.free_view, self.free_common = free_view.float(), free_common.float()
+        self.free_view, self.free_shared = free_view.float(), free_shared.float()
         in_order = torch.are_deterministic_algorithms_enabled()
         self.one_pass = kernels.chosen(surface.grid.device) and not in_order
-        self.rows, self.weights, self.by_view, self.by_common, self.values = [], [], [], [], []
+        self.rows, self.weights, self.view_jacobian, self.shared_jacobian, self.values = (
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         for term in terms:
             r, w = term.residuals, term.root_weight
             self.rows.append(r.rows.int() if self.one_pass else r.rows)
             self.weights.append(r.weights * w[:, None, None])
-            by_view = r.by_view * w[:, None, None] * self.free_view
-            self.by_view.append(by_view.reshape(views, -1, VIEW_UNKNOWNS))
-            by_common = r.by_common * w[:, None, None] * self.free_common
-            self.by_common.append(by_common.reshape(-1, COMMON_UNKNOWNS))
+            view_jacobian = r.view_jacobian * w[:, None, None] * self.free_view
+            self.view_jacobian.append(view_jacobian.reshape(views, -1, VIEW_UNKNOWNS))
+            shared_jacobian = r.shared_jacobian * w[:, None, None] * self.free_shared
+            self.shared_jacobian.append(shared_jacobian.reshape(-1, SHARED_UNKNOWNS))
             self.values.append(r.value * w[:, None])
-        self.view_blocks = torch.stack([J.transpose(1, 2) @ J for J in self.by_view]).sum(0)
+        self.view_blocks = torch.stack([J.transpose(1, 2) @ J for J in self.view_jacobian]).sum(0)
         diagonal = torch.diagonal(self.view_blocks, dim1=1, dim2=2)
         self.view_diagonal = prior.view_weight * self.free_view + damping * diagonal
-        self.common_diagonal = prior.common_weight * self.free_common
+        self.shared_diagonal = prior.shared_weight * self.free_shared
         self.density = self._density(terms[0])
-        near = surface.values.abs() <= BENT * self.grid.spacing
-        self.bending = BENDING / 3 / self.grid.spacing**2 * near
+        near = surface.values.abs() <= THIN_PLATE_DISTANCE * self.grid.spacing
+        self.bending = THIN_PLATE_WEIGHT / 3 / self.grid.spacing**2 * near
         self.bent = self.grid.laplacian(surface.values)
         self._view_inverse = self._inverse(
             self.view_blocks + torch.diag_embed(self.view_diagonal), self.free_view
         )
-        common = torch.stack([J.T @ J for J in self.by_common]).sum(0)
-        common = common + torch.diag(self.common_diagonal)
-        self._common_inverse = self._inverse(common, self.free_common)
+        shared = torch.stack([J.T @ J for J in self.shared_jacobian]).sum(0)
+        shared = shared + torch.diag(self.shared_diagonal)
+        self._shared_inverse = self._inverse(shared, self.free_shared)
 
     @staticmethod
     def _inverse(blocks: Tensor, free: Tensor) -> Tensor:
@@ -106,26 +112,26 @@ class NormalEquations:
         hit[normals.residuals.rows[normals.root_weight > 0, 0]] = 1
         return total / hit.sum().clamp(min=1)
 
-    def right_side(self) -> Increment:
+    def rhs(self) -> Increment:
         """-J^T W r and the priors' parts."""
         gradient = self._transposed([-value for value in self.values])
         views = gradient.views - self.prior.view_weight * self.prior.view_value * self.free_view
-        common = (
-            gradient.common - self.prior.common_weight * self.prior.common_value * self.free_common
+        shared = (
+            gradient.shared - self.prior.shared_weight * self.prior.shared_value * self.free_shared
         )
         surface = gradient.surface - self.grid.laplacian(self.bending * self.bent)
-        return Increment(surface, views, common)
+        return Increment(surface, views, shared)
 
     def apply(self, x: Increment) -> Increment:
         """The matrix times x."""
         product = self._in_one_pass(x) if self.one_pass else self._transposed(self._changes(x))
         bent = self.grid.laplacian(x.surface)
-        membrane = MEMBRANE * self.density * (bent + 1e-3 * x.surface)
+        gradient_term = GRADIENT_WEIGHT * self.density * (bent + 1e-3 * x.surface)
         bending = self.grid.laplacian(self.bending * bent)
         return Increment(
-            product.surface + membrane + bending,
+            product.surface + gradient_term + bending,
             product.views + self.view_diagonal * x.views,
-            product.common + self.common_diagonal * x.common,
+            product.shared + self.shared_diagonal * x.shared,
         )
 
     def _in_one_pass(self, x: Increment) -> Increment:
@@ -133,19 +139,21 @@ class NormalEquations:
         from pmni.kernels.normal_equations import add_product
 
         result = self._nothing()
-        for term in zip(self.rows, self.weights, self.by_view, self.by_common, strict=True):
+        for term in zip(
+            self.rows, self.weights, self.view_jacobian, self.shared_jacobian, strict=True
+        ):
             add_product(*parts(x), *term, parts(result))
         return result
 
     def _changes(self, x: Increment) -> list[Tensor]:
         """J x, of each term."""
         changes = []
-        for rows, weights, by_view, by_common in zip(
-            self.rows, self.weights, self.by_view, self.by_common, strict=True
+        for rows, weights, view_jacobian, shared_jacobian in zip(
+            self.rows, self.weights, self.view_jacobian, self.shared_jacobian, strict=True
         ):
             change = -(weights @ x.surface[rows][..., None])[..., 0]
-            change += (by_view @ x.views[..., None]).view_as(change)
-            change += (by_common @ x.common).view_as(change)
+            change += (view_jacobian @ x.views[..., None]).view_as(change)
+            change += (shared_jacobian @ x.shared).view_as(change)
             changes.append(change)
         return changes
 
@@ -154,20 +162,20 @@ class NormalEquations:
         return Increment(
             torch.zeros(len(self.grid), device=device),
             torch.zeros(self.views, VIEW_UNKNOWNS, device=device),
-            torch.zeros(COMMON_UNKNOWNS, device=device),
+            torch.zeros(SHARED_UNKNOWNS, device=device),
         )
 
     def _transposed(self, changes: list[Tensor]) -> Increment:
         """J^T times changes of each term's residuals."""
-        surface, views, common = parts(self._nothing())
-        for change, rows, weights, by_view, by_common in zip(
-            changes, self.rows, self.weights, self.by_view, self.by_common, strict=True
+        surface, views, shared = parts(self._nothing())
+        for change, rows, weights, view_jacobian, shared_jacobian in zip(
+            changes, self.rows, self.weights, self.view_jacobian, self.shared_jacobian, strict=True
         ):
             share = (weights * change[..., None]).sum(1)
             surface.index_add_(0, rows.reshape(-1), -share.reshape(-1))
-            views += (by_view.transpose(1, 2) @ change.reshape(self.views, -1, 1))[..., 0]
-            common += by_common.T @ change.reshape(-1)
-        return Increment(surface, views, common)
+            views += (view_jacobian.transpose(1, 2) @ change.reshape(self.views, -1, 1))[..., 0]
+            shared += shared_jacobian.T @ change.reshape(-1)
+        return Increment(surface, views, shared)
 
     def precondition(self, r: Increment) -> Increment:
         """Surface: the sum of the grids of all sizes (Bramble, Pasciak, Xu, 1990). Views: the
@@ -175,12 +183,12 @@ class NormalEquations:
         return Increment(
             multigrid(self.grid, r.surface, LEVELS) / self.density,
             (self._view_inverse @ r.views[..., None])[..., 0],
-            self._common_inverse @ r.common,
+            self._shared_inverse @ r.shared,
         )
 
     def solve(self, iterations: int) -> Increment:
         """So many iterations of preconditioned conjugate gradients from zero."""
-        r = self.right_side()
+        r = self.rhs()
         p = Increment(*(part.clone() for part in parts(self.precondition(r))))
         rz = dot(r, p)
         x = Increment(*(torch.zeros_like(part) for part in parts(r)))
@@ -210,7 +218,7 @@ def multigrid(grid: BlockGrid, r: Float[Tensor, "N"], levels: int) -> Float[Tens
 
 def parts(x: Increment) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors of an increment."""
-    return x.surface, x.views, x.common
+    return x.surface, x.views, x.shared
 
 
 def dot(a: Increment, b: Increment) -> Float[Tensor, ""]:

@@ -28,16 +28,16 @@ class Observations:
     """Column and row of the pixels inside the masks, view by view."""
     normals: Float[Tensor, "N 3"]
     """Their normals, camera frame, unit."""
-    depth_in_mask: Float[Tensor, "N"]
+    contour_depth: Float[Tensor, "N"]
     """How far they are from the contour, pixels."""
     first_pixel: Int[Tensor, "V+1"]
     """Where each view's pixels begin."""
-    index_at: Int[Tensor, "V H W"]
+    pixel_index: Int[Tensor, "V H W"]
     """Where each pixel stands in the list; -1 where it does not."""
     contour: Float[Tensor, "M 2"]
     """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
-    first_contour: Int[Tensor, "V+1"]
-    mask_distances: Float[Tensor, "V H W"]
+    first_contour_point: Int[Tensor, "V+1"]
+    contour_distance: Float[Tensor, "V H W"]
     """Signed distance of all pixels from the contour, pixels; positive outside."""
     sizes: Int[Tensor, "V 2"]
     """(height, width) of each view's own image."""
@@ -50,16 +50,16 @@ class Observations:
         """Where the tensors live."""
         return self.pixels.device
 
-    def draw_pixels(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+    def sample_pixels(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
         """`count` random pixels of each view, as indices into the list."""
         return _draw(self.first_pixel, count, generator)
 
-    def draw_contour(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+    def sample_contour(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
         """`count` random contour points of each view, as indices into the list.
 
         Those of a view without a contour are another's.
         """
-        return _draw(self.first_contour, count, generator)
+        return _draw(self.first_contour_point, count, generator)
 
     def directions(
         self, pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
@@ -75,25 +75,25 @@ class Observations:
     def copies(self, view: int, count: int) -> "Observations":
         """One view, so many times."""
         first, last = self.first_pixel[view : view + 2].tolist()
-        begin, end = self.first_contour[view : view + 2].tolist()
+        begin, end = self.first_contour_point[view : view + 2].tolist()
         number = torch.arange(count + 1, device=self.device)
-        index = self.index_at[view] - first
+        index = self.pixel_index[view] - first
         shift = (number[:-1] * (last - first)).view(-1, 1, 1)
         return Observations(
             names=(self.names[view],) * count,
             intrinsics=self.intrinsics[view].repeat(count, 1, 1),
             pixels=self.pixels[first:last].repeat(count, 1),
             normals=self.normals[first:last].repeat(count, 1),
-            depth_in_mask=self.depth_in_mask[first:last].repeat(count),
+            contour_depth=self.contour_depth[first:last].repeat(count),
             first_pixel=number * (last - first),
-            index_at=torch.where(index < 0, -1, index + shift).to(self.index_at.dtype),
+            pixel_index=torch.where(index < 0, -1, index + shift).to(self.pixel_index.dtype),
             contour=self.contour[begin:end].repeat(count, 1),
-            first_contour=number * (end - begin),
-            mask_distances=self.mask_distances[view].repeat(count, 1, 1),
+            first_contour_point=number * (end - begin),
+            contour_distance=self.contour_distance[view].repeat(count, 1, 1),
             sizes=self.sizes[view].repeat(count, 1),
         )
 
-    def pixel_sizes(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
+    def pixel_footprint(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
         """How wide a pixel of each view is at the object, normalised units."""
         distance = torch.linalg.vector_norm(centres, dim=-1)
         return distance / self.intrinsics[:, 0, 0].to(distance)
@@ -155,9 +155,9 @@ def load_observations(
     if not any(map(len, contours)):
         raise InputError(f"{capture.name}: the object fills all images; its outline must be seen")
     first_pixel = np.cumsum([0, *map(len, pixels)])
-    first_contour = np.cumsum([0, *map(len, contours)])
-    index_at = np.full(distances.shape, -1, np.int32)
-    for image, first, place in zip(index_at, first_pixel, pixels, strict=False):
+    first_contour_point = np.cumsum([0, *map(len, contours)])
+    pixel_index = np.full(distances.shape, -1, np.int32)
+    for image, first, place in zip(pixel_index, first_pixel, pixels, strict=False):
         image[place[:, 1], place[:, 0]] = np.arange(first, first + len(place))
     found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
     return Observations(
@@ -165,12 +165,12 @@ def load_observations(
         intrinsics=torch.as_tensor(capture.intrinsics[chosen], dtype=torch.float32, device=device),
         pixels=torch.as_tensor(np.concatenate(pixels), device=device),
         normals=torch.nn.functional.normalize(found, dim=-1),
-        depth_in_mask=torch.as_tensor(np.concatenate(depths), device=device),
+        contour_depth=torch.as_tensor(np.concatenate(depths), device=device),
         first_pixel=torch.as_tensor(first_pixel, device=device),
-        index_at=torch.as_tensor(index_at, device=device),
+        pixel_index=torch.as_tensor(pixel_index, device=device),
         contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
-        first_contour=torch.as_tensor(first_contour, device=device),
-        mask_distances=torch.as_tensor(distances, device=device),
+        first_contour_point=torch.as_tensor(first_contour_point, device=device),
+        contour_distance=torch.as_tensor(distances, device=device),
         sizes=torch.as_tensor(sizes, device=device),
     )
 

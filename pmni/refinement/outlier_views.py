@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.refinement.pose_step import pose_step
-from pmni.refinement.refine import STRAY, Refiner
+from pmni.refinement.solver import STRAY, GaussNewtonSolver
 from pmni.refinement.state import State, cross_matrix
 
 LOGGER = logging.getLogger("refine")
@@ -33,41 +33,39 @@ AT_A_TIME = 3
 
 
 @torch.no_grad()
-def recall(refiner: Refiner) -> list[int]:
+def relocalize_outlier_views(solver: GaussNewtonSolver) -> list[int]:
     """Put the strays of a refinement where they fit far better; returns which were."""
-    scales = refiner.linearise().scales
+    scales = solver.linearize().scales
     residuals = scales.normal_by_view
     moved = []
     for view in residuals.argsort(descending=True)[:AT_A_TIME].tolist():
         if float(residuals[view]) < STRAY * scales.normal:
             break
-        turned = _turns().to(refiner.measurements.device) @ refiner.estimate.c2w()[view]
-        pose, residual = best_pose(refiner, view, turned)
+        turned = _turns().to(solver.observations.device) @ solver.state.c2w()[view]
+        pose, residual = best_pose(solver, view, turned)
         if residual < MOST_LEFT * float(residuals[view]):
-            c2w = refiner.estimate.c2w()
+            c2w = solver.state.c2w()
             c2w[view] = pose
-            refiner.estimate = replace(
-                refiner.estimate, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3]
-            )
-            LOGGER.info("view %s had gone astray and is found", refiner.measurements.names[view])
+            solver.state = replace(solver.state, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3])
+            LOGGER.info("view %s had gone astray and is found", solver.observations.names[view])
             moved.append(view)
     return moved
 
 
 @torch.no_grad()
 def best_pose(
-    refiner: Refiner, view: int, c2w: Float[Tensor, "K 4 4"]
+    solver: GaussNewtonSolver, view: int, c2w: Float[Tensor, "K 4 4"]
 ) -> tuple[Float[Tensor, "4 4"], float]:
     """Of those that steps of a view's pose lead to from each of some; and the normals' residual
     there, radians."""
-    surface, settings = refiner.estimate.surface, refiner.settings
-    copies = refiner.measurements.copies(view, len(c2w))
+    surface, settings = solver.state.surface, solver.settings
+    copies = solver.observations.copies(view, len(c2w))
     settings = settings.model_copy(update={"pixels": PIXELS})
     for step in range(STEPS):
         c2w = pose_step(copies, surface, c2w, settings.model_copy(update={"seed": step}))
-    judge = Refiner(copies, surface.base, c2w, settings)
-    judge.estimate = State.start(surface, c2w)
-    residuals = judge.linearise().scales.normal_by_view
+    judge = GaussNewtonSolver(copies, surface.background, c2w, settings)
+    judge.state = State.start(surface, c2w)
+    residuals = judge.linearize().scales.normal_by_view
     best = int(residuals.argmin())
     return c2w[best], float(residuals[best])
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from pmni.config.refinement import RefineSettings
 from pmni.refinement.normal_equations import NormalEquations
 from pmni.refinement.observations import Observations
-from pmni.refinement.refine import DAMPING, Refiner
-from pmni.refinement.state import COMMON_UNKNOWNS, State
+from pmni.refinement.solver import DAMPING, GaussNewtonSolver
+from pmni.refinement.state import SHARED_UNKNOWNS, State
 from pmni.sdf.narrow_band import NarrowBandSDF
 
 
 @torch.no_grad()
 def pose_step(
-    measurements: Observations,
+    observations: Observations,
     surface: NarrowBandSDF,
     c2w: Float[Tensor, "V 4 4"],
     settings: RefineSettings,
@@ -27,18 +27,18 @@ def pose_step(
     then forgotten: with the surface fixed, the views' blocks of the normal equations are all there
     is.
     """
-    refiner = Refiner(measurements, surface.base, c2w, settings)
-    refiner.estimate = State.start(surface, c2w)
-    now = refiner.linearise()
+    solver = GaussNewtonSolver(observations, surface.background, c2w, settings)
+    solver.state = State.start(surface, c2w)
+    now = solver.linearize()
     equations = NormalEquations(
         surface,
         (now.normals, now.contours),
-        len(measurements),
-        refiner.prior(now),
-        refiner.free_view(),
-        torch.zeros(COMMON_UNKNOWNS, dtype=torch.bool, device=c2w.device),
+        len(observations),
+        solver.prior(now),
+        solver.free_view(),
+        torch.zeros(SHARED_UNKNOWNS, dtype=torch.bool, device=c2w.device),
         DAMPING,
     )
-    step = equations.precondition(equations.right_side())
+    step = equations.precondition(equations.rhs())
     still = torch.zeros_like(surface.values)
-    return refiner.estimate.moved(replace(step, surface=still), 0).c2w()
+    return solver.state.retract(replace(step, surface=still), 0).c2w()

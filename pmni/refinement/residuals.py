@@ -15,11 +15,11 @@ from torch.nn.functional import normalize
 from pmni.refinement.observations import Observations
 from pmni.refinement.state import (
     BIAS,
-    COMMON_UNKNOWNS,
-    FLATTENING,
     LOG_FOCAL,
+    NORMAL_TILT_BIAS,
     OFFSET,
     ROTATION,
+    SHARED_UNKNOWNS,
     TRANSLATION,
     VIEW_UNKNOWNS,
     State,
@@ -37,7 +37,7 @@ CURVATURE_STEP = 0.01
 LARGEST_CURVATURE = 50.0
 """To which the derivatives of the normal are limited, 1 / normalised units."""
 OUTLYING = 0.4
-"""Length of a residual at which the ray may see another part of the object than the estimate's."""
+"""Length of a residual at which the ray may see another part of the object than the state's."""
 MOST_STEPS = 80
 """Of sphere tracing: rays that need more only graze the surface."""
 OBJECT_SIZE = 0.8
@@ -55,8 +55,8 @@ class Residuals:
     value: Float[Tensor, "K D"]
     rows: Int[Tensor, "K 8"]
     weights: Float[Tensor, "K D 8"]
-    by_view: Float[Tensor, "K D 16"]
-    by_common: Float[Tensor, "K D 2"]
+    view_jacobian: Float[Tensor, "K D 16"]
+    shared_jacobian: Float[Tensor, "K D 2"]
     valid: Float[Tensor, "K"]
 
     def lengths(self) -> Float[Tensor, "K"]:
@@ -69,17 +69,17 @@ class Residuals:
 
 
 def trust(residuals: Float[Tensor, "K D"]) -> Float[Tensor, "K"]:
-    """From 1 to 0: whether rays see that part of the object which they meet of the estimate."""
+    """From 1 to 0: whether rays see that part of the object which they meet of the state."""
     return torch.exp(-residuals.square().sum(-1) / OUTLYING**2)
 
 
 def rays_through(
-    measurements: Observations, estimate: State, points: Float[Tensor, "V P 2"]
+    observations: Observations, state: State, points: Float[Tensor, "V P 2"]
 ) -> tuple[Float[Tensor, "V P 3"], Float[Tensor, "K 3"], Float[Tensor, "K 3"]]:
     """Rays through image points: camera-frame directions, and world origins and directions."""
-    local = measurements.directions(points, estimate.log_focal)
-    d = (estimate.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
-    origin = estimate.centres.float()[:, None].expand(local.shape).reshape(-1, 3)
+    local = observations.directions(points, state.log_focal)
+    d = (state.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
+    origin = state.centres.float()[:, None].expand(local.shape).reshape(-1, 3)
     return local, origin, d
 
 
@@ -105,7 +105,7 @@ class NormalCorrection:
 
 def correct_normals(
     intrinsics: Float[Tensor, "V 3 3"],
-    estimate: State,
+    state: State,
     normals: Float[Tensor, "V P 3"],
     pixels: Float[Tensor, "V P 2"],
     directions: Float[Tensor, "V P 3"],
@@ -117,7 +117,7 @@ def correct_normals(
     """
     K = intrinsics[:, None]
     offset = (pixels - K[..., :2, 2]) / K[..., 0, 0, None]
-    distance = torch.linalg.vector_norm(estimate.centres, dim=-1).float()[:, None, None]
+    distance = torch.linalg.vector_norm(state.centres, dim=-1).float()[:, None, None]
     coordinates = torch.cat(
         [torch.ones_like(offset[..., :1]), offset * distance / OBJECT_SIZE], dim=-1
     )
@@ -125,14 +125,14 @@ def correct_normals(
     away = normals + cosine * directions  # sin(theta) long, across the ray
     sine = torch.linalg.vector_norm(away, dim=-1, keepdim=True)
     flattened = away * cosine + sine**2 * directions
-    turn = torch.einsum("vij,vpj->vpi", estimate.bias, coordinates)
-    corrected = normals + torch.linalg.cross(turn, normals) + estimate.flattening * flattened
+    turn = torch.einsum("vij,vpj->vpi", state.bias, coordinates)
+    corrected = normals + torch.linalg.cross(turn, normals) + state.flattening * flattened
     return NormalCorrection(normalize(corrected, dim=-1), coordinates, flattened)
 
 
 def normal_residuals(
-    measurements: Observations,
-    estimate: State,
+    observations: Observations,
+    state: State,
     index: Int[Tensor, "V P"],
     spread: Float[Tensor, "K"],
 ) -> Residuals:
@@ -144,114 +144,116 @@ def normal_residuals(
     d r / d omega = -[R n'] + H P [x],   d r / d tau = -H P,
     where H = d n_f / dx and P = I - d n_f^T / (n_f . d) slides a displaced point along the ray back
     onto the surface; a displaced surface is met -d u / (n_f . d) away. `trust` falls from 1 to 0
-    where residuals are large: there the ray sees another part of the object than the estimate's,
+    where residuals are large: there the ray sees another part of the object than the state's,
     whose H says nothing about it.
     """
-    sdf = estimate.surface
+    sdf = state.surface
     views, count = index.shape
-    pixels = measurements.pixels[index].float()
-    R = estimate.rotations.float()[:, None]
-    local, origin, d = rays_through(measurements, estimate, pixels)
+    pixels = observations.pixels[index].float()
+    R = state.rotations.float()[:, None]
+    local, origin, d = rays_through(observations, state, pixels)
     hit, x = first_hits(sdf, origin, d)
     n_f = normalize(sdf.value_and_gradient(x)[1], dim=-1)
     facing = (n_f * d).sum(-1)
-    H = normal_derivative(estimate, x, n_f)
+    H = normal_derivative(state, x, n_f)
     slide = (H @ d[..., None])[..., 0] / facing.clamp(max=-GRAZING)[:, None]
     HP = H - slide[:, :, None] * n_f[:, None, :]
 
-    measured = measurements.normals[index]
-    correction = correct_normals(measurements.intrinsics, estimate, measured, pixels, local)
+    measured = observations.normals[index]
+    correction = correct_normals(observations.intrinsics, state, measured, pixels, local)
     Rn = (R @ correction.normals[..., None])[..., 0].view(-1, 3)
     x_s = x + spread[:, None] * n_f
-    rows, place, inside = sdf.grid.corners(x_s)
+    rows, place, inside = sdf.grid.cell_corners(x_s)
     gradient_weights = trilinear_gradient(place, sdf.grid.spacing)
     gradient = (gradient_weights @ sdf.values[rows][..., None])[..., 0]
 
     value = Rn - gradient
     met = (trust(value)[:, None] * slide)[:, :, None] * trilinear(place)[:, None, :]
 
-    by_view = x.new_zeros(views * count, 3, VIEW_UNKNOWNS)
-    by_view[..., ROTATION] = -cross_matrix(Rn) + HP @ cross_matrix(x)
-    by_view[..., TRANSLATION] = -HP
+    view_jacobian = x.new_zeros(views * count, 3, VIEW_UNKNOWNS)
+    view_jacobian[..., ROTATION] = -cross_matrix(Rn) + HP @ cross_matrix(x)
+    view_jacobian[..., TRANSLATION] = -HP
     turned = R @ -cross_matrix(correction.normals)
-    by_view[..., BIAS] = (turned[..., None] * correction.coordinates[:, :, None, None, :]).view(
-        -1, 3, 9
+    view_jacobian[..., BIAS] = (
+        turned[..., None] * correction.coordinates[:, :, None, None, :]
+    ).view(-1, 3, 9)
+    shared_jacobian = x.new_zeros(views * count, 3, SHARED_UNKNOWNS)
+    shared_jacobian[..., NORMAL_TILT_BIAS] = (R @ correction.flattened[..., None])[..., 0].view(
+        -1, 3
     )
-    by_common = x.new_zeros(views * count, 3, COMMON_UNKNOWNS)
-    by_common[..., FLATTENING] = (R @ correction.flattened[..., None])[..., 0].view(-1, 3)
-    by_common[..., LOG_FOCAL] = -(HP @ focal_motion(x, origin, R, local)[..., None])[..., 0]
+    shared_jacobian[..., LOG_FOCAL] = -(HP @ focal_motion(x, origin, R, local)[..., None])[..., 0]
     return Residuals(
         value=value,
         rows=rows,
         weights=gradient_weights - met,
-        by_view=by_view,
-        by_common=by_common,
+        view_jacobian=view_jacobian,
+        shared_jacobian=shared_jacobian,
         valid=(hit & (facing < -0.02) & inside).float(),
     )
 
 
 def contour_residuals(
-    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
+    observations: Observations, state: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = offset - min f along the ray of a contour point."""
-    nearest = nearest_residuals(measurements, estimate, measurements.contour[index])
-    nearest.by_view[:, 0, OFFSET] = 1
+    nearest = nearest_residuals(observations, state, observations.contour[index])
+    nearest.view_jacobian[:, 0, OFFSET] = 1
     count = index.shape[1]
-    offsets = estimate.offsets[:, None].expand(-1, count).reshape(-1, 1)
-    seen = (measurements.first_contour.diff() > 0).repeat_interleave(count)
+    offsets = state.offsets[:, None].expand(-1, count).reshape(-1, 1)
+    seen = (observations.first_contour_point.diff() > 0).repeat_interleave(count)
     return replace(nearest, value=offsets + nearest.value, valid=nearest.valid * seen)
 
 
 def coverage_residuals(
-    measurements: Observations, estimate: State, index: Int[Tensor, "V P"]
+    observations: Observations, state: State, index: Int[Tensor, "V P"]
 ) -> Residuals:
     """r = -min f along the ray of a pixel in the mask that misses the surface.
 
     Nothing else brings back what a step has torn off a thin part.
     """
-    nearest = nearest_residuals(measurements, estimate, measurements.pixels[index].float())
+    nearest = nearest_residuals(observations, state, observations.pixels[index].float())
     return replace(nearest, valid=nearest.valid * (nearest.value[:, 0] < 0))
 
 
 def nearest_residuals(
-    measurements: Observations, estimate: State, points: Float[Tensor, "V P 2"]
+    observations: Observations, state: State, points: Float[Tensor, "V P 2"]
 ) -> Residuals:
     """r = -min f along the ray of an image point; the least value is at x_m.
 
     d r = -u(x_m) - g . (omega x x_m + tau), where g is grad f(x_m) across the ray: along it the
     minimum does not change to first order.
     """
-    sdf = estimate.surface
+    sdf = state.surface
     views, count, _ = points.shape
-    R = estimate.rotations.float()[:, None]
-    local, origin, d = rays_through(measurements, estimate, points)
+    R = state.rotations.float()[:, None]
+    local, origin, d = rays_through(observations, state, points)
     near, far = box_interval(origin, d)
     distance, _ = closest_approach(sdf, origin, d, near, far, step=2.5 * sdf.grid.spacing)
     x = origin + distance[:, None] * d
     gradient = sdf.value_and_gradient(x)[1]
     across = normalize(gradient - (gradient * d).sum(-1, keepdim=True) * d, dim=-1)
-    rows, place, inside = sdf.grid.corners(x)
+    rows, place, inside = sdf.grid.cell_corners(x)
     weights = trilinear(place)
-    by_view = x.new_zeros(views * count, 1, VIEW_UNKNOWNS)
-    by_view[:, 0, ROTATION] = -torch.linalg.cross(x, across)
-    by_view[:, 0, TRANSLATION] = -across
-    by_common = x.new_zeros(views * count, 1, COMMON_UNKNOWNS)
-    by_common[:, 0, LOG_FOCAL] = -(across * focal_motion(x, origin, R, local)).sum(-1)
+    view_jacobian = x.new_zeros(views * count, 1, VIEW_UNKNOWNS)
+    view_jacobian[:, 0, ROTATION] = -torch.linalg.cross(x, across)
+    view_jacobian[:, 0, TRANSLATION] = -across
+    shared_jacobian = x.new_zeros(views * count, 1, SHARED_UNKNOWNS)
+    shared_jacobian[:, 0, LOG_FOCAL] = -(across * focal_motion(x, origin, R, local)).sum(-1)
     return Residuals(
         value=-(weights * sdf.values[rows]).sum(-1, keepdim=True),
         rows=rows,
         weights=weights[:, None],
-        by_view=by_view,
-        by_common=by_common,
+        view_jacobian=view_jacobian,
+        shared_jacobian=shared_jacobian,
         valid=(inside & (near < far)).float(),
     )
 
 
 def normal_derivative(
-    estimate: State, x: Float[Tensor, "K 3"], n_f: Float[Tensor, "K 3"]
+    state: State, x: Float[Tensor, "K 3"], n_f: Float[Tensor, "K 3"]
 ) -> Float[Tensor, "K 3 3"]:
     """d n_f / dx along the surface, by differences in two tangent directions."""
-    sdf = estimate.surface
+    sdf = state.surface
     step = max(sdf.grid.spacing, CURVATURE_STEP)
     least = n_f.abs().argmin(-1)
     first = normalize(torch.linalg.cross(n_f, torch.eye(3, device=x.device)[least]), dim=-1)

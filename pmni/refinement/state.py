@@ -12,8 +12,8 @@ ROTATION, TRANSLATION, BIAS, OFFSET = slice(0, 3), slice(3, 6), slice(6, 15), sl
 VIEW_UNKNOWNS = 16
 """Of each view: the pose's left perturbation (rotation about the origin, then translation), the
 normal bias, the contour offset."""
-FLATTENING, LOG_FOCAL = 0, 1
-COMMON_UNKNOWNS = 2
+NORMAL_TILT_BIAS, LOG_FOCAL = 0, 1
+SHARED_UNKNOWNS = 2
 """Of all views together."""
 LONGEST_STEP = 3.0
 """Cells that the surface moves at most in an outer iteration."""
@@ -26,11 +26,11 @@ class Increment:
     surface: Float[Tensor, "N"]
     """Of the values at the nodes of the sparse grid."""
     views: Float[Tensor, "V 16"]
-    common: Float[Tensor, "2"]
+    shared: Float[Tensor, "2"]
 
     def scaled(self, factor: float) -> "Increment":
         """A part of it."""
-        return Increment(self.surface * factor, self.views * factor, self.common * factor)
+        return Increment(self.surface * factor, self.views * factor, self.shared * factor)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ class State:
         matrices[:, :3, :3], matrices[:, :3, 3] = self.rotations, self.centres
         return matrices
 
-    def moved(self, step: Increment, sweeps: int) -> "State":
+    def retract(self, step: Increment, sweeps: int) -> "State":
         """All unknowns changed by an increment; the surface stays a distance function."""
         sdf = self.surface
         limit = LONGEST_STEP * sdf.grid.spacing
         values = sdf.values + step.surface.clamp(-limit, limit)
-        surface = rebuild_band(reinitialize(NarrowBandSDF(sdf.grid, values, sdf.base), sweeps))
+        surface = rebuild_band(
+            reinitialize(NarrowBandSDF(sdf.grid, values, sdf.background), sweeps)
+        )
         # Of matrices as small as these a processor is quicker.
         turn = torch.linalg.matrix_exp(cross_matrix(step.views[:, ROTATION].double().cpu()))
         u, _, vt = torch.linalg.svd(turn @ self.rotations.cpu())
@@ -90,9 +92,9 @@ class State:
             rotations=rotations,
             centres=centres,
             bias=self.bias + step.views[:, BIAS].view(-1, 3, 3),
-            flattening=self.flattening + step.common[FLATTENING],
+            flattening=self.flattening + step.shared[NORMAL_TILT_BIAS],
             offsets=self.offsets + step.views[:, OFFSET][:, 0],
-            log_focal=self.log_focal + step.common[LOG_FOCAL],
+            log_focal=self.log_focal + step.shared[LOG_FOCAL],
         )
 
 

@@ -13,7 +13,7 @@ from pmni.refinement.residuals import Residuals, trust
 FINEST_CONTOUR = 0.2
 """Least scale of contour residuals, pixels."""
 EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
-"""Contour residuals up to so many pixels say that the contours are not ragged; beyond, so many
+"""Contour residuals up to so many pixels say that the contours are not jittered; beyond, so many
 times the excess is the width of the rim where normals are not trusted, at most so many pixels."""
 
 
@@ -29,23 +29,23 @@ class Scales:
     """Median length in each view, radians; pi where nothing is hit."""
 
 
-def doubtful_rim(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
+def boundary_erosion(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
     """How many pixels inside each view's contour there may be something else than the object;
     `offsets` in pixels."""
-    ragged = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
-    return (offsets.clamp(min=0) + ragged).clamp(max=MOST_RIM)
+    jittered = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
+    return (offsets.clamp(min=0) + jittered).clamp(max=MOST_RIM)
 
 
 def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
     """The usual sizes of the residuals."""
     lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
-    by_view = lower_medians(lengths.view(len(sizes), -1))
+    view_jacobian = lower_medians(lengths.view(len(sizes), -1))
     off = (contours.lengths().view(len(sizes), -1) / sizes[:, None]).reshape(-1)
     off = off[contours.valid > 0]
     return Scales(
         normal=float(lengths.nanmedian()),
         contour=max(1.4826 * float(off.median()), FINEST_CONTOUR),
-        normal_by_view=by_view.nan_to_num(math.pi),
+        normal_by_view=view_jacobian.nan_to_num(math.pi),
     )
 
 
@@ -56,7 +56,7 @@ def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, "V"]:
     return values.sort(dim=1).values.gather(1, middle[:, None])[:, 0]
 
 
-def robust_normals(normals: Residuals, scales: Scales, settled: bool) -> WeightedResiduals:
+def weighted_normals(normals: Residuals, scales: Scales, settled: bool) -> WeightedResiduals:
     """Huber weights of 1 up to a few times the usual residual.
 
     Where the surface is `settled`, what does not fit it shows another part of the object, behind
@@ -69,7 +69,7 @@ def robust_normals(normals: Residuals, scales: Scales, settled: bool) -> Weighte
     return WeightedResiduals(normals, weight.sqrt())
 
 
-def robust_distances(
+def weighted_distances(
     distances: Residuals, strength: float, sizes: Float[Tensor, "V"], scales: Scales
 ) -> WeightedResiduals:
     """Huber weights of `strength` for the squares of distances, in pixels."""

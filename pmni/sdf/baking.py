@@ -5,7 +5,7 @@ from math import ceil
 import torch
 
 from pmni.sdf.grid import GridSDF, grid_nodes
-from pmni.sdf.narrow_band import NarrowBandSDF, in_parts, resample
+from pmni.sdf.narrow_band import NarrowBandSDF, evaluate_in_chunks, resample
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
@@ -23,13 +23,13 @@ def baked(surface: SDF, spacing: float, device: torch.device) -> NarrowBandSDF:
     if isinstance(surface, NarrowBandSDF):
         return surface
     if isinstance(surface, ResidualSDF):
-        grid, base = surface.surface.grid, surface.surface.base.values
+        grid, base = surface.surface.grid, surface.surface.background.values
         coarse = grid_nodes(len(base), device).view(-1, 3)
         return NarrowBandSDF(
             grid,
             surface.surface.values + grid.sampled(surface.correction),
-            GridSDF(base + in_parts(surface.correction, coarse).view_as(base)),
-            surface.surface.seen,
+            GridSDF(base + evaluate_in_chunks(surface.correction, coarse).view_as(base)),
+            surface.surface.observed,
         )
     cells = STRIDE * ceil(2 / spacing / STRIDE)
     return resample(surface, min(max(cells, FEWEST_CELLS), MOST_CELLS), device, sweeps=0)

@@ -17,7 +17,7 @@ AT_A_TIME = 2**12
 # Indices along an axis.
 _CUBE = range(2)  # of a cell's corners
 _NODES = range(BLOCK)  # of a block's nodes
-_APRON = range(-1, BLOCK + 1)  # of these and the nodes around them
+_HALO = range(-1, BLOCK + 1)  # of these and the nodes around them
 _PARENTS = range(BLOCK // 2 + 1)  # of the coarser nodes that they lie between
 
 
@@ -73,7 +73,7 @@ class BlockGrid:
         chosen = self.blocks if blocks is None else blocks
         return torch.cat([function(self.positions(part)) for part in chosen.split(AT_A_TIME)])
 
-    def rows(self, nodes: Int[Tensor, "*n 3"]) -> Int[Tensor, "*n"]:
+    def node_indices(self, nodes: Int[Tensor, "*n 3"]) -> Int[Tensor, "*n"]:
         """The rows of nodes; -1 for those that are off."""
         block = (nodes.div(BLOCK, rounding_mode="floor") + 1).clamp(0, self._side - 1)
         inner = nodes % BLOCK
@@ -83,7 +83,7 @@ class BlockGrid:
         number = self.block_numbers[block].long()
         return torch.where(number < 0, number, number * BLOCK**3 + inner)
 
-    def on_coarser(self, stride: int) -> tuple[Int[Tensor, "M"], Bool[Tensor, "n n n"]]:
+    def coarser_nodes(self, stride: int) -> tuple[Int[Tensor, "M"], Bool[Tensor, "n n n"]]:
         """The nodes of the dense grid with cells `stride` times as large (a divisor of BLOCK) that
         are nodes of this one, and on: their rows here in the order of that grid, and where."""
         inner = _triples(range(0, BLOCK, stride), self.device)
@@ -97,7 +97,7 @@ class BlockGrid:
         on[place] = True
         return rows[within][order], on.view(side, side, side)
 
-    def corners(
+    def cell_corners(
         self, x: Float[Tensor, "N 3"]
     ) -> tuple[Int[Tensor, "N 8"], Float[Tensor, "N 3"], Bool[Tensor, "N"]]:
         """The cell around each point: rows of its corners, the point's place in it, and whether
@@ -112,21 +112,21 @@ class BlockGrid:
         return torch.where(inside[:, None], rows, 0), place - lowest, inside
 
     @cached_property
-    def apron(self) -> Int32[Tensor, "B 216"]:
+    def halo(self) -> Int32[Tensor, "B 216"]:
         """Rows of each block's nodes and those around it (6^3); nodes that are off are replaced by
         the block's nearest."""
-        around = _triples(_APRON, self.device)
+        around = _triples(_HALO, self.device)
         inner = around.clamp(0, BLOCK - 1)
         parts = []
         for blocks in self.blocks.split(AT_A_TIME):
-            rows = self.rows(blocks[:, None] * BLOCK + around)
-            nearest = self.rows(blocks[:, None] * BLOCK + inner)
+            rows = self.node_indices(blocks[:, None] * BLOCK + around)
+            nearest = self.node_indices(blocks[:, None] * BLOCK + inner)
             parts.append(torch.where(rows < 0, nearest, rows).int())
         return torch.cat(parts)
 
-    def with_apron(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B 6 6 6"]:
+    def with_halo(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B 6 6 6"]:
         """The values of each block and around it."""
-        around = values.index_select(0, self.apron.view(-1))
+        around = values.index_select(0, self.halo.view(-1))
         return around.view(-1, *(BLOCK + 2,) * 3)
 
     def differences(
@@ -144,7 +144,7 @@ class BlockGrid:
     @cached_property
     def _spans(self) -> Float[Tensor, "N 3"]:
         """Over what lengths `gradient` takes differences."""
-        apart = self.apron.view(-1, *(BLOCK + 2,) * 3)
+        apart = self.halo.view(-1, *(BLOCK + 2,) * 3)
         cells = []
         for axis in (1, 2, 3):
             low, here, high = (_shifted(apart, axis, step) for step in (-1, 0, 1))
@@ -157,7 +157,7 @@ class BlockGrid:
 
     def _around(self, values: Tensor, stencil: Float[Tensor, "216 k"]) -> Float[Tensor, "B k"]:
         """Weighted sums of the values of each block and around it."""
-        return self.with_apron(values).view(-1, (BLOCK + 2) ** 3) @ stencil.to(values)
+        return self.with_halo(values).view(-1, (BLOCK + 2) ** 3) @ stencil.to(values)
 
     @cached_property
     def coarser(self) -> "BlockGrid":
@@ -174,7 +174,7 @@ class BlockGrid:
     def _parents(self) -> Int[Tensor, "B 27"]:
         """Rows, in the coarser grid, of the nodes that each block's nodes lie between."""
         offsets = _triples(_PARENTS, self.device)
-        return self.coarser.rows(self.blocks[:, None] * (BLOCK // 2) + offsets)
+        return self.coarser.node_indices(self.blocks[:, None] * (BLOCK // 2) + offsets)
 
     @cached_property
     def _interpolation(self) -> Float[Tensor, "64 27"]:
@@ -249,14 +249,14 @@ def _differences(device: torch.device) -> Float[Tensor, "216 384"]:
 
 
 def _stencil(axis: int, step: int) -> Float[Tensor, "216 64"]:
-    """1 where a node of a block, moved by a step along an axis, is one of those with its apron."""
-    nodes, apron = (_triples(along, torch.device("cpu")) for along in (_NODES, _APRON))
+    """1 where a node of a block, moved by a step along an axis, is one of those with its halo."""
+    nodes, halo = (_triples(along, torch.device("cpu")) for along in (_NODES, _HALO))
     moved = nodes + step * torch.eye(3, dtype=torch.long)[axis]
-    return (apron[:, None] == moved).all(-1).float()
+    return (halo[:, None] == moved).all(-1).float()
 
 
 def _shifted(around: Tensor, axis: int, step: int) -> Tensor:
-    """The 4^3 nodes of each block, moved by a step along an axis; from values with an apron."""
+    """The 4^3 nodes of each block, moved by a step along an axis; from values with an halo."""
     starts = [1, 1, 1]
     starts[axis - 1] += step
     for dimension, start in enumerate(starts, 1):

@@ -56,9 +56,9 @@ def save_band(path: Path, surface: NarrowBandSDF) -> None:
 
 def _band_tensors(surface: NarrowBandSDF) -> dict[str, Tensor]:
     blocks = surface.grid.blocks.to(torch.int16)
-    seen = torch.ones_like(surface.values, dtype=torch.bool)
-    seen = seen if surface.seen is None else surface.seen
-    tensors = (blocks, surface.values, surface.base.values, seen)
+    observed = torch.ones_like(surface.values, dtype=torch.bool)
+    observed = observed if surface.observed is None else surface.observed
+    tensors = (blocks, surface.values, surface.background.values, observed)
     return dict(zip(_BAND_KEYS, tensors, strict=True))
 
 
@@ -112,8 +112,8 @@ def load_surface(
 
 def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> NarrowBandSDF:
     """The grid surface; its tensors are taken out."""
-    blocks, values, base, seen = (tensors.pop(key).to(device) for key in _BAND_KEYS)
+    blocks, values, base, observed = (tensors.pop(key).to(device) for key in _BAND_KEYS)
     side = cells // BLOCK + 1
     active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
     active[blocks.long().unbind(-1)] = True
-    return NarrowBandSDF(BlockGrid(cells, active), values, GridSDF(base), seen)
+    return NarrowBandSDF(BlockGrid(cells, active), values, GridSDF(base), observed)

@@ -28,26 +28,26 @@ CLIP = 8.0
 
 
 class NarrowBandSDF:
-    """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `base`'s.
+    """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `background`'s.
 
-    A grid that has all its nodes is its own base: both hold the same values.
+    A grid that has all its nodes is its own background: both hold the same values.
     """
 
     def __init__(
         self,
         grid: BlockGrid,
         values: Float[Tensor, "N"],
-        base: GridSDF,
-        seen: Bool[Tensor, "N"] | None = None,
+        background: GridSDF,
+        observed: Bool[Tensor, "N"] | None = None,
     ) -> None:
-        self.grid, self.values, self.base, self.seen = grid, values, base, seen
+        self.grid, self.values, self.background, self.observed = grid, values, background, observed
 
-    def is_seen(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
-        """Whether the cells around points belong to what cameras have seen; all do if unknown."""
-        if self.seen is None:
+    def is_observed(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+        """Whether all corners of the cells around points are observed; True where nobody says."""
+        if self.observed is None:
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
-        rows, _, inside = self.grid.corners(x)
-        return inside & self.seen[rows].all(-1)
+        rows, _, inside = self.grid.cell_corners(x)
+        return inside & self.observed[rows].all(-1)
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Interpolated values."""
@@ -56,10 +56,10 @@ class NarrowBandSDF:
 
             return sampled(self, x, with_gradient=False)[0]
         if self.grid.cells <= DENSE_CELLS:
-            return self.base(x)
-        rows, place, inside = self.grid.corners(x)
+            return self.background(x)
+        rows, place, inside = self.grid.cell_corners(x)
         fine = (self.values[rows] * trilinear(place)).sum(-1)
-        return torch.where(inside, fine, self.base(x))
+        return torch.where(inside, fine, self.background(x))
 
     @cached_property
     def node_gradients(self) -> Float[Tensor, "N 3"]:
@@ -75,16 +75,18 @@ class NarrowBandSDF:
 
             value, *slopes = sampled(self, x, with_gradient=True)
             return value, torch.stack(slopes, dim=-1)
-        rows, place, inside = self.grid.corners(x)
+        rows, place, inside = self.grid.cell_corners(x)
         weights = trilinear(place)
-        value, gradient = self.base.value_and_gradient(x)
+        value, gradient = self.background.value_and_gradient(x)
         fine = (self.values[rows] * weights).sum(-1)
         slope = (self.node_gradients[rows] * weights[..., None]).sum(-2)
         return torch.where(inside, fine, value), torch.where(inside[:, None], slope, gradient)
 
     def _runs_kernels(self, x: Float[Tensor, "N 3"]) -> bool:
         """Whether kernels find values; they have no derivatives."""
-        wanted = x.requires_grad or self.values.requires_grad or self.base.values.requires_grad
+        wanted = (
+            x.requires_grad or self.values.requires_grad or self.background.values.requires_grad
+        )
         single = x.dtype == self.values.dtype == torch.float32
         return single and not (wanted and torch.is_grad_enabled()) and kernels.chosen(x.device)
 
@@ -98,27 +100,29 @@ def resample(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> NarrowB
         grid = BlockGrid(cells, _near(sdf, cells, HALF_WIDTH + SPARE, everywhere))
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
     nodes = grid_nodes(coarse, device).view(-1, 3)
-    base = GridSDF(in_parts(sdf, nodes).view(coarse, coarse, coarse))
-    return reinitialize(NarrowBandSDF(grid, grid.sampled(sdf), base), sweeps)
+    background = GridSDF(evaluate_in_chunks(sdf, nodes).view(coarse, coarse, coarse))
+    return reinitialize(NarrowBandSDF(grid, grid.sampled(sdf), background), sweeps)
 
 
 def reinitialize(sdf: NarrowBandSDF, sweeps: int) -> NarrowBandSDF:
-    """`sdf` redistanced, with a base that agrees with it where both have nodes."""
-    grid, base = sdf.grid, sdf.base.values
+    """`sdf` redistanced, with a background that agrees with it where both have nodes."""
+    grid, background = sdf.grid, sdf.background.values
     near = sdf.values.abs() <= FROZEN * grid.spacing
     values = reinitialized_values(grid, sdf.values, near, sweeps)
-    rows, known = grid.on_coarser(grid.cells // (len(base) - 1))
-    base = base.masked_scatter(known, values[rows])
-    if len(rows) < base.numel():
-        base = reinitialized_values_dense(base, known, sweeps)
-    limit = CLIP * 2 / (len(base) - 1)
-    return NarrowBandSDF(grid, values.clamp(-limit, limit), GridSDF(base.clamp(-limit, limit)))
+    rows, known = grid.coarser_nodes(grid.cells // (len(background) - 1))
+    background = background.masked_scatter(known, values[rows])
+    if len(rows) < background.numel():
+        background = reinitialized_values_dense(background, known, sweeps)
+    limit = CLIP * 2 / (len(background) - 1)
+    return NarrowBandSDF(
+        grid, values.clamp(-limit, limit), GridSDF(background.clamp(-limit, limit))
+    )
 
 
 def rebuild_band(sdf: NarrowBandSDF) -> NarrowBandSDF:
     """`sdf` on blocks that surround its surface again, if the surface came near to their end.
 
-    Where its surface is, is asked of the base too: that has to be up to date (`reinitialize`)."""
+    The background must agree with the band (`reinitialize`)."""
     grid = sdf.grid
     if grid.cells <= DENSE_CELLS:
         return sdf
@@ -127,12 +131,12 @@ def rebuild_band(sdf: NarrowBandSDF) -> NarrowBandSDF:
     if not needed.any():
         return sdf
     grid = BlockGrid(grid.cells, _near(sdf, grid.cells, HALF_WIDTH + SPARE, reachable))
-    first = sdf.grid.rows(grid.blocks * BLOCK)
+    first = sdf.grid.node_indices(grid.blocks * BLOCK)
     kept = first >= 0
     values = sdf.values.new_empty(len(grid.blocks), BLOCK**3)
     values[kept] = sdf.values.view(-1, BLOCK**3)[first[kept] // BLOCK**3]
     values[~kept] = grid.sampled(sdf, grid.blocks[~kept]).view(-1, BLOCK**3)
-    return NarrowBandSDF(grid, values.view(-1), sdf.base)
+    return NarrowBandSDF(grid, values.view(-1), sdf.background)
 
 
 def _near(
@@ -141,10 +145,10 @@ def _near(
     """Which of some blocks reach within `width` cells of the surface."""
     spacing = 2 / cells
     centres = (torch.nonzero(among) * BLOCK + (BLOCK - 1) / 2) * spacing - 1
-    near = in_parts(sdf, centres).abs() < (width + BLOCK / 2) * spacing
+    near = evaluate_in_chunks(sdf, centres).abs() < (width + BLOCK / 2) * spacing
     return torch.zeros_like(among).masked_scatter(among, near)
 
 
-def in_parts(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+def evaluate_in_chunks(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
     """f at many points, with little memory."""
     return torch.cat([sdf(part) for part in x.split(2**18)])

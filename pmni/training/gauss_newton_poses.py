@@ -7,7 +7,7 @@ from torch import Tensor
 from pmni.config.refinement import RefineSettings
 from pmni.refinement.observations import Observations
 from pmni.refinement.pose_step import pose_step
-from pmni.refinement.refine import finest_cells
+from pmni.refinement.solver import finest_cells
 from pmni.sdf.narrow_band import resample
 from pmni.sdf.sdf import SDF
 

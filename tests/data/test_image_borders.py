@@ -87,7 +87,7 @@ def test_distances_are_from_contours_not_from_borders():
 def test_a_cut_is_no_contour():
     capture = sphere_cut()
     found, padded = (load_observations(c, (), CPU) for c in (capture, replace(capture, sizes=None)))
-    rows = slice(int(found.first_contour[2]), int(found.first_contour[3]))
+    rows = slice(int(found.first_contour_point[2]), int(found.first_contour_point[3]))
     whole = contour_points(sphere_capture(views=8)[0].masks[2])
     kept = whole[whole[:, 0] <= 33]
     assert sorted(map(tuple, found.contour[rows].tolist())) == sorted(map(tuple, kept.tolist()))
@@ -100,11 +100,11 @@ def test_a_view_without_a_contour_has_no_residuals_of_one():
     masks[7] = True
     normals = capture.normals.copy()
     normals[7] = [0, 0, -1]
-    measurements = load_observations(replace(capture, masks=masks, normals=normals), (), CPU)
-    index = measurements.draw_contour(50, torch.Generator().manual_seed(0))
+    observations = load_observations(replace(capture, masks=masks, normals=normals), (), CPU)
+    index = observations.sample_contour(50, torch.Generator().manual_seed(0))
     c2w = torch.tensor(capture.reference_c2w)
-    estimate = State.start(resample(sphere(0.5), 32, CPU, 4), c2w)
-    valid = contour_residuals(measurements, estimate, index).valid.view(8, 50)
+    state = State.start(resample(sphere(0.5), 32, CPU, 4), c2w)
+    valid = contour_residuals(observations, state, index).valid.view(8, 50)
     assert valid.sum(1).tolist() == [50] * 7 + [0]
 
 
@@ -146,11 +146,11 @@ def test_a_cut_view_does_no_harm_to_poses_and_surface():
     capture, mesh = duck()
     smaller = cut(capture, {3: (52, 60)})
     assert smaller.masks[3].sum() < 0.75 * capture.masks[3].sum()
-    refiner, _ = refined(smaller, wrong_poses(), pixels=800)
-    errors = rotation_errors(refiner.estimate.c2w().numpy(), cameras())
+    solver, _ = refined(smaller, wrong_poses(), pixels=800)
+    errors = rotation_errors(solver.state.c2w().numpy(), cameras())
     assert errors[3] < 1.2, "0.2 to 0.9 by the draws; 7 if the padding counts as empty"
     assert errors.mean() < 0.5
-    assert surface_errors(refiner.estimate.surface, mesh).mean() < 0.0015
+    assert surface_errors(solver.state.surface, mesh).mean() < 0.0015
 
 
 # --------------------------------------------------------------------------------- training

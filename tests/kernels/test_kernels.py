@@ -118,7 +118,7 @@ def test_no_rays_and_values_that_are_not_numbers(band):
     ways = (5e-3, None, STEP_FACTOR, REFINEMENTS)
     assert len(first_crossings(band, none, none, empty, empty, *ways)) == 0
     broken = resample(sphere(0.5), 32, DEVICE, sweeps=0)
-    broken.base.values[8] = torch.nan
+    broken.background.values[8] = torch.nan
     with pytest.raises(DivergenceError, match="non-finite"):
         first_crossings(broken, *rays(2, 0.3), *ways)
 

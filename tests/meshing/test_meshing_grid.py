@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from pmni.config.training import FieldSettings
 from pmni.meshing import node_tiles
 from pmni.meshing.extract import extract
-from pmni.meshing.grid_nodes import at_nodes, grid_of, is_seen
+from pmni.meshing.grid_nodes import at_nodes, grid_of, is_observed
 from pmni.meshing.triangulation import triangulate
 from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
@@ -67,10 +67,10 @@ def test_a_surface_without_a_grid_stays_as_it_is():
 def test_what_was_seen_does_not_depend_on_how_much_is_asked_at_once(band, monkeypatch):
     rng = np.random.default_rng(0)
     seen = torch.from_numpy(rng.random(len(band.values)) < 0.97)
-    partly = NarrowBandSDF(band.grid, band.values, band.base, seen)
+    partly = NarrowBandSDF(band.grid, band.values, band.background, seen)
     points = torch.from_numpy(rng.uniform(-0.8, 0.8, (3000, 3))).float()
-    known = partly.is_seen(points)
+    known = partly.is_observed(points)
     assert known.any()
     assert not known.all()
     monkeypatch.setitem(node_tiles.POINTS, "cpu", 700)
-    torch.testing.assert_close(is_seen(partly, points), known)
+    torch.testing.assert_close(is_observed(partly, points), known)

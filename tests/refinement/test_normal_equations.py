@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pmni.refinement.normal_equations import (
-    BENDING,
-    BENT,
-    MEMBRANE,
+    GRADIENT_WEIGHT,
+    THIN_PLATE_DISTANCE,
+    THIN_PLATE_WEIGHT,
     NormalEquations,
     Prior,
     WeightedResiduals,
@@ -20,7 +20,7 @@ from pmni.refinement.normal_equations import (
     parts,
 )
 from pmni.refinement.residuals import Residuals
-from pmni.refinement.state import COMMON_UNKNOWNS, OFFSET, VIEW_UNKNOWNS, Increment
+from pmni.refinement.state import OFFSET, SHARED_UNKNOWNS, VIEW_UNKNOWNS, Increment
 from pmni.sdf.block_grid import BlockGrid, trilinear, trilinear_gradient
 from pmni.sdf.grid import GridSDF
 from pmni.sdf.narrow_band import NarrowBandSDF
@@ -47,7 +47,7 @@ def with_values(grid: BlockGrid, values: Tensor) -> NarrowBandSDF:
 def surface() -> NarrowBandSDF:
     """A rough one, of which some nodes are too far away to be smoothed."""
     generator = torch.Generator().manual_seed(1)
-    values = torch.randn(len(grid()), generator=generator) * BENT * grid().spacing
+    values = torch.randn(len(grid()), generator=generator) * THIN_PLATE_DISTANCE * grid().spacing
     return with_values(grid(), values)
 
 
@@ -56,7 +56,7 @@ def residuals(count: int, components: int, generator: torch.Generator) -> Residu
     total = VIEWS * count
     lowest = grid().positions().amin(0)
     x = lowest + torch.rand(total, 3, generator=generator) * 6.9 * grid().spacing
-    rows, place, inside = grid().corners(x)
+    rows, place, inside = grid().cell_corners(x)
     assert inside.all()
     weights = (
         trilinear_gradient(place, grid().spacing) if components == 3 else trilinear(place)[:, None]
@@ -66,8 +66,8 @@ def residuals(count: int, components: int, generator: torch.Generator) -> Residu
         value=torch.randn(total, components, generator=generator),
         rows=rows,
         weights=weights,
-        by_view=torch.randn(total, components, VIEW_UNKNOWNS, generator=generator) * scale,
-        by_common=torch.randn(total, components, COMMON_UNKNOWNS, generator=generator),
+        view_jacobian=torch.randn(total, components, VIEW_UNKNOWNS, generator=generator) * scale,
+        shared_jacobian=torch.randn(total, components, SHARED_UNKNOWNS, generator=generator),
         valid=(torch.rand(total, generator=generator) < 0.9).float(),
     )
 
@@ -77,12 +77,12 @@ class Problem:
     terms: tuple[WeightedResiduals, ...]
     prior: Prior
     free_view: Tensor
-    free_common: Tensor
+    free_shared: Tensor
     surface: NarrowBandSDF
 
     def equations(self, kind: type[NormalEquations] = NormalEquations) -> NormalEquations:
         return kind(
-            self.surface, self.terms, VIEWS, self.prior, self.free_view, self.free_common, DAMPING
+            self.surface, self.terms, VIEWS, self.prior, self.free_view, self.free_shared, DAMPING
         )
 
 
@@ -98,36 +98,36 @@ def problem() -> Problem:
     prior = Prior(
         view_weight=torch.rand(VIEWS, VIEW_UNKNOWNS, generator=generator) * 20,
         view_value=torch.randn(VIEWS, VIEW_UNKNOWNS, generator=generator),
-        common_weight=torch.tensor([3.0, 0.0]),
-        common_value=torch.tensor([0.5, 0.0]),
+        shared_weight=torch.tensor([3.0, 0.0]),
+        shared_value=torch.tensor([0.5, 0.0]),
     )
-    free = torch.ones(VIEW_UNKNOWNS).bool(), torch.ones(COMMON_UNKNOWNS).bool()
+    free = torch.ones(VIEW_UNKNOWNS).bool(), torch.ones(SHARED_UNKNOWNS).bool()
     return Problem(tuple(terms), prior, *free, surface())
 
 
-def held(*, poses: bool = False, common: bool = False) -> Problem:
+def held(*, poses: bool = False, shared: bool = False) -> Problem:
     """Some unknowns are not free."""
-    free_view, free_common = problem().free_view.clone(), problem().free_common.clone()
+    free_view, free_shared = problem().free_view.clone(), problem().free_shared.clone()
     free_view[:6] &= not poses
-    free_common[:] &= not common
-    return replace(problem(), free_view=free_view, free_common=free_common)
+    free_shared[:] &= not shared
+    return replace(problem(), free_view=free_view, free_shared=free_shared)
 
 
 # ---------------------------------------------------------------------- the dense counterpart
 def flat(x: Increment) -> Tensor:
-    return torch.cat([x.surface, x.views.reshape(-1), x.common]).double()
+    return torch.cat([x.surface, x.views.reshape(-1), x.shared]).double()
 
 
 def unflat(v: Tensor) -> Increment:
-    surface, views, common = v.float().split([len(grid()), VIEWS * VIEW_UNKNOWNS, COMMON_UNKNOWNS])
-    return Increment(surface, views.view(VIEWS, VIEW_UNKNOWNS), common)
+    surface, views, shared = v.float().split([len(grid()), VIEWS * VIEW_UNKNOWNS, SHARED_UNKNOWNS])
+    return Increment(surface, views.view(VIEWS, VIEW_UNKNOWNS), shared)
 
 
 def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
     """The rows A and right sides b of min |A q - b|^2, written down one by one, float64."""
-    nodes, unknowns = len(grid()), len(grid()) + VIEWS * VIEW_UNKNOWNS + COMMON_UNKNOWNS
+    nodes, unknowns = len(grid()), len(grid()) + VIEWS * VIEW_UNKNOWNS + SHARED_UNKNOWNS
     free = torch.cat(
-        [torch.ones(nodes), given.free_view.float().repeat(VIEWS), given.free_common.float()]
+        [torch.ones(nodes), given.free_view.float().repeat(VIEWS), given.free_shared.float()]
     ).double()
     blocks, sides = [], []
     squares = torch.zeros(VIEWS, VIEW_UNKNOWNS, dtype=torch.float64)
@@ -140,10 +140,10 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
         for view in range(VIEWS):
             mine = slice(view * count // VIEWS, (view + 1) * count // VIEWS)
             start = nodes + view * VIEW_UNKNOWNS
-            A[mine, :, start : start + VIEW_UNKNOWNS] = r.by_view[mine].double()
-            weighted = r.by_view[mine].double() * w[mine, None, None]
+            A[mine, :, start : start + VIEW_UNKNOWNS] = r.view_jacobian[mine].double()
+            weighted = r.view_jacobian[mine].double() * w[mine, None, None]
             squares[view] += (weighted**2).sum((0, 1))
-        A[..., -COMMON_UNKNOWNS:] = r.by_common.double()
+        A[..., -SHARED_UNKNOWNS:] = r.shared_jacobian.double()
         blocks.append((A * w[:, None, None]).view(-1, unknowns))
         sides.append(-(r.value.double() * w[:, None]).view(-1))
     # prior and damping
@@ -151,14 +151,14 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
     weight = torch.zeros(unknowns, dtype=torch.float64)
     value = torch.zeros(unknowns, dtype=torch.float64)
     weight[views], value[views] = given.prior.view_weight.view(-1), given.prior.view_value.view(-1)
-    weight[-COMMON_UNKNOWNS:] = given.prior.common_weight
-    value[-COMMON_UNKNOWNS:] = given.prior.common_value
+    weight[-SHARED_UNKNOWNS:] = given.prior.shared_weight
+    value[-SHARED_UNKNOWNS:] = given.prior.shared_value
     blocks.append(torch.diag(weight.sqrt()))
     sides.append(-weight.sqrt() * value)
     damping = torch.zeros(unknowns, dtype=torch.float64)
     damping[views] = DAMPING * squares.view(-1)
     blocks.append(torch.diag(damping.sqrt()))
-    # the membrane: differences of neighbours, and a little of the values themselves
+    # the gradient_term: differences of neighbours, and a little of the values themselves
     laplacian = torch.zeros(nodes, unknowns, dtype=torch.float64)
     for axis in torch.eye(3).long():
         neighbour = grid().rows(grid().nodes() + axis)
@@ -166,15 +166,15 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
         A = torch.zeros(len(there), unknowns, dtype=torch.float64)
         A[torch.arange(len(there)), there] = 1
         A[torch.arange(len(there)), neighbour[there]] = -1
-        blocks.append(A * (MEMBRANE * density) ** 0.5)
+        blocks.append(A * (GRADIENT_WEIGHT * density) ** 0.5)
         laplacian[there] += A
         laplacian[neighbour[there]] -= A
     values = torch.zeros(unknowns, dtype=torch.float64)
-    values[:nodes] = (MEMBRANE * density * 1e-3) ** 0.5
+    values[:nodes] = (GRADIENT_WEIGHT * density * 1e-3) ** 0.5
     blocks.append(torch.diag(values))
     # the bending of the surface with its increment, near the surface
     f, h = given.surface.values.double(), given.surface.grid.spacing
-    strength = (BENDING / 3 / h**2 * (f.abs() <= BENT * h)).sqrt()
+    strength = (THIN_PLATE_WEIGHT / 3 / h**2 * (f.abs() <= THIN_PLATE_DISTANCE * h)).sqrt()
     blocks.append(laplacian * strength[:, None])
     bent = strength * (laplacian[:, :nodes] @ f)
     A = torch.cat(blocks) * free
@@ -185,9 +185,9 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def dense(poses: bool = False, common: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def dense(poses: bool = False, shared: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """A, b, and the least-squares solution of the smallest length: 0 for what is not free."""
-    given = held(poses=poses, common=common)
+    given = held(poses=poses, shared=shared)
     A, b = dense_rows(given, float(given.equations().density))
     # the normal equations are small and well scaled enough for float64
     solution = torch.linalg.lstsq(A, b[:, None], driver="gelsd").solution[:, 0]
@@ -201,7 +201,7 @@ def energy(A: Tensor, error: Tensor) -> float:
 # ---------------------------------------------------------------------------------- the matrix
 @pytest.mark.parametrize("held_too", [False, True])
 def test_matrix_and_right_side_are_those_of_the_least_squares(held_too):
-    equations = held(poses=held_too, common=held_too).equations()
+    equations = held(poses=held_too, shared=held_too).equations()
     A, b, _ = dense(held_too, held_too)
     free = A.abs().sum(0) > 0
     assert free.all() or held_too
@@ -210,7 +210,7 @@ def test_matrix_and_right_side_are_those_of_the_least_squares(held_too):
         found, expected = flat(equations.apply(unflat(v))), A.T @ (A @ v)
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     side = A.T @ b
-    assert (flat(equations.right_side()) - side).abs().max() < 1e-5 * side.abs().max()
+    assert (flat(equations.rhs()) - side).abs().max() < 1e-5 * side.abs().max()
 
 
 def test_matrix_is_symmetric_and_positive():
@@ -223,16 +223,16 @@ def test_matrix_is_symmetric_and_positive():
         size_of = float(flat(equations.apply(a)).norm() * flat(b).norm())
         assert left == pytest.approx(right, abs=1e-5 * size_of)
         assert float(dot(a, equations.apply(a))) > 0
-    # the surface is held even where no ray passes, by the membrane alone
+    # the surface is held even where no ray passes, by the gradient_term alone
     eigenvalues = torch.linalg.eigvalsh(dense()[0].T @ dense()[0])
     assert eigenvalues[0] > 0
 
 
 # ------------------------------------------------------------------------------- the solution
-@pytest.mark.parametrize(("poses", "common"), [(False, False), (True, False), (True, True)])
-def test_the_solution_is_that_of_dense_least_squares(poses, common):
-    equations = held(poses=poses, common=common).equations()
-    A, _, solution = dense(poses, common)
+@pytest.mark.parametrize(("poses", "shared"), [(False, False), (True, False), (True, True)])
+def test_the_solution_is_that_of_dense_least_squares(poses, shared):
+    equations = held(poses=poses, shared=shared).equations()
+    A, _, solution = dense(poses, shared)
     found = flat(equations.solve(400))
     assert energy(A, found - solution) < 1e-4 * energy(A, solution)
     nodes = len(grid())
@@ -249,14 +249,14 @@ def test_more_iterations_are_nearer_the_solution():
 
 
 def test_what_is_not_free_stays():
-    step = held(poses=True, common=True).equations().solve(30)
+    step = held(poses=True, shared=True).equations().solve(30)
     assert (step.views[:, :6] == 0).all()
-    assert (step.common == 0).all()
+    assert (step.shared == 0).all()
     assert step.views[:, OFFSET].abs().min() > 0
-    one = replace(problem(), free_common=torch.tensor([True, False]))
+    one = replace(problem(), free_shared=torch.tensor([True, False]))
     step = one.equations().solve(30)
-    assert step.common[0] != 0
-    assert step.common[1] == 0
+    assert step.shared[0] != 0
+    assert step.shared[1] == 0
 
 
 def test_residuals_without_weight_do_not_matter():
@@ -275,7 +275,7 @@ def test_at_the_solution_there_is_nothing_to_do():
         for t in given.terms
     )
     prior = replace(given.prior, view_value=0 * given.prior.view_value,
-                    common_value=torch.zeros(2))  # fmt: skip
+                    shared_value=torch.zeros(2))  # fmt: skip
     flat_surface = with_values(grid(), torch.full((len(grid()),), 0.1 * grid().spacing))
     at_rest = replace(given, terms=terms, prior=prior, surface=flat_surface)
     assert flat(at_rest.equations().solve(20)).abs().max() < 1e-6
@@ -285,7 +285,7 @@ def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
     """A plane with a bump at a node: rays see a plane, many or few of them."""
     wide = BlockGrid.dense(16, CPU)
     height = wide.positions()[:, 2] + 0.03
-    middle = wide.rows(torch.tensor([[8, 8, 8]]))
+    middle = wide.node_indices(torch.tensor([[8, 8, 8]]))
     bump = torch.zeros(len(wide))
     bump[middle] = 0.02
     given = problem()
@@ -295,14 +295,14 @@ def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
         """The bump after a step, relative; all rays measure the slopes of a function."""
         x = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.7
         x[:, 2] = -0.03 + 0.1 * x[:, 2]
-        rows, place, _ = wide.corners(x)
+        rows, place, _ = wide.cell_corners(x)
         weights = trilinear_gradient(place, wide.spacing)
         r = Residuals(
             value=(weights @ (measured - height - bump)[rows][..., None])[..., 0],
             rows=rows,
             weights=weights,
-            by_view=torch.zeros(count, 3, VIEW_UNKNOWNS),
-            by_common=torch.zeros(count, 3, COMMON_UNKNOWNS),
+            view_jacobian=torch.zeros(count, 3, VIEW_UNKNOWNS),
+            shared_jacobian=torch.zeros(count, 3, SHARED_UNKNOWNS),
             valid=torch.ones(count),
         )
         terms = (WeightedResiduals(r, torch.ones(count)),)
@@ -359,15 +359,15 @@ def test_coarser_grids_need_fewer_iterations():
     wide = BlockGrid.dense(32, CPU)
     generator = torch.Generator().manual_seed(0)
     x = torch.nn.functional.normalize(torch.randn(6000, 3, generator=generator), dim=-1) * 0.6
-    rows, place, _ = wide.corners(x + 0.03 * torch.randn(6000, 3, generator=generator))
+    rows, place, _ = wide.cell_corners(x + 0.03 * torch.randn(6000, 3, generator=generator))
     weights = trilinear_gradient(place, wide.spacing)
     bump = torch.exp(-4 * (wide.positions() - torch.tensor([0.6, 0, 0])).square().sum(-1))
     r = Residuals(
         value=(weights @ bump[rows][..., None])[..., 0],
         rows=rows,
         weights=weights,
-        by_view=torch.zeros(6000, 3, VIEW_UNKNOWNS),
-        by_common=torch.zeros(6000, 3, COMMON_UNKNOWNS),
+        view_jacobian=torch.zeros(6000, 3, VIEW_UNKNOWNS),
+        shared_jacobian=torch.zeros(6000, 3, SHARED_UNKNOWNS),
         valid=torch.ones(6000),
     )
     given = problem()
@@ -389,13 +389,13 @@ def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors():
     """By hand: a unit at a node of all grids stays there once on each, and reaches its cell's."""
     wide = BlockGrid.dense(32, CPU)
     r = torch.zeros(len(wide))
-    node = wide.rows(torch.tensor([[8, 8, 16]]))
+    node = wide.node_indices(torch.tensor([[8, 8, 16]]))
     r[node] = 1.0
     assert torch.equal(multigrid(wide, r, 1), r)
     for levels in (2, 3):  # 16 and 8 cells; 8 is the fewest
         spread = multigrid(wide, r, levels)
         assert float(spread[node]) == levels
-        beside = wide.rows(torch.tensor([[9, 8, 16], [10, 8, 16], [9, 9, 16]]))
+        beside = wide.node_indices(torch.tensor([[9, 8, 16], [10, 8, 16], [9, 9, 16]]))
         expected = [[0.5, 0.0, 0.25], [0.5 + 0.75, 0.5, 0.25 + 0.75**2]][levels - 2]
         assert spread[beside].tolist() == pytest.approx(expected)
     assert torch.equal(multigrid(wide, r, 6), multigrid(wide, r, 3))
@@ -408,12 +408,12 @@ def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass():
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     twin = problem().equations()
-    x = unflat(
-        torch.randn(len(flat(twin.right_side())), generator=torch.Generator().manual_seed(4))
-    )
+    x = unflat(torch.randn(len(flat(twin.rhs())), generator=torch.Generator().manual_seed(4)))
     expected = twin._transposed(twin._changes(x))
     found = tuple(torch.ones_like(part, device=device) for part in parts(x))
-    for rows, *rest in zip(twin.rows, twin.weights, twin.by_view, twin.by_common, strict=True):
+    for rows, *rest in zip(
+        twin.rows, twin.weights, twin.view_jacobian, twin.shared_jacobian, strict=True
+    ):
         given = (*parts(x), rows.int(), *rest)
         add_product(*(tensor.to(device) for tensor in given), found)
     for sums, part in zip(found, parts(expected), strict=True):

@@ -21,11 +21,11 @@ def pose_errors(capture: Capture, c2w: torch.Tensor) -> np.ndarray:
 def test_steps_of_the_poses_alone_converge_to_the_truth(body: Body) -> None:
     capture, surface = body
     assert capture.reference_c2w is not None
-    measurements = load_observations(capture, (), CPU)
+    observations = load_observations(capture, (), CPU)
     c2w = torch.tensor(rotated(capture.reference_c2w, 3.0))
     errors = [pose_errors(capture, c2w).mean()]
     for seed in range(5):
-        c2w = pose_step(measurements, surface, c2w, RefineSettings(seed=seed, pixels=800))
+        c2w = pose_step(observations, surface, c2w, RefineSettings(seed=seed, pixels=800))
         errors.append(pose_errors(capture, c2w).mean())
     assert errors[0] == pytest.approx(3.0)
     assert errors[1] < 0.25 * errors[0], "most of the way in one step"

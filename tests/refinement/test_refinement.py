@@ -25,18 +25,18 @@ from pmni.geometry.mesh import Mesh
 from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses, write_poses
-from pmni.refinement.completion import closed
-from pmni.refinement.initial_surface import hull
+from pmni.refinement.completion import complete_surface
+from pmni.refinement.initial_surface import initial_hull
 from pmni.refinement.observations import load_observations
-from pmni.refinement.refine import Refiner, Report, check_converged, finest_cells
 from pmni.refinement.residuals import Residuals
 from pmni.refinement.schedule import FULL_STEPS, PATIENCE, coarse_to_fine
+from pmni.refinement.solver import GaussNewtonSolver, Report, check_converged, finest_cells
 from pmni.refinement.weights import (
     EXACT_CONTOUR,
     Scales,
-    doubtful_rim,
+    boundary_erosion,
     lower_medians,
-    robust_normals,
+    weighted_normals,
 )
 from pmni.registration.perturbation import add_view_errors
 from pmni.sdf.checkpoint import load_surface
@@ -91,14 +91,14 @@ def wrong_poses() -> np.ndarray:
 
 def refined(
     capture: Capture, start: np.ndarray, coarsest: int = 32, **settings
-) -> tuple[Refiner, list[Report]]:
+) -> tuple[GaussNewtonSolver, list[Report]]:
     """On 32 and 64 cells unless said."""
     chosen = RefineSettings.parse({"cells": 64, "device": "cpu"} | settings, "test")
-    measurements = load_observations(capture, chosen.exclude_views, CPU)
-    names = [capture.views.index(name) for name in measurements.names]
+    observations = load_observations(capture, chosen.exclude_views, CPU)
+    names = [capture.views.index(name) for name in observations.names]
     c2w = torch.from_numpy(start[names])
-    refiner = Refiner(measurements, hull(measurements, c2w), c2w, chosen, coarsest)
-    return refiner, list(coarse_to_fine(refiner))
+    solver = GaussNewtonSolver(observations, initial_hull(observations, c2w), c2w, chosen, coarsest)
+    return solver, list(coarse_to_fine(solver))
 
 
 def rotation_errors(c2w: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -246,12 +246,12 @@ def test_fixed_poses_do_not_move_and_excluded_views_do_not_count():
         refined(
             given, cameras(), cells=32, learn_poses=False, exclude_views=["03"],
             iterations=[3, 1, 1], pixels=300, conjugate_gradients=20,
-        )[0].estimate
+        )[0].state
         for given in (capture, spoilt)
     ]  # fmt: skip
     kept = np.delete(cameras(), 3, axis=0)
-    for estimate in results:
-        np.testing.assert_allclose(estimate.c2w().numpy(), kept, atol=1e-12)
+    for state in results:
+        np.testing.assert_allclose(state.c2w().numpy(), kept, atol=1e-12)
     assert torch.equal(results[0].surface.values, results[1].surface.values)
 
 
@@ -259,11 +259,11 @@ def test_the_last_steps_are_averaged(monkeypatch):
     """1/2, 1/3, ... of them, which makes the running mean of what the steps lead to."""
     gains: dict[int, list[float]] = {}
 
-    def step(self: Refiner, cells: int, gain: float = 1.0) -> Report:
+    def step(self: GaussNewtonSolver, cells: int, gain: float = 1.0) -> Report:
         gains.setdefault(cells, []).append(gain)
         return GOOD
 
-    monkeypatch.setattr(Refiner, "step", step)
+    monkeypatch.setattr(GaussNewtonSolver, "step", step)
     refined(duck()[0], cameras(), iterations=[2, 1, FULL_STEPS + 3])
     assert gains == {32: [1.0] * 2, 64: [1.0] * FULL_STEPS + [1 / 2, 1 / 3, 1 / 4]}
 
@@ -280,22 +280,22 @@ def test_a_grid_has_more_steps_while_the_normals_come_to_fit_better(monkeypatch,
     """Each step leaves so much of the residual; two of 0.98 are enough on the finest grid only."""
     taken: list[int] = []
 
-    def step(self: Refiner, cells: int, gain: float = 1.0) -> Report:
+    def step(self: GaussNewtonSolver, cells: int, gain: float = 1.0) -> Report:
         taken.append(cells)
         return replace(GOOD, cells=cells, normal_residual_deg=10 * left ** len(taken))
 
-    monkeypatch.setattr(Refiner, "step", step)
+    monkeypatch.setattr(GaussNewtonSolver, "step", step)
     refined(duck()[0], cameras(), cells=128, iterations=[2, 4, FULL_STEPS])
     assert [taken.count(cells) for cells in (32, 64, 128)] == steps
 
 
 def test_the_rim_that_is_not_trusted():
-    """As wide as a mask is too large, wider where contours are ragged, 5 pixels at most."""
+    """As wide as a mask is too large, wider where contours are jittered, 5 pixels at most."""
     offsets = torch.tensor([-1.0, 0.0, 2.0, 9.0])
-    for contour, ragged in ((0.2, 0.0), (EXACT_CONTOUR + 0.5, 1.0)):
+    for contour, jittered in ((0.2, 0.0), (EXACT_CONTOUR + 0.5, 1.0)):
         scales = Scales(0.1, contour, torch.full((4,), 0.1))
-        expected = torch.tensor([ragged, ragged, 2 + ragged, 5])
-        torch.testing.assert_close(doubtful_rim(offsets, scales), expected)
+        expected = torch.tensor([jittered, jittered, 2 + jittered, 5])
+        torch.testing.assert_close(boundary_erosion(offsets, scales), expected)
 
 
 def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_all():
@@ -307,7 +307,7 @@ def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_a
     huber = torch.tensor([1, 0.3 / 0.4, 0.3 / 1.6, 0])
     fitting = torch.exp(-((torch.tensor([0.1, 0.4, 1.6, 0.1]) / 0.4) ** 2))
     for settled, expected in ((False, huber), (True, huber * fitting)):
-        weight = robust_normals(normals, scales, settled).root_weight ** 2
+        weight = weighted_normals(normals, scales, settled).root_weight ** 2
         torch.testing.assert_close(weight, expected)
     assert weight[2] < 1e-6
 
@@ -322,39 +322,39 @@ def test_medians_are_those_of_the_numbers_in_each_row():
 
 
 def test_a_surface_that_no_ray_meets_is_lost():
-    measurements = load_observations(duck()[0], (), CPU)
+    observations = load_observations(duck()[0], (), CPU)
     nothing = GridSDF(torch.full((33, 33, 33), 0.5))
-    refiner = Refiner(
-        measurements, nothing, torch.from_numpy(cameras()), RefineSettings(pixels=200), 32
+    solver = GaussNewtonSolver(
+        observations, nothing, torch.from_numpy(cameras()), RefineSettings(pixels=200), 32
     )
     with pytest.raises(LostSurfaceError, match="no pixel of any mask sees the surface"):
-        refiner.step(32)
+        solver.step(32)
 
 
 def test_what_no_camera_sees_is_closed_smoothly_and_marked():
     """The cameras look down on the object."""
-    refiner, _ = refined(duck()[0], cameras(), learn_poses=False, pixels=700, iterations=[3, 1, 2])
-    before = refiner.estimate.surface
-    after = closed(refiner)
+    solver, _ = refined(duck()[0], cameras(), learn_poses=False, pixels=700, iterations=[3, 1, 2])
+    before = solver.state.surface
+    after = complete_surface(solver)
     near = before.values.abs() < before.grid.spacing
-    assert torch.equal(after.values[near & after.seen], before.values[near & after.seen])
+    assert torch.equal(after.values[near & after.observed], before.values[near & after.observed])
     rough, smooth = (
-        surface.grid.laplacian(surface.values)[near & ~after.seen].abs().mean()
+        surface.grid.laplacian(surface.values)[near & ~after.observed].abs().mean()
         for surface in (before, after)
     )
     assert smooth < 0.5 * rough
     height = after.grid.positions()[near, 2]
     lowest, highest = height < height.quantile(0.02), height > height.quantile(0.98)
-    assert after.seen[near][highest].float().mean() > 0.9
-    assert after.seen[near][lowest].float().mean() < 0.7
+    assert after.observed[near][highest].float().mean() > 0.9
+    assert after.observed[near][lowest].float().mean() < 0.7
 
 
 def test_the_grid_is_as_fine_as_the_pixels():
-    measurements = load_observations(duck()[0], (), CPU)
+    observations = load_observations(duck()[0], (), CPU)
     c2w = torch.from_numpy(cameras())
-    assert finest_cells(measurements, c2w) == 128
+    assert finest_cells(observations, c2w) == 128
     for sharper, cells in ((2, 256), (6, 512), (24, 512)):
-        zoomed = replace(measurements, intrinsics=measurements.intrinsics * sharper)
+        zoomed = replace(observations, intrinsics=observations.intrinsics * sharper)
         assert finest_cells(zoomed, c2w) == cells
 
 
@@ -370,11 +370,11 @@ def flattened(capture: Capture, amount: float) -> Capture:
 
 @pytest.mark.parametrize("amount", [0.0, 0.08])
 def test_flattening_is_found_and_none_where_there_is_none(amount):
-    refiner, _ = refined(
+    solver, _ = refined(
         flattened(duck()[0], amount), cameras(), learn_poses=False, pixels=600,
         iterations=[2, 1, 4],
     )  # fmt: skip
-    found = float(refiner.estimate.flattening)
+    found = float(solver.state.flattening)
     assert found == pytest.approx(amount, abs=max(0.4 * abs(amount), 0.01))
 
 
@@ -391,10 +391,10 @@ def remasked(capture: Capture, grow: list[int]) -> Capture:
 def test_masks_that_are_too_large_or_small_are_found():
     """One more pixel along rows and columns: 1 to 0.7 pixels across the contour."""
     grow = [1, 0, -1, 0, 1, -1, 0, 1, 0, -1]
-    refiner, _ = refined(
+    solver, _ = refined(
         remasked(duck()[0], grow), cameras(), learn_poses=False, pixels=700, iterations=[2, 1, 5]
     )
-    found = refiner.estimate.offsets.numpy() / PIXEL
+    found = solver.state.offsets.numpy() / PIXEL
     np.testing.assert_allclose(found, 0.87 * np.array(grow), atol=0.3)
 
 

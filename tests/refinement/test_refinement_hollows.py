@@ -21,12 +21,12 @@ from pmni.refinement.concavities import (
     FEWEST_VIEWS,
     LEAST_FACING,
     agreement,
-    hollow_residuals,
+    concavity_residuals,
     refuted,
 )
 from pmni.refinement.observations import Observations, load_observations
-from pmni.refinement.refine import Refiner
 from pmni.refinement.residuals import first_hits, rays_through
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.refinement.state import State
 from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.grid import GridSDF, grid_nodes
@@ -49,7 +49,7 @@ def cameras() -> np.ndarray:
 
 
 @cache
-def measurements(noise: float = 0.0) -> Observations:
+def observations(noise: float = 0.0) -> Observations:
     """Normals that are `noise` radians off, and exact masks."""
     rng = np.random.default_rng(0)
     v, u = np.mgrid[:HEIGHT, :WIDTH].reshape(2, -1).astype(float)
@@ -71,7 +71,7 @@ def measurements(noise: float = 0.0) -> Observations:
     return load_observations(capture, (), CPU)
 
 
-def estimate(surface: Analytic) -> State:
+def state(surface: Analytic) -> State:
     """Exact values at the nodes near a surface, and the true cameras."""
     side, coarse = CELLS // BLOCK + 1, 65
     middle = (torch.arange(side) * BLOCK + 1.5) * (2 / CELLS) - 1
@@ -83,7 +83,7 @@ def estimate(surface: Analytic) -> State:
 
 
 def rays(m: Observations, now: State, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins, directions, and where they meet the surface of the estimate."""
+    """Origins, directions, and where they meet the surface of the state."""
     _, origin, d = rays_through(m, now, m.pixels[index].float())
     return origin, d, first_hits(now.surface, origin, d)[1]
 
@@ -97,8 +97,8 @@ def true_points(origin: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_views_agree_where_they_see_the_same_point():
-    m, now = measurements(), estimate(RING)
-    index = m.draw_pixels(300, torch.Generator().manual_seed(0))
+    m, now = observations(), state(RING)
+    index = m.sample_pixels(300, torch.Generator().manual_seed(0))
     origin, d, _ = rays(m, now, index)
     x, n = true_points(origin, d)
     view = torch.arange(VIEWS).repeat_interleave(300)
@@ -116,17 +116,17 @@ def test_views_agree_where_they_see_the_same_point():
 
 
 def test_the_true_surface_stays():
-    m, now = measurements(), estimate(RING)
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
-    assert hollow_residuals(m, now, index).valid.mean() < 0.002
+    m, now = observations(), state(RING)
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
+    assert concavity_residuals(m, now, index).valid.mean() < 0.002
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_a_web_is_pushed_towards_what_is_behind_it(noise):
-    m, now = measurements(noise), estimate(union(RING, WEB))
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    m, now = observations(noise), state(union(RING, WEB))
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
-    found = hollow_residuals(m, now, index)
+    found = concavity_residuals(m, now, index)
     pushed = found.valid > 0
     true, _ = true_points(origin, d)
     behind = ((true - x) * d).sum(-1)
@@ -139,15 +139,15 @@ def test_a_web_is_pushed_towards_what_is_behind_it(noise):
     assert (found.value[pushed, 0].abs() > 0.05 * cell).all()
     assert (behind[pushed & on_web] > 0.25 * cell).float().mean() > 0.95
     assert (found.value[pushed & on_web, 0] > 0).float().mean() > 0.97
-    assert (found.by_view == 0).all()
+    assert (found.view_jacobian == 0).all()
 
 
 def test_a_sunken_surface_is_pulled_out():
-    m, now = measurements(), estimate(torus(0.5, 0.17))
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    m, now = observations(), state(torus(0.5, 0.17))
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
     before = ((x - true_points(origin, d)[0]) * d).sum(-1)  # 2 cells and more
-    found = hollow_residuals(m, now, index)
+    found = concavity_residuals(m, now, index)
     pushed = found.valid > 0
     assert pushed[before > 0.025].float().mean() > 0.7
     assert (found.value[pushed, 0] < 0).float().mean() > 0.99
@@ -155,54 +155,54 @@ def test_a_sunken_surface_is_pulled_out():
 
 
 def test_views_refute_a_web_and_not_what_is_there():
-    m = measurements()
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    m = observations()
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
-    now = estimate(RING)
+    now = state(RING)
     assert not refuted(m, now, rays(m, now, index)[2], view).any()
-    now = estimate(union(RING, WEB))
+    now = state(union(RING, WEB))
     x = rays(m, now, index)[2]
     on_web = RING(x) > 0.03
     found = refuted(m, now, x, view)
     assert found[on_web].float().mean() > 0.5
     assert found[~on_web].float().mean() < 0.02
     # It yields there, whether or not views agree on what is behind.
-    pushes = hollow_residuals(m, now, index)
+    pushes = concavity_residuals(m, now, index)
     assert (pushes.valid[found & on_web] > 0).float().mean() > 0.9
     assert (pushes.value[found & on_web & (pushes.valid > 0), 0] > 0).all()
 
 
 def test_too_few_views_refute_nothing():
-    m, now = measurements(), estimate(union(RING, WEB))
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
+    m, now = observations(), state(union(RING, WEB))
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
-    shown = torch.full_like(m.index_at, -1)
-    shown[:FEWEST_SEEING] = m.index_at[:FEWEST_SEEING]  # each of them has one other too few
+    shown = torch.full_like(m.pixel_index, -1)
+    shown[:FEWEST_SEEING] = m.pixel_index[:FEWEST_SEEING]  # each of them has one other too few
     x = rays(m, now, index)[2]
-    alone = refuted(replace(m, index_at=shown), now, x, view)
+    alone = refuted(replace(m, pixel_index=shown), now, x, view)
     assert not alone[: FEWEST_SEEING * 1000].any()
     assert alone[FEWEST_SEEING * 1000 :].any()
 
 
 def test_two_views_are_too_few_to_agree():
-    m, now = measurements(), estimate(union(RING, WEB))
+    m, now = observations(), state(union(RING, WEB))
     assert FEWEST_VIEWS > 2
-    index = m.draw_pixels(1000, torch.Generator().manual_seed(0))
-    shown = torch.full_like(m.index_at, -1)
-    shown[:3] = m.index_at[:3]
-    assert hollow_residuals(m, now, index).valid[:1000].sum() > 0
-    assert hollow_residuals(replace(m, index_at=shown), now, index).valid[:1000].sum() == 0
+    index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
+    shown = torch.full_like(m.pixel_index, -1)
+    shown[:3] = m.pixel_index[:3]
+    assert concavity_residuals(m, now, index).valid[:1000].sum() > 0
+    assert concavity_residuals(replace(m, pixel_index=shown), now, index).valid[:1000].sum() == 0
 
 
 def test_refinement_looks_for_hollows_except_on_the_coarsest_grid():
-    m, now = measurements(), estimate(union(RING, WEB))
+    m, now = observations(), state(union(RING, WEB))
     settings = RefineSettings(device="cpu", cells=CELLS, pixels=1500)
     c2w = torch.from_numpy(cameras())
-    refiner = Refiner(m, now.surface.base, c2w, settings)
-    refiner.estimate = now
-    *_, hollows = refiner.linearise().terms
+    solver = GaussNewtonSolver(m, now.surface.background, c2w, settings)
+    solver.state = now
+    *_, hollows = solver.linearize().terms
     pushed = hollows.root_weight > 0
     assert torch.equal(pushed, hollows.residuals.valid > 0)
     assert pushed.sum() > 20
     assert (hollows.residuals.value[pushed] > 0).all()
-    assert len(Refiner(m, now.surface.base, c2w, settings).linearise().terms) == 3
+    assert len(GaussNewtonSolver(m, now.surface.background, c2w, settings).linearize().terms) == 3

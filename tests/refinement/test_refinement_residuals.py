@@ -31,8 +31,8 @@ from pmni.refinement.residuals import (
 )
 from pmni.refinement.state import (
     BIAS,
-    FLATTENING,
     LOG_FOCAL,
+    NORMAL_TILT_BIAS,
     OFFSET,
     ROTATION,
     TRANSLATION,
@@ -101,7 +101,7 @@ def ring_capture() -> Capture:
 
 
 @cache
-def measurements():
+def observations():
     return load_observations(ring_capture(), (), CPU)
 
 
@@ -179,17 +179,17 @@ def derivative(residual, name: str, shape: tuple[int, ...]) -> Tensor:
 @cache
 def normals_now():
     """Residuals at the truth, and what the exact ones need: view by view."""
-    m, estimate = measurements(), truth()
-    index = m.draw_pixels(POINTS, generator())
+    m, state = observations(), truth()
+    index = m.sample_pixels(POINTS, generator())
     spread = (
         2 * torch.rand(index.numel(), generator=generator(1)) - 1
-    ) * estimate.surface.grid.spacing
-    found = normal_residuals(m, estimate, index, spread)
+    ) * state.surface.grid.spacing
+    found = normal_residuals(m, state, index, spread)
     pixels = m.pixels[index].float()
-    d = (estimate.rotations.float()[:, None] @ m.directions(pixels, torch.zeros(()))[..., None])[
+    d = (state.rotations.float()[:, None] @ m.directions(pixels, torch.zeros(()))[..., None])[
         ..., 0
     ]
-    origin = estimate.centres.float()[:, None].expand_as(d)
+    origin = state.centres.float()[:, None].expand_as(d)
     flat, start = d.reshape(-1, 3), origin.reshape(-1, 3)
     hits = trace(RING, start, flat, *box_interval(start, flat))
     normal = RING.value_and_gradient(start + hits.distance[:, None].nan_to_num() * flat)[1]
@@ -202,14 +202,14 @@ SHAPES = {
     "omega": (3,), "tau": (3,), "bias": (3, 3), "offset": (), "flattening": (), "log_focal": (),
 }  # fmt: skip
 VIEW_COLUMNS = {"omega": ROTATION, "tau": TRANSLATION, "bias": BIAS, "offset": OFFSET}
-COMMON_COLUMNS = {"flattening": FLATTENING, "log_focal": LOG_FOCAL}
+SHARED_COLUMNS = {"flattening": NORMAL_TILT_BIAS, "log_focal": LOG_FOCAL}
 
 
 def column(found: Residuals, name: str) -> Tensor:
     """The code's derivative by an unknown."""
     if name in VIEW_COLUMNS:
-        return found.by_view[..., VIEW_COLUMNS[name]]
-    return found.by_common[..., COMMON_COLUMNS[name], None]
+        return found.view_jacobian[..., VIEW_COLUMNS[name]]
+    return found.shared_jacobian[..., SHARED_COLUMNS[name], None]
 
 
 # ------------------------------------------------------------------------- residuals of normals
@@ -226,7 +226,7 @@ def test_residuals_vanish_at_the_truth():
 @pytest.mark.parametrize("name", ["omega", "tau", "bias", "flattening", "log_focal"])
 def test_derivatives_of_normal_residuals(name):
     found, index, near, steady = normals_now()
-    m = measurements()
+    m = observations()
     for view in range(3):
         rows = slice(view * POINTS, (view + 1) * POINTS)
         pixels, normals, start = m.pixels[index[view]], m.normals[index[view]], near[rows]
@@ -240,7 +240,7 @@ def test_derivatives_of_normal_residuals(name):
 def test_derivatives_of_normal_residuals_by_the_surface():
     """f + step u, met by the same rays: the gradient changes, and so does the place."""
     _, index, near, steady = normals_now()
-    found = normal_residuals(measurements(), truth(), index, torch.zeros(index.numel()))
+    found = normal_residuals(observations(), truth(), index, torch.zeros(index.numel()))
 
     def u(x: Tensor) -> Tensor:
         return torch.sin(1.5 * x[:, 0]) * torch.cos(x[:, 1] + 1) + 0.5 * x[:, 2]
@@ -249,7 +249,7 @@ def test_derivatives_of_normal_residuals_by_the_surface():
     got = -(found.weights @ u(grid.positions())[found.rows][..., None])[..., 0]
     for view in range(3):
         rows = slice(view * POINTS, (view + 1) * POINTS)
-        _, d, C, _ = cast(view, measurements().pixels[index[view]], {})
+        _, d, C, _ = cast(view, observations().pixels[index[view]], {})
         ends = []
         for step in (1e-5, -1e-5):
             changed = Analytic(lambda x, step=step: RING(x) + step * u(x))
@@ -271,7 +271,7 @@ def test_normal_residuals_compare_with_the_gradient_of_the_cell():
     ok = found.valid > 0
     corners = surface.values[found.rows].view(-1, 2, 2, 2) / surface.grid.spacing
     # on each axis the gradient is between those of the cell's four edges
-    measured = truth().rotations.float()[:, None] @ measurements().normals[index][..., None]
+    measured = truth().rotations.float()[:, None] @ observations().normals[index][..., None]
     gradient = (measured.view(-1, 3) - found.value)[ok]
     for axis in range(3):
         edges = corners[ok].diff(dim=axis + 1).flatten(1)
@@ -282,48 +282,48 @@ def test_normal_residuals_compare_with_the_gradient_of_the_cell():
 @pytest.mark.parametrize("kind", ["normals", "contours"])
 def test_a_step_finds_a_wrong_focal_length_where_the_surface_is_known(kind):
     """Intrinsics 3 % too long, all else right."""
-    m = measurements()
+    m = observations()
     longer = m.intrinsics.clone()
     longer[:, [0, 1], [0, 1]] *= 1.03
     m = replace(m, intrinsics=longer)
     if kind == "normals":
-        index = m.draw_pixels(POINTS, generator())
+        index = m.sample_pixels(POINTS, generator())
         found = normal_residuals(m, truth(), index, torch.zeros(index.numel()))
     else:
-        found = contour_residuals(m, truth(), m.draw_contour(POINTS, generator()))
-    slope, value = found.by_common[..., LOG_FOCAL], found.value
+        found = contour_residuals(m, truth(), m.sample_contour(POINTS, generator()))
+    slope, value = found.shared_jacobian[..., LOG_FOCAL], found.value
     ok = (found.valid > 0) & (value.norm(dim=-1) < 0.5)
     step = -float((slope * value)[ok].sum() / (slope * slope)[ok].sum())
     assert step == pytest.approx(-math.log(1.03), rel=0.15)
 
 
 def test_offsets_do_not_touch_normals_nor_biases_contours():
-    assert (normals_now()[0].by_view[..., OFFSET] == 0).all()
+    assert (normals_now()[0].view_jacobian[..., OFFSET] == 0).all()
     found = contours_now()[0]
-    assert (found.by_view[..., BIAS] == 0).all()
-    assert (found.by_common[..., FLATTENING] == 0).all()
+    assert (found.view_jacobian[..., BIAS] == 0).all()
+    assert (found.shared_jacobian[..., NORMAL_TILT_BIAS] == 0).all()
 
 
 def test_pixels_that_see_nothing_do_not_count():
     """The surface is far too small: most rays pass it."""
-    estimate = replace(truth(), surface=on_fine_grid(moved(sphere(0.1), CENTRE), 32))
-    m = measurements()
-    index = m.draw_pixels(POINTS, generator())
-    found = normal_residuals(m, estimate, index, torch.zeros(index.numel()))
+    state = replace(truth(), surface=on_fine_grid(moved(sphere(0.1), CENTRE), 32))
+    m = observations()
+    index = m.sample_pixels(POINTS, generator())
+    found = normal_residuals(m, state, index, torch.zeros(index.numel()))
     assert found.valid.mean() < 0.1
     assert found.value.isfinite().all()
-    assert found.by_view.isfinite().all()
+    assert found.view_jacobian.isfinite().all()
 
 
 # ------------------------------------------------------------------------ correction of normals
 def corrected(bias: Tensor, flattening: float) -> tuple[Tensor, Tensor, Tensor]:
     """Corrected and measured normals and the rays of view 0."""
-    m = measurements()
-    index = m.draw_pixels(POINTS, generator())
-    estimate = replace(truth(), bias=bias.expand(3, 3, 3), flattening=torch.tensor(flattening))
+    m = observations()
+    index = m.sample_pixels(POINTS, generator())
+    state = replace(truth(), bias=bias.expand(3, 3, 3), flattening=torch.tensor(flattening))
     pixels = m.pixels[index].float()
     local = m.directions(pixels, torch.zeros(()))
-    result = correct_normals(m.intrinsics, estimate, m.normals[index], pixels, local)
+    result = correct_normals(m.intrinsics, state, m.normals[index], pixels, local)
     return result.normals, m.normals[index], local
 
 
@@ -351,12 +351,12 @@ def test_a_constant_bias_is_a_rotation():
 # ------------------------------------------------------------------------ residuals of contours
 @cache
 def contours_now():
-    m, estimate = measurements(), truth()
-    index = m.draw_contour(POINTS, generator())
-    found = contour_residuals(m, estimate, index)
+    m, state = observations(), truth()
+    index = m.sample_contour(POINTS, generator())
+    found = contour_residuals(m, state, index)
     local = m.directions(m.contour[index], torch.zeros(()))
-    d = (estimate.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
-    origin = estimate.centres.float()[:, None].expand(-1, POINTS, -1).reshape(-1, 3)
+    d = (state.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
+    origin = state.centres.float()[:, None].expand(-1, POINTS, -1).reshape(-1, 3)
     near, far = box_interval(origin, d)
     # the least distance along the exact ring; where two places compete it is not differentiable
     t = near[:, None] + torch.linspace(0, 1, 1201) * (far - near)[:, None]
@@ -376,7 +376,7 @@ def test_contour_residuals_and_their_derivatives(name):
     for view in range(3):
         rows = slice(view * POINTS, (view + 1) * POINTS)
         ok = steady[rows]
-        residual = partial(exact_contour, view, measurements().contour[index[view]], near[rows])
+        residual = partial(exact_contour, view, observations().contour[index[view]], near[rows])
         # trilinear values: h^2 / 8 times the sum of the curvatures
         assert (found.value[rows] - residual({}))[ok].abs().max() < h**2 / 8 * 2 / 0.24
         expected = derivative(residual, name, SHAPES[name])[ok]
@@ -395,9 +395,9 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
 
     grid = truth().surface.grid
     values = truth().surface.values + step * u(grid.positions())
-    base = on_fine_grid(Analytic(lambda x: RING(x) + step * u(x)), 64).base
+    base = on_fine_grid(Analytic(lambda x: RING(x) + step * u(x)), 64).background
     changed = replace(truth(), surface=NarrowBandSDF(grid, values, base))
-    after = contour_residuals(measurements(), changed, index)
+    after = contour_residuals(observations(), changed, index)
     slope = (after.value - found.value)[:, 0] / step
     at_nodes = u(grid.positions())
     expected = -(found.weights[:, 0] * at_nodes[found.rows]).sum(-1)
@@ -410,21 +410,21 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
 def test_pixels_of_the_mask_that_miss_the_surface():
     """A ball that is smaller than its masks: rays beside it, and only they, are off by what they
     miss it by."""
-    m, radius = measurements(), 0.45
-    estimate = State.start(on_fine_grid(sphere(radius)), truth().c2w())
-    index = m.draw_pixels(POINTS, generator())
-    found = coverage_residuals(m, estimate, index)
+    m, radius = observations(), 0.45
+    state = State.start(on_fine_grid(sphere(radius)), truth().c2w())
+    index = m.sample_pixels(POINTS, generator())
+    found = coverage_residuals(m, state, index)
     local = m.directions(m.pixels[index].float(), torch.zeros(()))
-    d = (estimate.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
-    origin = estimate.centres.float()[:, None].expand(-1, POINTS, -1).reshape(-1, 3)
+    d = (state.rotations.float()[:, None] @ local[..., None])[..., 0].view(-1, 3)
+    origin = state.centres.float()[:, None].expand(-1, POINTS, -1).reshape(-1, 3)
     missed = torch.linalg.vector_norm(torch.linalg.cross(origin, d), dim=-1) - radius
-    h = estimate.surface.grid.spacing
+    h = state.surface.grid.spacing
     clear = (missed.abs() > h / 4) & (missed < 4 * h)  # nodes are near the surface only
     assert torch.equal(found.valid[clear] > 0, missed[clear] > 0)
     assert 10 < found.valid[clear].sum() < clear.sum() - 10
     off = found.value[:, 0] + missed
     assert off[found.valid > 0].abs().max() < h**2 / (4 * radius)
-    assert (found.by_view[:, 0, OFFSET] == 0).all()
+    assert (found.view_jacobian[:, 0, OFFSET] == 0).all()
 
 
 @pytest.mark.parametrize("miss", [-0.03, 0.0, 0.02, 0.05])
@@ -442,33 +442,35 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
     capture = Capture(normals, np.stack([mask] * 3), intrinsics, ("a", "b", "c"), "ball")
     m = load_observations(capture, (), CPU)
     spot = 30 + focal * math.tan(angle) * np.array([[1, 0], [0, -1], [0.6, 0.8]])
-    m = replace(m, contour=torch.from_numpy(spot).float(), first_contour=torch.tensor([0, 1, 2, 3]))
-    estimate = State.start(on_fine_grid(sphere(radius)), torch.from_numpy(np.stack([pose] * 3)))
-    estimate = replace(estimate, offsets=torch.full((3,), offset))
-    found = contour_residuals(m, estimate, torch.tensor([[0], [1], [2]]))
-    h = estimate.surface.grid.spacing
+    m = replace(
+        m, contour=torch.from_numpy(spot).float(), first_contour_point=torch.tensor([0, 1, 2, 3])
+    )
+    state = State.start(on_fine_grid(sphere(radius)), torch.from_numpy(np.stack([pose] * 3)))
+    state = replace(state, offsets=torch.full((3,), offset))
+    found = contour_residuals(m, state, torch.tensor([[0], [1], [2]]))
+    h = state.surface.grid.spacing
     assert (found.value + miss - offset).abs().max() < h**2 / (4 * radius)
     assert found.valid.all()
     # moving the camera sideways by tau moves the ray: it misses by tau more; towards it, nothing
     right = torch.from_numpy(pose[:3, 0]).float()
-    assert float(found.by_view[0, 0, TRANSLATION] @ right) == pytest.approx(-1, abs=0.01)
+    assert float(found.view_jacobian[0, 0, TRANSLATION] @ right) == pytest.approx(-1, abs=0.01)
     forward = torch.from_numpy(pose[:3, 2]).float()
-    assert float(found.by_view[0, 0, TRANSLATION] @ forward) == pytest.approx(
+    assert float(found.view_jacobian[0, 0, TRANSLATION] @ forward) == pytest.approx(
         math.sin(angle), abs=0.01
     )
 
 
 # ----------------------------------------------------------------------------- the unknowns
 def test_an_increment_turns_cameras_about_the_origin():
-    estimate = State.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
+    state = State.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
     views = torch.zeros(3, 16)
     views[0, ROTATION] = torch.tensor([0.0, 0.0, math.pi / 2])
     views[1, TRANSLATION] = torch.tensor([0.1, 0.2, 0.3])
     views[2, OFFSET] = 0.01
     views[2, BIAS] = torch.arange(9) * 1e-3
-    nothing = torch.zeros(len(estimate.surface.grid))
+    nothing = torch.zeros(len(state.surface.grid))
     step = Increment(nothing, views, torch.tensor([0.03, -0.02]))
-    after = estimate.moved(step, 2)
+    after = state.retract(step, 2)
     x, y, z = cameras()[0, :3, 3]
     np.testing.assert_allclose(after.centres[0], [-y, x, z], atol=1e-6)
     quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
@@ -482,11 +484,11 @@ def test_an_increment_turns_cameras_about_the_origin():
 
 
 def test_the_surface_moves_at_most_three_cells_in_a_step():
-    estimate = State.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
-    far = Increment(torch.full((len(estimate.surface.grid),), -1.0), torch.zeros(3, 16),
+    state = State.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
+    far = Increment(torch.full((len(state.surface.grid),), -1.0), torch.zeros(3, 16),
                     torch.zeros(2))  # fmt: skip
-    after = estimate.moved(far, 6)
-    h = estimate.surface.grid.spacing
+    after = state.retract(far, 6)
+    h = state.surface.grid.spacing
     x = normalize(torch.randn(500, 3, generator=generator()), dim=-1) * (0.6 + 3 * h)
     assert after.surface(x).abs().max() < 0.2 * h
 
@@ -524,7 +526,7 @@ def test_least_value_asks_for_few_values():
     assert sum(asked) < 65 * len(origin)
 
 
-# ----------------------------------------------------------------------------- the measurements
+# ----------------------------------------------------------------------------- the observations
 def test_contour_points_of_a_pixel_and_a_pair():
     mask = np.zeros((4, 5), bool)
     mask[1, 2] = True
@@ -538,7 +540,7 @@ def test_contour_points_of_a_pixel_and_a_pair():
 
 
 def test_measurements_hold_what_the_views_show():
-    m, capture = measurements(), ring_capture()
+    m, capture = observations(), ring_capture()
     assert m.names == capture.views
     assert len(m.pixels) == capture.masks.sum()
     for view in range(3):
@@ -546,14 +548,14 @@ def test_measurements_hold_what_the_views_show():
         u, v = m.pixels[rows].T
         assert capture.masks[view, v, u].all()
         np.testing.assert_allclose(m.normals[rows], capture.normals[view, v, u], atol=1e-6)
-        np.testing.assert_array_equal(m.depth_in_mask[rows], -m.mask_distances[view, v, u])
-        contour = slice(int(m.first_contour[view]), int(m.first_contour[view + 1]))
+        np.testing.assert_array_equal(m.contour_depth[rows], -m.contour_distance[view, v, u])
+        contour = slice(int(m.first_contour_point[view]), int(m.first_contour_point[view + 1]))
         np.testing.assert_array_equal(m.contour[contour], contour_points(capture.masks[view]))
-    assert (m.depth_in_mask > 0).all()
+    assert (m.contour_depth > 0).all()
 
 
 def test_directions_invert_the_projection():
-    m = measurements()
+    m = observations()
     pixels = torch.rand(3, 20, 2, generator=generator()) * 50
     focal = torch.tensor(0.05)
     local = m.directions(pixels, focal)
@@ -564,10 +566,10 @@ def test_directions_invert_the_projection():
     torch.testing.assert_close(projected[..., :2] / projected[..., 2:], pixels, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("draw", ["draw_pixels", "draw_contour"])
+@pytest.mark.parametrize("draw", ["sample_pixels", "sample_contour"])
 def test_draws_come_from_each_view_and_can_be_repeated(draw):
-    m = measurements()
-    first = m.first_pixel if draw == "draw_pixels" else m.first_contour
+    m = observations()
+    first = m.first_pixel if draw == "sample_pixels" else m.first_contour_point
     one, again = (getattr(m, draw)(4000, generator(5)) for _ in range(2))
     assert torch.equal(one, again)
     assert not torch.equal(one, getattr(m, draw)(4000, generator(6)))
@@ -588,10 +590,10 @@ def test_excluded_views_and_heldout_pixels():
     without = load_observations(four, ("b",), CPU)
     assert without.names == ("a", "c", "d")
     assert torch.equal(without.pixels[: int(without.first_pixel[1])],
-                       measurements().pixels[: int(measurements().first_pixel[1])])  # fmt: skip
+                       observations().pixels[: int(observations().first_pixel[1])])  # fmt: skip
     part = load_observations(capture, (), CPU, heldout=0.3)
-    assert len(part.pixels) < len(measurements().pixels)
-    assert len(part.contour) < len(measurements().contour)
+    assert len(part.pixels) < len(observations().pixels)
+    assert len(part.contour) < len(observations().contour)
 
 
 def test_what_cannot_be_refined_is_one_line():

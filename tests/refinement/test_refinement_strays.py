@@ -8,7 +8,7 @@ from refinement.test_refinement import cameras, duck, refined, rotation_errors, 
 from scipy.spatial.transform import Rotation
 
 from pmni.refinement.observations import load_observations
-from pmni.refinement.outlier_views import _turns, recall
+from pmni.refinement.outlier_views import _turns, relocalize_outlier_views
 
 CPU = torch.device("cpu")
 ASTRAY = 4
@@ -16,32 +16,32 @@ ASTRAY = 4
 
 def test_a_view_that_went_astray_is_found(caplog):
     caplog.set_level("INFO")
-    refiner, _ = refined(duck()[0], wrong_poses(), pixels=500)
-    c2w = refiner.estimate.c2w()
+    solver, _ = refined(duck()[0], wrong_poses(), pixels=500)
+    c2w = solver.state.c2w()
     turn = Rotation.from_rotvec(np.deg2rad(30) * np.array([0.3, -0.2, 0.93])).as_matrix()
     c2w[ASTRAY, :3] = torch.from_numpy(turn) @ c2w[ASTRAY, :3]
-    refiner.estimate = replace(refiner.estimate, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3])
+    solver.state = replace(solver.state, rotations=c2w[:, :3, :3], centres=c2w[:, :3, 3])
     assert rotation_errors(c2w.numpy(), cameras())[ASTRAY] > 25
-    assert recall(refiner) == [ASTRAY]
-    assert rotation_errors(refiner.estimate.c2w().numpy(), cameras()).max() < 2
+    assert relocalize_outlier_views(solver) == [ASTRAY]
+    assert rotation_errors(solver.state.c2w().numpy(), cameras()).max() < 2
     assert "view 04 had gone astray and is found" in caplog.text
-    assert recall(refiner) == []
+    assert relocalize_outlier_views(solver) == []
 
 
 def test_copies_are_the_view_again_and_again():
-    measurements = load_observations(duck()[0], (), CPU)
-    copies = measurements.copies(2, 3)
-    first, last = measurements.first_pixel[2:4].tolist()
+    observations = load_observations(duck()[0], (), CPU)
+    copies = observations.copies(2, 3)
+    first, last = observations.first_pixel[2:4].tolist()
     count = last - first
     assert copies.first_pixel.tolist() == [0, count, 2 * count, 3 * count]
-    assert len(copies.contour) == 3 * int(measurements.first_contour[2:4].diff())
+    assert len(copies.contour) == 3 * int(observations.first_contour_point[2:4].diff())
     for copy in range(3):
         part = slice(copy * count, (copy + 1) * count)
-        assert torch.equal(copies.normals[part], measurements.normals[first:last])
+        assert torch.equal(copies.normals[part], observations.normals[first:last])
         u, v = copies.pixels[part].T
-        assert copies.index_at[copy, v, u].tolist() == list(range(part.start, part.stop))
-        assert torch.equal(copies.index_at[copy] < 0, measurements.index_at[2] < 0)
-        assert torch.equal(copies.mask_distances[copy], measurements.mask_distances[2])
+        assert copies.pixel_index[copy, v, u].tolist() == list(range(part.start, part.stop))
+        assert torch.equal(copies.pixel_index[copy] < 0, observations.pixel_index[2] < 0)
+        assert torch.equal(copies.contour_distance[copy], observations.contour_distance[2])
 
 
 def test_turns_are_none_and_14_by_each_angle():

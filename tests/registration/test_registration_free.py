@@ -169,7 +169,7 @@ class TestPutRight:
         wrong = replace(capture, normals=normals)
         views = make_views(wrong, distances, 0, torch.device("cpu"))
         verifier = Verifier(wrong, views, searched().graph, seed=0)
-        with pytest.raises(ConvergenceError, match="duck: view 04 fits nowhere to the others"):
+        with pytest.raises(ConvergenceError, match="duck: view 04 fits violates to the others"):
             verifier.best([("wrong", start)])
 
     def test_views_in_equal_steps_are_not_turned(self, verifier, start, monkeypatch):
@@ -239,19 +239,19 @@ class TestDisorder:
         assert disorder_of(one_wrong, self.angles) > 2
 
     def test_normals_are_compared_at_the_same_points(self, verifier, start):
-        now = verifier._refined("right", start, LOOK).refiner.estimate
-        measurements = verifier.measurements
-        right = normal_differences(measurements, now.surface, now.c2w())
+        now = verifier._refined("right", start, LOOK).solver.state
+        observations = verifier.observations
+        right = normal_differences(observations, now.surface, now.c2w())
         assert np.array_equal(np.isnan(right), np.isnan(right.T))
         assert np.isnan(right.diagonal()).all()
         known = np.isfinite(right)
         assert known.any(1).all()
         assert right[known].max() < 12
         turn = torch.as_tensor(Rotation.from_rotvec([0, 0, 0.5]).as_matrix(), dtype=torch.float32)
-        own = slice(*measurements.first_pixel[:2].tolist())
-        turned = measurements.normals.clone()
+        own = slice(*observations.first_pixel[:2].tolist())
+        turned = observations.normals.clone()
         turned[own] = turned[own] @ turn.T
-        wrong = normal_differences(replace(measurements, normals=turned), now.surface, now.c2w())
+        wrong = normal_differences(replace(observations, normals=turned), now.surface, now.c2w())
         np.testing.assert_allclose(wrong[1:, 1:][known[1:, 1:]], right[1:, 1:][known[1:, 1:]])
         assert (wrong[0] > right[0] + 3)[known[0]].all()
 

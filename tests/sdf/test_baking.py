@@ -35,16 +35,16 @@ def test_a_grid_stays_what_it_is():
 @pytest.mark.parametrize("cells", [32, 128])
 def test_a_corrected_grid_is_the_sum_at_its_nodes(cells):
     band = resample(sphere(0.5), cells, CPU, sweeps=0)
-    band.seen = band.values > 0
+    band.observed = band.values > 0
     network = NeuralSDF(FieldSettings(levels=2), seed=0)
     corrected = ResidualSDF(band, network)
     found = baked(corrected, 1e-3, CPU)
     nodes = band.grid.positions()
     with torch.no_grad():
         assert_close(found.values, band.values + network(nodes))
-        inner = nodes[band.grid.corners(nodes)[2] & (nodes.abs() <= 1).all(-1)]
+        inner = nodes[band.grid.cell_corners(nodes)[2] & (nodes.abs() <= 1).all(-1)]
         assert_close(found(inner), corrected(inner), atol=1e-5, rtol=0)
         far = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 1.0]])
         assert_close(found(far), corrected(far), atol=1e-5, rtol=0)
     assert found.grid is band.grid
-    assert found.seen is band.seen
+    assert found.observed is band.observed

@@ -91,8 +91,8 @@ def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else():
     sdf = ball(128)
     h = sdf.grid.spacing
     for away in (-GUARANTEED, 0.0, GUARANTEED):
-        assert sdf.grid.corners(shell(away * h))[2].all()
-    assert not sdf.grid.corners(shell(14 * h))[2].any()
+        assert sdf.grid.cell_corners(shell(away * h))[2].all()
+    assert not sdf.grid.cell_corners(shell(14 * h))[2].any()
     assert len(sdf.grid) < 0.15 * len(BlockGrid.dense(128, CPU))
     assert len(ball(64).grid) == len(BlockGrid.dense(64, CPU))
 
@@ -100,15 +100,15 @@ def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else():
 def test_beyond_the_fine_grid_the_base_counts():
     sdf = ball(128)
     x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    outside = ~sdf.grid.corners(x)[2]
+    outside = ~sdf.grid.cell_corners(x)[2]
     assert outside.sum() > 1000
     value, gradient = sdf.value_and_gradient(x)
-    assert torch.equal(value[outside], sdf.base(x)[outside])
-    assert torch.equal(gradient[outside], sdf.base.value_and_gradient(x)[1][outside])
+    assert torch.equal(value[outside], sdf.background(x)[outside])
+    assert torch.equal(gradient[outside], sdf.background.value_and_gradient(x)[1][outside])
     distance = x.norm(dim=-1) - RADIUS
     assert (value.sign() == distance.sign())[outside].all()
     # far from the surface the distance is limited, and never too long to be stepped along
-    coarse = 2 / (len(sdf.base.values) - 1)
+    coarse = 2 / (len(sdf.background.values) - 1)
     assert float(value.abs().max()) == pytest.approx(CLIP * coarse)
     assert (value.abs() < distance.abs() + 0.1 * coarse).all()
 
@@ -133,8 +133,8 @@ def test_fine_and_coarse_values_agree_where_the_band_ends():
     sdf = ball(128)
     x = torch.rand(400_000, 3, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
     step = 1e-4
-    inside = sdf.grid.corners(x)[2]
-    leaves = inside & ~sdf.grid.corners(x + step)[2]
+    inside = sdf.grid.cell_corners(x)[2]
+    leaves = inside & ~sdf.grid.cell_corners(x + step)[2]
     assert leaves.sum() > 30
     jump = (sdf(x[leaves] + step) - sdf(x[leaves])).abs().max()
     assert jump < 0.1 * sdf.grid.spacing
@@ -143,7 +143,7 @@ def test_fine_and_coarse_values_agree_where_the_band_ends():
 # -------------------------------------------------------------------------- the surface moves
 def test_blocks_stay_while_the_surface_hardly_moves():
     sdf = ball(128)
-    moved = NarrowBandSDF(sdf.grid, sdf.values - 0.2 * sdf.grid.spacing, sdf.base)
+    moved = NarrowBandSDF(sdf.grid, sdf.values - 0.2 * sdf.grid.spacing, sdf.background)
     assert rebuild_band(sdf) is sdf
     assert rebuild_band(moved) is moved
 
@@ -154,11 +154,11 @@ def test_blocks_follow_the_surface(cells_a_step):
     h = sdf.grid.spacing
     radius = RADIUS
     for _ in range(3):
-        shifted = NarrowBandSDF(sdf.grid, sdf.values - cells_a_step * h, sdf.base)
+        shifted = NarrowBandSDF(sdf.grid, sdf.values - cells_a_step * h, sdf.background)
         sdf = rebuild_band(reinitialize(shifted, 6))
         radius += cells_a_step * h
         for away in (-GUARANTEED, GUARANTEED):
-            assert sdf.grid.corners(shell(away * h, radius))[2].all()
+            assert sdf.grid.cell_corners(shell(away * h, radius))[2].all()
         assert len(sdf.grid) < 0.25 * len(BlockGrid.dense(128, CPU))
     # each step reads the surface from values that were grown over at most 3 + sqrt(3) cells
     limit = (3 * (3 + 3**0.5 - FROZEN) + 0.25) * h**2 / min(radius, RADIUS)
@@ -221,12 +221,14 @@ def test_fixed_nodes_keep_their_values():
 def test_sparse_and_dense_redistancing_agree():
     """Away from the box's faces, which the sparse grid's blocks reach beyond."""
     sdf = with_slope(1.6, 0.4)
-    n = len(sdf.base.values)
-    near = sdf.base.values.abs() < 1.5 * sdf.grid.spacing
-    rows = sdf.grid.rows(torch.stack(torch.meshgrid(*[torch.arange(n)] * 3, indexing="ij"), -1))
+    n = len(sdf.background.values)
+    near = sdf.background.values.abs() < 1.5 * sdf.grid.spacing
+    rows = sdf.grid.node_indices(
+        torch.stack(torch.meshgrid(*[torch.arange(n)] * 3, indexing="ij"), -1)
+    )
     fixed = torch.zeros(len(sdf.grid), dtype=torch.bool)
     fixed[rows] = near
-    dense = reinitialized_values_dense(sdf.base.values, near, 4)
+    dense = reinitialized_values_dense(sdf.background.values, near, 4)
     sparse = reinitialized_values(sdf.grid, sdf.values, fixed, 4)[rows]
     inner = slice(5, -5)
     torch.testing.assert_close(sparse[(inner,) * 3], dense[(inner,) * 3], atol=1e-5, rtol=0)

@@ -45,30 +45,30 @@ def random_values(grid: BlockGrid, seed: int = 0) -> torch.Tensor:
 def interior(grid: BlockGrid) -> torch.Tensor:
     """The nodes all of whose neighbours are on."""
     steps = torch.cat([torch.eye(3), -torch.eye(3)]).long()
-    return (grid.rows(grid.nodes()[:, None] + steps) >= 0).all(-1)
+    return (grid.node_indices(grid.nodes()[:, None] + steps) >= 0).all(-1)
 
 
 # ---------------------------------------------------------------------------------- the nodes
 def test_nodes_lie_where_the_docstring_says():
     grid = GRIDS["dense"]
     assert len(grid) == 9**3 * BLOCK**3  # the last blocks reach beyond the box
-    row = grid.rows(torch.tensor([[0, 0, 0], [16, 32, 8]]))
+    row = grid.node_indices(torch.tensor([[0, 0, 0], [16, 32, 8]]))
     assert torch.equal(grid.positions()[row], torch.tensor([[-1.0, -1, -1], [0, 1, -0.5]]))
 
 
 @each_grid
 def test_rows_and_nodes_are_inverses(grid):
-    assert torch.equal(grid.rows(grid.nodes()), torch.arange(len(grid)))
+    assert torch.equal(grid.node_indices(grid.nodes()), torch.arange(len(grid)))
 
 
 def test_rows_of_what_is_off_are_minus_one():
     grid = GRIDS["sparse"]
     everywhere = GRIDS["dense"].nodes()
     on = grid.active[tuple((everywhere // BLOCK).unbind(-1))]
-    assert torch.equal(grid.rows(everywhere) >= 0, on)
+    assert torch.equal(grid.node_indices(everywhere) >= 0, on)
     assert 0 < on.sum() < len(on)
     far = torch.tensor([[-1, 0, 0], [-200, 5, 5], [5, 36, 5], [5, 5, 4000]])
-    assert (GRIDS["dense"].rows(far) == -1).all()
+    assert (GRIDS["dense"].node_indices(far) == -1).all()
 
 
 def test_a_single_block():
@@ -84,7 +84,7 @@ def test_a_single_block():
 @each_grid
 def test_interpolation_is_exact_on_linear_functions(grid):
     x = random_points(4000)
-    rows, place, inside = grid.corners(x)
+    rows, place, inside = grid.cell_corners(x)
     assert (place >= 0).all()
     assert (place <= 1).all()
     found = (trilinear(place) * linear(grid.positions())[rows]).sum(-1)
@@ -94,7 +94,7 @@ def test_interpolation_is_exact_on_linear_functions(grid):
 
 @each_grid
 def test_gradient_of_the_interpolation_is_exact_on_linear_functions(grid):
-    rows, place, inside = grid.corners(random_points(4000))
+    rows, place, inside = grid.cell_corners(random_points(4000))
     weights = trilinear_gradient(place, grid.spacing)
     found = (weights @ linear(grid.positions())[rows][..., None])[..., 0]
     expected = SLOPE.expand_as(found)
@@ -113,7 +113,7 @@ def test_gradient_of_the_weights_is_their_derivative():
 def test_corners_are_the_nodes_around():
     grid = GRIDS["dense"]
     x = random_points(300)
-    rows, place, _ = grid.corners(x)
+    rows, place, _ = grid.cell_corners(x)
     corners = grid.nodes()[rows]
     lowest = ((x + 1) / grid.spacing).floor().long()
     order = [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
@@ -126,17 +126,17 @@ def test_corners_are_the_nodes_around():
 def test_points_count_as_inside_only_with_all_corners():
     grid = GRIDS["sparse"]
     x = random_points(4000, side=1.4)
-    rows, _, inside = grid.corners(x)
+    rows, _, inside = grid.cell_corners(x)
     lowest = ((x + 1) / grid.spacing).floor().long()
     order = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
-    assert torch.equal(inside, (grid.rows(lowest[:, None] + order) >= 0).all(-1))
+    assert torch.equal(inside, (grid.node_indices(lowest[:, None] + order) >= 0).all(-1))
     assert (rows[~inside] == 0).all()
     assert (rows >= 0).all()
 
 
 @pytest.mark.parametrize("far", [-1e4, -1.3, 1.3, 1e4])
 def test_points_far_outside_are_outside(far):
-    assert not GRIDS["dense"].corners(torch.tensor([[0.0, far, 0.0]]))[2].any()
+    assert not GRIDS["dense"].cell_corners(torch.tensor([[0.0, far, 0.0]]))[2].any()
 
 
 # ------------------------------------------------------------------------------- differences
@@ -173,7 +173,7 @@ def test_laplacian_is_that_of_a_graph(grid):
     assert float(a @ grid.laplacian(b)) == pytest.approx(float(b @ grid.laplacian(a)), rel=1e-10)
     squares = 0.0
     for step in torch.eye(3).long():
-        neighbour = grid.rows(grid.nodes() + step)
+        neighbour = grid.node_indices(grid.nodes() + step)
         on = neighbour >= 0
         squares += float(((a[on] - a[neighbour[on]]) ** 2).sum())
     assert float(a @ grid.laplacian(a)) == pytest.approx(squares, rel=1e-10)
@@ -187,7 +187,7 @@ def test_the_coarser_grid_has_the_blocks_of_all_parents_and_no_others(grid):
     needed = torch.zeros_like(coarse.active)
     for shift in itertools.product((0, 1), repeat=3):
         parents = (grid.nodes() + torch.tensor(shift)).div(2, rounding_mode="floor")
-        assert (coarse.rows(parents) >= 0).all()
+        assert (coarse.node_indices(parents) >= 0).all()
         needed[tuple((parents // BLOCK).unbind(-1))] = True
     assert torch.equal(coarse.active, needed)
 
@@ -198,7 +198,7 @@ def test_prolong_interpolates(grid):
     coarse = grid.coarser
     values = random_values(coarse)
     x = grid.positions()
-    rows, place, inside = coarse.corners(x)
+    rows, place, inside = coarse.cell_corners(x)
     expected = (values[rows] * trilinear(place)).sum(-1)
     found = grid.prolong(values)
     assert inside.sum() > 0.4 * len(grid)
@@ -229,10 +229,10 @@ def test_levels_down_to_eight_cells():
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_nodes_that_a_coarser_grid_has_too(stride):
     grid = shell()
-    rows, on = grid.on_coarser(stride)
+    rows, on = grid.coarser_nodes(stride)
     side = grid.cells // stride + 1
     nodes = torch.stack(torch.meshgrid(*[torch.arange(side) * stride] * 3, indexing="ij"), dim=-1)
-    expected = grid.rows(nodes)
+    expected = grid.node_indices(nodes)
     assert torch.equal(on, expected >= 0)
     assert torch.equal(rows, expected[expected >= 0])
     assert 0 < on.sum() < on.numel()

@@ -20,11 +20,11 @@ def anywhere(
 ) -> Float[np.ndarray, "4 4"]:
     """The camera-to-world pose in which a view fits best, among those that steps lead to from where
     the `placed` views see the object."""
-    measurements, surface = trial.refiner.measurements, trial.refiner.estimate.surface
-    starts = torch.as_tensor(_beside(trial, view, placed), device=measurements.device)
-    score = explained(measurements, surface, starts, view)
+    observations, surface = trial.solver.observations, trial.solver.state.surface
+    starts = torch.as_tensor(_beside(trial, view, placed), device=observations.device)
+    score = explained(observations, surface, starts, view)
     leading = starts[score.topk(min(STARTS, len(starts))).indices]
-    return best_pose(trial.refiner, view, leading)[0].cpu().numpy()
+    return best_pose(trial.solver, view, leading)[0].cpu().numpy()
 
 
 def _beside(
@@ -33,7 +33,7 @@ def _beside(
     """The view's poses from where others are, as far off as it is, with its mask's centre at the
     object's, rolled by any angle."""
     distance = float(np.linalg.norm(trial.c2w[view, :3, 3]))
-    middle = middles(trial.refiner.measurements)[view]
+    middle = middles(trial.solver.observations)[view]
     to_axis, _ = Rotation.align_vectors([[0.0, 0.0, 1.0]], [middle])
     found = []
     for centre in placed[:, :3, 3]:

@@ -34,13 +34,13 @@ _LEAST_STEP, _MOST_STEPS = 1 / 64, 80
 _FACING = 0.2  # least cosine between a normal and the direction to the camera
 
 
-def disorder(measurements: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]) -> float:
+def disorder(observations: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]) -> float:
     """By what factor a view's normals differ more from those of a neighbour than from those of a
     view farther away, at worst: the median over the views; 1 if they never do.
 
     Some 1.0 to 1.35 for right poses, 1.5 to 2 where two sides were laid onto one.
     """
-    differences = normal_differences(measurements, surface, c2w)
+    differences = normal_differences(observations, surface, c2w)
     axes = c2w[:, :3, 2].double().cpu().numpy()
     angles = np.rad2deg(np.arccos(np.clip(axes @ axes.T, -1, 1)))
     return disorder_of(differences, angles)
@@ -62,15 +62,15 @@ def _worst(differences: Float[np.ndarray, "V"], angles: Float[np.ndarray, "V"]) 
 
 
 def normal_differences(
-    measurements: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]
+    observations: Observations, surface: SDF, c2w: Float[Tensor, "V 4 4"]
 ) -> Float[np.ndarray, "V V"]:
     """Mean angle between the normals of each two views at the same points, degrees.
 
     NaN on the diagonal and where two views have too little in common.
     """
-    m, pose = measurements, c2w.float()
+    m, pose = observations, c2w.float()
     generator = torch.Generator(device=m.device).manual_seed(1)
-    index = m.draw_pixels(PROBES, generator)
+    index = m.sample_pixels(PROBES, generator)
     local = m.directions(m.pixels[index].float(), torch.zeros((), device=m.device))
     R = pose[:, None, :3, :3]
     normals = (R @ m.normals[index][..., None])[..., 0]
@@ -78,7 +78,7 @@ def normal_differences(
     x, hit = _seen(surface, centres, (R @ local[..., None])[..., 0])
 
     maps = _normal_maps(m)
-    height, width = m.mask_distances.shape[1:]
+    height, width = m.contour_distance.shape[1:]
     cosines = pose[:, :3, 2] @ pose[:, :3, 2].T
     near = cosines > np.cos(np.deg2rad(PARTNERS_DEG))
     total = torch.full((len(m), len(m)), torch.nan, device=m.device)
@@ -117,10 +117,10 @@ def _seen(
     return x.view(directions.shape), hits.mask.view(directions.shape[:-1])
 
 
-def _normal_maps(measurements: Observations) -> Float[Tensor, "V H W 3"]:
+def _normal_maps(observations: Observations) -> Float[Tensor, "V H W 3"]:
     """The normals (camera frame) as images, zero outside the masks."""
-    m = measurements
-    maps = torch.zeros(*m.mask_distances.shape, 3, device=m.device)
+    m = observations
+    maps = torch.zeros(*m.contour_distance.shape, 3, device=m.device)
     view = torch.repeat_interleave(
         torch.arange(len(m), device=m.device), m.first_pixel.diff().to(m.device)
     )

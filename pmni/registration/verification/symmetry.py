@@ -23,7 +23,7 @@ def symmetry_loss(trial: Trial) -> float:
     Tried are the object's principal axes; if one comes near to an axis of revolution, those
     around it too.
     """
-    points = surface_points(trial.refiner.estimate.surface)
+    points = surface_points(trial.solver.state.surface)
     middle = points.mean(0)
     _, principal = np.linalg.eigh(np.cov((points - middle).T))
     losses = [_turning_loss(trial, axis, middle) for axis in principal.T]
@@ -45,14 +45,14 @@ def _turning_loss(
     trial: Trial, axis: Float[np.ndarray, "3"], middle: Float[np.ndarray, "3"]
 ) -> float:
     """The most that is lost when all views are turned about an axis."""
-    surface, c2w = trial.refiner.estimate.surface, trial.refiner.estimate.c2w()
+    surface, c2w = trial.solver.state.surface, trial.solver.state.c2w()
     kept = []
     for turn in range(1, TURNS):
         motion = np.eye(4)
         motion[:3, :3] = Rotation.from_rotvec(2 * np.pi * turn / TURNS * axis).as_matrix()
         motion[:3, 3] = middle - motion[:3, :3] @ middle
         turned = torch.as_tensor(motion, device=c2w.device) @ c2w
-        kept.append(float(explained(trial.refiner.measurements, surface, turned).mean()))
+        kept.append(float(explained(trial.solver.observations, surface, turned).mean()))
     return trial.score - min(kept)
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from pmni.data.capture import Capture
 from pmni.geometry.cameras import invert_rigid
 from pmni.refinement.observations import Observations
-from pmni.refinement.refine import Refiner
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.multiview.pose_set import differences_deg
 from pmni.registration.views import Views
 from pmni.sdf.sdf import SDF
@@ -32,12 +32,12 @@ class Trial:
     """A candidate during the test: its poses refined together with a surface."""
 
     kind: str
-    refiner: Refiner
+    solver: GaussNewtonSolver
     explained: Float[Tensor, "V"]
 
     @property
     def c2w(self) -> Float[np.ndarray, "V 4 4"]:
-        return self.refiner.estimate.c2w().cpu().numpy()
+        return self.solver.state.c2w().cpu().numpy()
 
     @property
     def score(self) -> float:
@@ -45,16 +45,16 @@ class Trial:
 
 
 def explained(
-    measurements: Observations,
+    observations: Observations,
     surface: SDF,
     c2w: Float[Tensor, "V 4 4"],
     view: int | None = None,
 ) -> Float[Tensor, "K"]:
     """1 - mean angle / CLUELESS_DEG between normals and the surface's, for each view, or for
     each of K poses of one view."""
-    m = measurements
+    m = observations
     generator = torch.Generator(device=m.device).manual_seed(1)
-    index = m.draw_pixels(PROBES, generator)
+    index = m.sample_pixels(PROBES, generator)
     zero = torch.zeros((), device=m.device)
     local = m.directions(m.pixels[index].float(), zero)
     normals = m.normals[index]
@@ -102,10 +102,10 @@ def shrunk(capture: Capture, views: Views) -> Capture:
 
 
 def centred(
-    c2w: Float[np.ndarray, "V 4 4"], measurements: Observations
+    c2w: Float[np.ndarray, "V 4 4"], observations: Observations
 ) -> Float[np.ndarray, "V 4 4"]:
     """The poses in a world whose origin is nearest to the rays through the masks' centres."""
-    local = middles(measurements)
+    local = middles(observations)
     d = np.einsum("vij,vj->vi", c2w[:, :3, :3], local)
     across = np.eye(3) - d[:, :, None] * d[:, None, :]
     origin = np.linalg.solve(across.sum(0), np.einsum("vij,vj->i", across, c2w[:, :3, 3]))
@@ -114,9 +114,9 @@ def centred(
     return moved
 
 
-def middles(measurements: Observations) -> Float[np.ndarray, "V 3"]:
+def middles(observations: Observations) -> Float[np.ndarray, "V 3"]:
     """Camera-frame unit directions to the masks' centres."""
-    counts = measurements.first_pixel.diff().tolist()
-    middle = torch.stack([part.float().mean(0) for part in measurements.pixels.split(counts)])
+    counts = observations.first_pixel.diff().tolist()
+    middle = torch.stack([part.float().mean(0) for part in observations.pixels.split(counts)])
     zero = torch.zeros((), device=middle.device)
-    return measurements.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()
+    return observations.directions(middle[:, None], zero)[:, 0].double().cpu().numpy()

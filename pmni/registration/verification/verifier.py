@@ -18,9 +18,9 @@ from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture
 from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.geometry.cameras import invert_rigid
-from pmni.refinement.initial_surface import hull
+from pmni.refinement.initial_surface import initial_hull
 from pmni.refinement.observations import load_observations
-from pmni.refinement.refine import Refiner
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.multiview.graph import PairGraph
 from pmni.registration.multiview.lookalikes import turns
 from pmni.registration.multiview.turntable import OFF_AXIS, OFF_STEP, fit_turntable
@@ -139,7 +139,7 @@ class Verifier:
         self.graph, self.name, self.views = graph, capture.name, capture.views
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
-        self.measurements = load_observations(small, (), views.depth.device)
+        self.observations = load_observations(small, (), views.depth.device)
         self.settings = RefineSettings(
             cells=COARSE, bias_deg=0.0, flattening=False, open_hollows=False, seed=seed
         )
@@ -175,8 +175,8 @@ class Verifier:
         best = finished[0]
         others = [other for other in others if elsewhere(best, other).any()]
         margin = margin_over(best, others[0]) if others else None
-        estimate = best.refiner.estimate
-        mixed = disorder(self.measurements, estimate.surface, estimate.c2w())
+        state = best.solver.state
+        mixed = disorder(self.observations, state.surface, state.c2w())
         loss = symmetry_loss(best)
         found = Verified(best.c2w, best.kind, best.explained.cpu().numpy(), margin, mixed, loss)
         self._refuse(found)
@@ -243,18 +243,18 @@ class Verifier:
         pixels: int = PIXELS,
         steps: int = STEPS,
     ) -> Trial:
-        start = torch.as_tensor(centred(c2w, self.measurements), device=self.measurements.device)
-        surface = hull(self.measurements, start, COARSEST + 1)
+        start = torch.as_tensor(centred(c2w, self.observations), device=self.observations.device)
+        surface = initial_hull(self.observations, start, COARSEST + 1)
         settings = self.settings.model_copy(update={"pixels": pixels, "conjugate_gradients": steps})
-        refiner = Refiner(self.measurements, surface, start, settings, COARSEST)
+        solver = GaussNewtonSolver(self.observations, surface, start, settings, COARSEST)
         for cells in plan:
-            refiner.step(cells)
-        estimate = refiner.estimate
-        return Trial(kind, refiner, explained(self.measurements, estimate.surface, estimate.c2w()))
+            solver.step(cells)
+        state = solver.state
+        return Trial(kind, solver, explained(self.observations, state.surface, state.c2w()))
 
     def replaced(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """The poses with misplaced views where the pairs suggest that they are explained best, or,
-        if a few of them fit nowhere there, anywhere else; without any, with those that are
+        if a few of them fit violates there, anywhere else; without any, with those that are
         explained nearly as well on another side of the object that looks like theirs, unless all
         are equal steps about one axis. None if there are neither."""
         least = OUTLIER * float(trial.explained.median())
@@ -279,8 +279,8 @@ class Verifier:
     ) -> Float[np.ndarray, "K"]:
         """A view from each of some poses."""
         poses = torch.as_tensor(c2w, device=trial.explained.device)
-        surface = trial.refiner.estimate.surface
-        return explained(self.measurements, surface, poses, view).cpu().numpy()
+        surface = trial.solver.state.surface
+        return explained(self.observations, surface, poses, view).cpu().numpy()
 
     def _turned(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """With the views turned that are hardly explained worse so; None if there are none."""
@@ -294,7 +294,7 @@ class Verifier:
         for view, (pose, own) in enumerate(zip(w2c, trial.explained.tolist(), strict=True)):
             poses = invert_rigid(pose @ motions)
             on = torch.as_tensor(poses, device=trial.explained.device)
-            there = explained(self.measurements, trial.refiner.estimate.surface, on, view)
+            there = explained(self.observations, trial.solver.state.surface, on, view)
             best[view] = poses[int(there.argmax())]
             loss[view] = own - float(there.max())
         chosen = loss < max(DOUBTFUL, float(loss.min()) + 1e-9)
@@ -352,7 +352,7 @@ class Verifier:
         least = max(LEAST_EXPLAINED / 2, outlier * float(np.median(found.explained)))
         if found.explained[worst] < least:
             raise ConvergenceError(
-                f"{self.name}: view {self.views[worst]} fits nowhere to the others: exclude it, "
+                f"{self.name}: view {self.views[worst]} fits violates to the others: exclude it, "
                 f"check its normals and mask, or {ADVICE}"
             )
         if found.disorder > MOST_DISORDER:

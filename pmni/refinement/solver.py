@@ -9,15 +9,15 @@ from torch import Tensor
 
 from pmni.config.refinement import RefineSettings
 from pmni.errors import ConvergenceError, LostSurfaceError
-from pmni.refinement.concavities import MISLED, hollow_residuals
+from pmni.refinement.concavities import MISLED, concavity_residuals
 from pmni.refinement.normal_equations import NormalEquations, Prior, WeightedResiduals
 from pmni.refinement.observations import Observations
 from pmni.refinement.residuals import contour_residuals, coverage_residuals, normal_residuals
 from pmni.refinement.state import (
     BIAS,
-    COMMON_UNKNOWNS,
     OFFSET,
     ROTATION,
+    SHARED_UNKNOWNS,
     TRANSLATION,
     VIEW_UNKNOWNS,
     Increment,
@@ -26,10 +26,10 @@ from pmni.refinement.state import (
 from pmni.refinement.weights import (
     EXACT_CONTOUR,
     Scales,
-    doubtful_rim,
+    boundary_erosion,
     measure,
-    robust_distances,
-    robust_normals,
+    weighted_distances,
+    weighted_normals,
 )
 from pmni.sdf.grid import GridSDF
 from pmni.sdf.narrow_band import resample
@@ -39,7 +39,7 @@ CONTOUR_POINTS = 0.075
 CONTOUR_SHARE = 0.4
 """Weight of all contour points together, relative to all pixels, when both have residuals of their
 own usual size: normals are so correlated that many count as one. So are the points of a contour if
-it is ragged."""
+it is jittered."""
 MOST_MISLED, PUSH = 0.05, 0.35
 """At most this part of the pixels of a view is looked at for hollows; and as how large a residual
 of a normal one pixel of a push counts, radians."""
@@ -92,14 +92,14 @@ class Report:
         return self.worst_normal_residual_deg > STRAY * self.normal_residual_deg
 
 
-def finest_cells(measurements: Observations, c2w: Float[Tensor, "V 4 4"]) -> int:
+def finest_cells(observations: Observations, c2w: Float[Tensor, "V 4 4"]) -> int:
     """The fewest of 128, 256 and 512 that are at most CELL_PIXELS wide, or 512."""
-    pixel = float(measurements.pixel_sizes(c2w[:, :3, 3]).median())
+    pixel = float(observations.pixel_footprint(c2w[:, :3, 3]).median())
     return next((cells for cells in (128, 256) if 2 / cells <= CELL_PIXELS * pixel), 512)
 
 
 @dataclass(frozen=True)
-class Linearisation:
+class Linearization:
     """The residuals of one draw of pixels and contour points, with their weights."""
 
     pixels: Int[Tensor, "V P"]
@@ -130,49 +130,49 @@ def some(
     return pixels.gather(1, columns), found > 0
 
 
-class Refiner:
-    """Holds the estimate and improves it, one outer iteration at a time."""
+class GaussNewtonSolver:
+    """Holds the state and improves it, one outer iteration at a time."""
 
     def __init__(
         self,
-        measurements: Observations,
+        observations: Observations,
         surface: GridSDF,
         c2w: Float[Tensor, "V 4 4"],
         settings: RefineSettings,
         coarsest: int = COARSEST,
     ) -> None:
-        self.measurements, self.settings = measurements, settings
-        device = measurements.device
+        self.observations, self.settings = observations, settings
+        device = observations.device
         self.generator = torch.Generator(device=device).manual_seed(settings.seed)
-        self.cells = settings.cells or finest_cells(measurements, c2w)
+        self.cells = settings.cells or finest_cells(observations, c2w)
         self.coarsest = min(coarsest, self.cells)
-        self.estimate = State.start(resample(surface, self.coarsest, device, sweeps=12), c2w)
+        self.state = State.start(resample(surface, self.coarsest, device, sweeps=12), c2w)
         # On the finest grid; coarser ones need fewer.
         most = 20_000 if device.type == "cuda" else 8_000
-        self.pixels = settings.pixels or min(most, len(measurements.pixels) // len(measurements))
+        self.pixels = settings.pixels or min(most, len(observations.pixels) // len(observations))
         self.iteration = 0
 
     def step(self, cells: int, gain: float = 1.0) -> Report:
         """One outer iteration on the grid of so many cells, of which the part `gain` is done."""
-        device = self.measurements.device
-        if cells != self.estimate.surface.grid.cells:
-            surface = resample(self.estimate.surface, cells, device, sweeps=4)
-            self.estimate = replace(self.estimate, surface=surface)
-        now = self.linearise()
+        device = self.observations.device
+        if cells != self.state.surface.grid.cells:
+            surface = resample(self.state.surface, cells, device, sweeps=4)
+            self.state = replace(self.state, surface=surface)
+        now = self.linearize()
         step = self._solution(now)
         scales, hit_fraction = now.scales, now.hit_fraction
         del now  # derivatives take more memory than the surface
-        self.estimate = self.estimate.moved(step.scaled(gain), SWEEPS)
+        self.state = self.state.retract(step.scaled(gain), SWEEPS)
         self.iteration += 1
         return self._report(scales, hit_fraction, step)
 
-    def _solution(self, now: Linearisation) -> Increment:
+    def _solution(self, now: Linearization) -> Increment:
         """The whole Gauss-Newton step."""
-        device = self.measurements.device
+        device = self.observations.device
         equations = NormalEquations(
-            self.estimate.surface,
+            self.state.surface,
             now.terms,
-            len(self.measurements),
+            len(self.observations),
             self.prior(now),
             self.free_view(),
             torch.tensor([self.settings.flattening, self.settings.learn_focal], device=device),
@@ -180,86 +180,86 @@ class Refiner:
         )
         return equations.solve(self.settings.conjugate_gradients)
 
-    def linearise(self) -> Linearisation:
-        """Residuals and weights at the current estimate, of newly drawn pixels."""
-        m, estimate = self.measurements, self.estimate
-        drawn = self.pixels * estimate.surface.grid.cells // self.cells
+    def linearize(self) -> Linearization:
+        """Residuals and weights at the current state, of newly drawn pixels."""
+        m, state = self.observations, self.state
+        drawn = self.pixels * state.surface.grid.cells // self.cells
         drawn = min(self.pixels, max(drawn, FEWEST_PIXELS))
-        pixels = m.draw_pixels(drawn, self.generator)
+        pixels = m.sample_pixels(drawn, self.generator)
         count = max(50, round(CONTOUR_POINTS * drawn))
-        points = m.draw_contour(count, self.generator)
+        points = m.sample_contour(count, self.generator)
         uniform = torch.rand(pixels.numel(), generator=self.generator, device=pixels.device)
-        spread = (2 * uniform - 1) * estimate.surface.grid.spacing
-        normals = normal_residuals(m, estimate, pixels, spread)
-        contours = contour_residuals(m, estimate, points)
+        spread = (2 * uniform - 1) * state.surface.grid.spacing
+        normals = normal_residuals(m, state, pixels, spread)
+        contours = contour_residuals(m, state, points)
         hits = float(normals.valid.mean())
         if hits == 0:
             raise LostSurfaceError(
                 "no pixel of any mask sees the surface: the initial poses are too wrong"
             )
-        sizes = m.pixel_sizes(estimate.centres).float()
+        sizes = m.pixel_footprint(state.centres).float()
         scales = measure(normals, contours, sizes)
-        rim = doubtful_rim(estimate.offsets / sizes, scales)
-        certain = m.depth_in_mask[pixels] > rim[:, None]
+        rim = boundary_erosion(state.offsets / sizes, scales)
+        certain = m.contour_depth[pixels] > rim[:, None]
         seen = normals.valid.view_as(pixels) > 0
         normals = normals.only(certain)
 
         unseen = certain & ~seen
         most = min(count, max(1, int(unseen.sum(1).max())))
         index, _ = some(pixels, unseen, most)
-        missed = coverage_residuals(m, estimate, index)
-        ragged = min(1.0, EXACT_CONTOUR / scales.contour) if self._fine() else 1.0
-        share = CONTOUR_SHARE * ragged * drawn / count
+        missed = coverage_residuals(m, state, index)
+        jittered = min(1.0, EXACT_CONTOUR / scales.contour) if self._fine() else 1.0
+        share = CONTOUR_SHARE * jittered * drawn / count
         strength = share * (scales.normal / scales.contour) ** 2
         terms = [
-            robust_normals(normals, scales, self._settled(scales)),
-            robust_distances(contours, strength, sizes, scales),
-            robust_distances(missed, strength, sizes, scales),
+            weighted_normals(normals, scales, self._settled(scales)),
+            weighted_distances(contours, strength, sizes, scales),
+            weighted_distances(missed, strength, sizes, scales),
         ]
         if self._fine() and self.settings.open_hollows:
             misled = (normals.valid * normals.lengths() > MISLED).view_as(pixels)
             most = max(1, round(MOST_MISLED * drawn))
             index, chosen = some(pixels, misled, most)
-            hollows = hollow_residuals(m, estimate, index).only(chosen)
-            terms.append(robust_distances(hollows, PUSH**2, sizes, scales))
-        return Linearisation(pixels, points, tuple(terms), scales, hits)
+            hollows = concavity_residuals(m, state, index).only(chosen)
+            terms.append(weighted_distances(hollows, PUSH**2, sizes, scales))
+        return Linearization(pixels, points, tuple(terms), scales, hits)
 
     def free_view(self) -> Bool[Tensor, "16"]:
         """Which unknowns of the views are free: biases and offsets only on the finer grids."""
-        free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.measurements.device)
+        free = torch.zeros(VIEW_UNKNOWNS, dtype=torch.bool, device=self.observations.device)
         free[ROTATION] = free[TRANSLATION] = self.settings.learn_poses
         free[BIAS] = self._fine() and self.settings.bias_deg > 0
         free[OFFSET] = self._fine()
         return free
 
     def _fine(self) -> bool:
-        """Whether the grid is fine enough to blame the measurements for what does not fit."""
-        return self.estimate.surface.grid.cells > self.coarsest
+        """Whether the grid is fine enough to blame the observations for what does not fit."""
+        return self.state.surface.grid.cells > self.coarsest
 
     def _settled(self, scales: Scales) -> bool:
         """Whether the surface will not change its shape any more."""
-        finest = self.estimate.surface.grid.cells == self.cells
+        finest = self.state.surface.grid.cells == self.cells
         return finest and self.settings.open_hollows and scales.normal < SETTLED
 
-    def prior(self, now: Linearisation) -> Prior:
+    def prior(self, now: Linearization) -> Prior:
         """Biases and offsets are near zero."""
-        views = len(self.measurements)
-        weight = torch.zeros(views, VIEW_UNKNOWNS, device=self.measurements.device)
+        views = len(self.observations)
+        weight = torch.zeros(views, VIEW_UNKNOWNS, device=self.observations.device)
         value = torch.zeros_like(weight)
         if self.settings.bias_deg > 0:
             normals = (now.normals.root_weight**2).sum() / views
             relative = (now.scales.normal / math.radians(self.settings.bias_deg)) ** 2
             weight[:, BIAS] = (normals * relative / INDEPENDENT_NORMALS).clamp(min=1e-9)
-        value[:, BIAS] = self.estimate.bias.reshape(views, 9)
+        value[:, BIAS] = self.state.bias.reshape(views, 9)
         contours = (now.contours.root_weight**2).sum() / views
         # What the offsets explain already is no longer in the residuals.
-        found = self.estimate.offsets / self.measurements.pixel_sizes(self.estimate.centres)
+        found = self.state.offsets / self.observations.pixel_footprint(self.state.centres)
         spread = now.scales.contour**2 + float(found.square().mean())
         excess = max(spread - EXACT_CONTOUR**2, LEAST_OFFSET**2)
         relative = now.scales.contour**2 / excess
         weight[:, OFFSET] = (contours * relative / INDEPENDENT_POINTS).clamp(min=1e-9)
-        value[:, OFFSET] = self.estimate.offsets[:, None]
-        zero = torch.zeros(COMMON_UNKNOWNS, device=weight.device)
+        value[:, OFFSET] = self.state.offsets[:, None]
+        zero = torch.zeros(SHARED_UNKNOWNS, device=weight.device)
         return Prior(weight, value, zero, zero)
 
     def _report(self, scales: Scales, hit_fraction: float, step: Increment) -> Report:
@@ -267,7 +267,7 @@ class Refiner:
         shifts = torch.linalg.vector_norm(step.views[:, TRANSLATION], dim=-1)
         return Report(
             iteration=self.iteration,
-            cells=self.estimate.surface.grid.cells,
+            cells=self.state.surface.grid.cells,
             normal_residual_deg=math.degrees(scales.normal),
             contour_residual_px=scales.contour,
             worst_view=int(scales.normal_by_view.argmax()),
@@ -277,8 +277,8 @@ class Refiner:
             largest_rotation_change_deg=float(turns.max()),
             translation_change=float(shifts.mean()),
             surface_change=float(step.surface.abs().mean()),
-            flattening=float(self.estimate.flattening),
-            focal_factor=float(torch.exp(self.estimate.log_focal)),
+            flattening=float(self.state.flattening),
+            focal_factor=float(torch.exp(self.state.log_focal)),
         )
 
 
