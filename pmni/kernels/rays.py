@@ -59,7 +59,7 @@ def least_values(
     step: float,
     halvings: int,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """Distances and values as `refinement.rays.closest_approach` finds them."""
+    """Distances and values as `pmni.sdf.closest_approach`."""
     at, least = torch.empty_like(near), torch.empty_like(near)
     rays = [part.contiguous() for part in (origins, directions, near, far)]
     with device_of(near):

@@ -161,7 +161,7 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
     # the gradient_term: differences of neighbours, and a little of the values themselves
     laplacian = torch.zeros(nodes, unknowns, dtype=torch.float64)
     for axis in torch.eye(3).long():
-        neighbour = grid().rows(grid().nodes() + axis)
+        neighbour = grid().node_indices(grid().nodes() + axis)
         there = torch.nonzero(neighbour >= 0)[:, 0]
         A = torch.zeros(len(there), unknowns, dtype=torch.float64)
         A[torch.arange(len(there)), there] = 1
