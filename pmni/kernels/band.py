@@ -1,17 +1,16 @@
-"""The value of a `NarrowBandSDF` at points, which other kernels use too; and its gradient."""
+"""Values of functions on a narrow band at points, which other kernels use too."""
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.kernels.constants import BLOCK
 from pmni.kernels.devices import device_of
+from pmni.kernels.types import NarrowBandTensors
 from pmni.kernels.vectors import load3
-from pmni.sdf.block_grid import BLOCK
-from pmni.sdf.narrow_band import DENSE_CELLS, NarrowBandSDF
 
 assert BLOCK == 4
 POINTS = 128
@@ -21,29 +20,22 @@ SIZES = ["cells", "side", "base_cells"]
 """Of `arguments`: a kernel for each kind of numbers would not be faster."""
 
 
-def arguments(sdf: NarrowBandSDF) -> dict[str, Any]:
-    """The arguments by which kernels take a surface."""
+def arguments(band: NarrowBandTensors) -> dict[str, Any]:
+    """Keyword arguments by which kernels take a narrow band."""
     return {
-        "values": sdf.values.contiguous(),
-        "table": sdf.grid.block_numbers,
-        "base": sdf.background.values.contiguous(),
-        "cells": sdf.grid.cells,
-        "side": sdf.grid.cells // BLOCK + 3,
-        "base_cells": len(sdf.background.values) - 1,
-        "DENSE": sdf.grid.cells <= DENSE_CELLS,
+        "values": band.values.contiguous(),
+        "table": band.block_numbers,
+        "base": band.background.contiguous(),
+        "cells": band.cells,
+        "side": band.cells // BLOCK + 3,
+        "base_cells": band.background.shape[-1] - 1,
+        "DENSE": band.is_dense,
     }
 
 
-def sampled(
-    sdf: NarrowBandSDF, x: Float[Tensor, "N 3"], with_gradient: bool
-) -> Float[Tensor, "C N"]:
-    """Values and, if asked for, the three components of gradients, as `NarrowBandSDF`."""
-    given = arguments(sdf)
-    if with_gradient:
-        dense = torch.cat([sdf.background.values[None], sdf.background.node_gradients])
-        fine = torch.cat([sdf.values[None], sdf.node_gradients.t()])
-        given |= {"values": fine, "base": dense}
-    channels = 4 if with_gradient else 1
+def interpolate(band: NarrowBandTensors, x: Float[Tensor, "N 3"]) -> Float[Tensor, "C N"]:
+    """Values of C functions at points: trilinear in the narrow band's grid, or in the dense one."""
+    channels, nodes = band.values.shape
     found = x.new_empty(channels, len(x))
     if len(x):
         with device_of(x):
@@ -51,9 +43,9 @@ def sampled(
                 x.contiguous(),
                 found,
                 len(x),
-                len(sdf.values),
+                nodes,
                 POINTS=POINTS,
-                **given,
+                **arguments(band),
             )
     return found
 

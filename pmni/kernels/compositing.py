@@ -10,28 +10,33 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pmni.kernels.constants import ALPHA_EPSILON, LENGTH_EPSILON
 from pmni.kernels.devices import device_of
+from pmni.kernels.types import Patches, Planes
 from pmni.kernels.vectors import load3, store3
-from pmni.volume_rendering.compositing import EPSILON, TINY
-from pmni.volume_rendering.gradients import Samples
-from pmni.volume_rendering.marching import Patches, Planes
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""
-_EPSILON, _TINY = tl.constexpr(EPSILON), tl.constexpr(TINY)
+_ALPHA_EPSILON = tl.constexpr(ALPHA_EPSILON)
+_LENGTH_EPSILON = tl.constexpr(LENGTH_EPSILON)
 
 
 def composite(
-    samples: Samples, patches: Patches, planes: Planes, inv_s: Float[Tensor, ""]
+    f: Float[Tensor, "M h w"],
+    gradient: Float[Tensor, "M h w 3"],
+    per_interval: bool,
+    patches: Patches,
+    planes: Planes,
+    inv_s: Float[Tensor, ""],
 ) -> tuple[
     Float[Tensor, "P h w"], Float[Tensor, "P h w"], Float[Tensor, "P h w 3"], Float[Tensor, "P h w"]
 ]:
     """Opacity, distance, normal in the frame of the samples' gradients, and slope error."""
     found: tuple[Tensor, Tensor, Tensor, Tensor] = _Composite.apply(
-        samples.f,
-        samples.gradient,
+        f,
+        gradient,
         inv_s,
-        samples.per_interval,
+        per_interval,
         patches.m,
         planes.z,
         planes.valid,
@@ -112,8 +117,8 @@ def _of_interval(x, y, z, next_x, next_y, next_z, BETWEEN: tl.constexpr):
 def _by_phi(raw, phi, next_phi, by_alpha):
     """Derivatives by h, where phi is the sigmoid of h, and by the next plane's h."""
     by_raw = tl.where((raw >= 0) & (raw <= 1), by_alpha, 0.0)
-    to_next = -by_raw / (phi + _EPSILON)
-    own = -to_next * next_phi / (phi + _EPSILON) * (phi * (1 - phi))
+    to_next = -by_raw / (phi + _ALPHA_EPSILON)
+    own = -to_next * next_phi / (phi + _ALPHA_EPSILON) * (phi * (1 - phi))
     return own, to_next * next_phi * (1 - next_phi)
 
 
@@ -165,7 +170,7 @@ def _accumulate(
         next_phi = _sigmoid(tl.load(f + place + PIXELS, mask=active, other=0.0) * inv_s)
         next_depth = tl.load(depths + plane + 1, mask=active, other=0.0)
         next_x, next_y, next_z = load3(gradients, place + PIXELS, active)
-        alpha = (phi - next_phi + _EPSILON) / (phi + _EPSILON)
+        alpha = (phi - next_phi + _ALPHA_EPSILON) / (phi + _ALPHA_EPSILON)
         alpha = tl.where(on, tl.minimum(tl.maximum(alpha, 0.0), 1.0), 0.0)
         gx, gy, gz = _of_interval(x, y, z, next_x, next_y, next_z, BETWEEN)
         weight = alpha * rest
@@ -174,7 +179,7 @@ def _accumulate(
         nx += weight * gx
         ny += weight * gy
         nz += weight * gz
-        off = tl.sqrt(gx * gx + gy * gy + gz * gz + _TINY) - 1
+        off = tl.sqrt(gx * gx + gy * gy + gz * gz + _LENGTH_EPSILON) - 1
         error += tl.where(on, off * off, 0.0)
         tl.store(through + place, rest, mask=active)
         rest *= 1 - alpha
@@ -238,7 +243,7 @@ def _accumulate_derivatives(
         phi = _sigmoid(own_f * inv_s)
         depth = tl.load(depths + plane, mask=active, other=0.0)
         ox, oy, oz = load3(gradients, place, active)
-        raw = (phi - next_phi + _EPSILON) / (phi + _EPSILON)
+        raw = (phi - next_phi + _ALPHA_EPSILON) / (phi + _ALPHA_EPSILON)
         alpha = tl.where(on, tl.minimum(tl.maximum(raw, 0.0), 1.0), 0.0)
         gx, gy, gz = _of_interval(ox, oy, oz, next_x, next_y, next_z, BETWEEN)
         value = seen + far * (depth + next_depth) + nx * gx + ny * gy + nz * gz
@@ -248,7 +253,7 @@ def _accumulate_derivatives(
         total += own * own_f + to_next * next_f
         tl.store(by_f + place + PIXELS, kept + to_next * inv_s, mask=active)
         kept = tl.where(active, own * inv_s, kept)
-        size, weight = tl.sqrt(gx * gx + gy * gy + gz * gz + _TINY), alpha * rest
+        size, weight = tl.sqrt(gx * gx + gy * gy + gz * gz + _LENGTH_EPSILON), alpha * rest
         outward = tl.where(on, wrong * 2 * (size - 1) / size, 0.0)
         x, y, z = weight * nx + outward * gx, weight * ny + outward * gy, weight * nz + outward * gz
         if BETWEEN:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pmni.kernels.devices import device_of
-from pmni.volume_rendering.marching import Patches, Planes
+from pmni.kernels.types import Patches, Planes
 
 SAMPLES = 128
 """A program's: one a thread."""

@@ -6,13 +6,13 @@ import triton.language as tl
 from jaxtyping import Int
 from torch import Tensor
 
+from pmni.kernels.constants import GOLDEN_RATIO, HASH_FACTOR_1, HASH_FACTOR_2, LOW_32_BITS
 from pmni.kernels.devices import device_of
-from pmni.training.rng import FIRST_FACTOR, GOLDEN_RATIO, LOW_BITS, SECOND_FACTOR
 
 NUMBERS = 256
 """A program's."""
-_FIRST, _SECOND = tl.constexpr(FIRST_FACTOR), tl.constexpr(SECOND_FACTOR)
-_GOLDEN, _LOW = tl.constexpr(GOLDEN_RATIO), tl.constexpr(LOW_BITS)
+_FIRST, _SECOND = tl.constexpr(HASH_FACTOR_1), tl.constexpr(HASH_FACTOR_2)
+_GOLDEN, _LOW = tl.constexpr(GOLDEN_RATIO), tl.constexpr(LOW_32_BITS)
 
 
 def words(key: int, step: Int[Tensor, ""], count: int) -> Int[Tensor, "count"]:

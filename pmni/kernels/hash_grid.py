@@ -21,7 +21,7 @@ from torch import Tensor
 from pmni.kernels.derivatives import last
 from pmni.kernels.devices import device_of
 from pmni.kernels.hash_grid_levels import add_to_entries, features, x_derivatives
-from pmni.sdf.encoding import Grid
+from pmni.kernels.types import HashGridTensors
 
 POINTS, LEVELS = 64, 4
 """A program's; points are one a thread."""
@@ -29,14 +29,14 @@ ROWS, STEPS, WARPS = 8, 24, 1
 """Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
 
 
-def hash_grid_features(x: Float[Tensor, "N 3"], grid: Grid) -> Float[Tensor, "N D"]:
+def hash_grid_features(x: Float[Tensor, "N 3"], grid: HashGridTensors) -> Float[Tensor, "N D"]:
     """Features (N, L * features) of points, as `fields.hash_grid.HashGrid.forward`; of those that
     are not real they and their derivatives are zero.
 
     Differentiable twice with respect to x, and once more with respect to the table. Both are
     float32. Farther than a hundred boxes' sizes away the twin takes other entries.
     """
-    params = grid[0]
+    params = grid.table
     if x.dtype != torch.float32 or params.dtype != torch.float32:
         raise TypeError(f"kernels of the hash grid take float32, not {x.dtype}, {params.dtype}")
     found: Tensor = _Features.apply(x, grid)
@@ -49,7 +49,7 @@ class _Features(torch.autograd.Function):
     """The features, as functions of x alone: autograd does not look into the tuple."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grid: HashGridTensors) -> Tensor:
         ctx.save_for_backward(x)
         ctx.grid = grid
         return features_at(x, grid)
@@ -57,17 +57,17 @@ class _Features(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _Slopes.apply(x, ctx.grid[0], gradient, ctx.grid), None
+        return _Slopes.apply(x, ctx.grid.table, gradient, ctx.grid), None
 
 
 class _Entries(torch.autograd.Function):
     """Zeros, with the features' derivatives by the table."""
 
     @staticmethod
-    def forward(ctx: Any, params: Tensor, x: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, params: Tensor, x: Tensor, grid: HashGridTensors) -> Tensor:
         ctx.save_for_backward(params, x)
         ctx.grid = grid
-        return x.new_zeros(()).expand(len(x), len(grid[1]) * grid[2])
+        return x.new_zeros(()).expand(len(x), len(grid.layout) * grid.features)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -93,7 +93,9 @@ class _Slopes(torch.autograd.Function):
     """The derivative by x of the features' product with `gradient`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, params: Tensor, gradient: Tensor, grid: Grid) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, params: Tensor, gradient: Tensor, grid: HashGridTensors
+    ) -> Tensor:
         ctx.save_for_backward(x, params, gradient)
         ctx.grid = grid
         return x_derivatives_at(x, grid, gradient)
@@ -109,54 +111,53 @@ class _Slopes(torch.autograd.Function):
 
 
 def features_at(
-    x: Float[Tensor, "N 3"], grid: Grid, direction: Float[Tensor, "N 3"] | None = None
+    x: Float[Tensor, "N 3"], grid: HashGridTensors, direction: Float[Tensor, "N 3"] | None = None
 ) -> Float[Tensor, "N D"]:
     """The features; or, if one is given, their derivatives in a direction."""
-    params, layout, width, active, _ = grid
-    size = len(layout) * width, len(x)
-    found = x.new_empty(size) if active == len(layout) else x.new_zeros(size)
-    _launch(features, x, grid, params, direction, found)
+    levels = len(grid.layout)
+    size = levels * grid.features, len(x)
+    found = x.new_empty(size) if grid.active_levels == levels else x.new_zeros(size)
+    _launch(features, x, grid, grid.table, direction, found)
     return found.t()
 
 
 def x_derivatives_at(
     x: Float[Tensor, "N 3"],
-    grid: Grid,
+    grid: HashGridTensors,
     gradient: Float[Tensor, "N D"] | None,
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, "N 3"]:
     """Those of <features, gradient> + <features' derivatives in the direction, slope_gradient>."""
-    parts = x.new_empty(triton.cdiv(grid[3], LEVELS), 3, len(x))
+    parts = x.new_empty(triton.cdiv(grid.active_levels, LEVELS), 3, len(x))
     given = _by_feature(gradient), _by_feature(slope_gradient), direction
-    _launch(x_derivatives, x, grid, grid[0], *given, parts)
+    _launch(x_derivatives, x, grid, grid.table, *given, parts)
     return parts.sum(0).t()
 
 
 def table_derivatives(
     x: Float[Tensor, "N 3"],
-    grid: Grid,
+    grid: HashGridTensors,
     gradient: Float[Tensor, "N D"] | None,
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, "E"]:
     """As `x_derivatives_at`, by the table."""
-    params, layout, width, active, real = grid
     gradients = _by_feature(gradient), _by_feature(slope_gradient)
 
     def add(total: Tensor, units: Tensor) -> None:
         with device_of(x):
-            add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), active)](
+            add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), grid.active_levels)](
                 x.contiguous(),
-                real,
-                layout,
+                grid.num_valid,
+                grid.layout,
                 *gradients,
                 None if direction is None else direction.contiguous(),
                 total,
                 units,
                 len(x),
-                FEATURES=width,
-                PADDED=triton.next_power_of_2(width),
+                FEATURES=grid.features,
+                PADDED=triton.next_power_of_2(grid.features),
                 ROWS=ROWS,
                 STEPS=STEPS,
                 num_warps=WARPS,
@@ -169,11 +170,11 @@ def table_derivatives(
             bound = bound + gradient.abs().amax()
         if slope_gradient is not None and direction is not None:
             # A cell's corners weigh +-scale, at most, along each axis.
-            scale = layout[active - 1, 0].view(torch.float32)
+            scale = grid.layout[grid.active_levels - 1, 0].view(torch.float32)
             bound = bound + slope_gradient.abs().amax() * direction.abs().sum(1).amax() * scale * 2
         return bound * len(x)
 
-    return _added_up(params, len(x), add, most)
+    return _added_up(grid.table, len(x), add, most)
 
 
 def _by_feature(gradient: Float[Tensor, "N D"] | None) -> Float[Tensor, "D N"] | None:
@@ -181,20 +182,19 @@ def _by_feature(gradient: Float[Tensor, "N D"] | None) -> Float[Tensor, "D N"] |
     return None if gradient is None else gradient.t().contiguous()
 
 
-def _launch(kernel: Any, x: Tensor, grid: Grid, *tensors: Tensor | None) -> None:
+def _launch(kernel: Any, x: Tensor, grid: HashGridTensors, *tensors: Tensor | None) -> None:
     """Run a kernel over all points and active levels."""
-    _, layout, width, active, real = grid
     given = (None if tensor is None else tensor.contiguous() for tensor in tensors)
     with device_of(x):
-        kernel[(triton.cdiv(len(x), POINTS), triton.cdiv(active, LEVELS))](
+        kernel[(triton.cdiv(len(x), POINTS), triton.cdiv(grid.active_levels, LEVELS))](
             x.contiguous(),
-            real,
-            layout,
+            grid.num_valid,
+            grid.layout,
             *given,
             len(x),
-            active,
-            FEATURES=width,
-            PADDED=triton.next_power_of_2(width),
+            grid.active_levels,
+            FEATURES=grid.features,
+            PADDED=triton.next_power_of_2(grid.features),
             POINTS=POINTS,
             LEVELS=LEVELS,
             num_warps=max(1, POINTS // 32),

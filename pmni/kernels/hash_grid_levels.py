@@ -12,11 +12,11 @@ whose changes in a direction are dq and dr.
 import triton
 import triton.language as tl
 
+from pmni.kernels.constants import HASH_PRIMES
 from pmni.kernels.counts import number_of
-from pmni.sdf.hash_grid import PRIMES
 
 # As signed numbers, whose products have the same low bits.
-PRIME_Y, PRIME_Z = tl.constexpr(PRIMES[1] - 2**32), tl.constexpr(PRIMES[2])
+PRIME_Y, PRIME_Z = tl.constexpr(HASH_PRIMES[1] - 2**32), tl.constexpr(HASH_PRIMES[2])
 
 
 @triton.jit

@@ -12,8 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from pmni.kernels.devices import device_of
-from pmni.volume_rendering.marching import Patches, Planes
-from pmni.volume_rendering.occupancy import OccupancyGrid
+from pmni.kernels.types import Patches, Planes
 
 CANDIDATES = 256
 """Planes that a program looks at together: one patch's."""
@@ -24,7 +23,8 @@ POINTS = 256
 def march_padded(
     capacity: int,
     patches: Patches,
-    occupancy: OccupancyGrid,
+    occupancy: Float[Tensor, "n n n"],
+    max_slope: float,
     truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
     jitter: Float[Tensor, "P"],
@@ -44,13 +44,13 @@ def march_padded(
         jitter.contiguous(),
         truncation,
         step,
-        occupancy.values,
+        occupancy,
     )
     shape: dict[str, Any] = {
-        "resolution": occupancy.resolution,
+        "resolution": len(occupancy),
         "PIXELS": h * w,
         "MIDDLE": h // 2 * w + w // 2,
-        "MAX_SLOPE": occupancy.settings.max_slope,
+        "MAX_SLOPE": max_slope,
         "CANDIDATES": CANDIDATES,
     }
     written = (patch, z, joined, capacity)

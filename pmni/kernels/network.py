@@ -2,6 +2,7 @@
 graph for every million points: both ways to the table are added up in one pass, and nothing but the
 features is kept for it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from pmni.kernels import hash_grid, mlp
 from pmni.kernels.derivatives import last
 from pmni.kernels.mlp import Weights
-from pmni.sdf.encoding import Grid
+from pmni.kernels.types import HashGridTensors
 
 PER_UNIT = 0.5
 """The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""
@@ -21,17 +22,18 @@ it, but for one node at a time."""
 
 
 def values_and_gradients(
-    x: Float[Tensor, "N 3"], grid: Grid, weights: Weights
+    x: Float[Tensor, "N 3"], grid: HashGridTensors, weights: Weights
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
     """f and its gradient by x, both differentiable once.
 
     `weights` are those of the layers that follow the features of the `grid`.
     """
-    params, *layout, real = grid
+    num_valid = grid.num_valid
     found: list[tuple[Tensor, Tensor]] = []
     for number, part in enumerate(x.split(AT_A_TIME)):
-        left = None if real is None else (real - number * AT_A_TIME).clamp(min=0)
-        found.append(_ValuesAndGradients.apply(part, params, (params, *layout, left), *weights))
+        left = None if num_valid is None else (num_valid - number * AT_A_TIME).clamp(min=0)
+        part_grid = replace(grid, num_valid=left)
+        found.append(_ValuesAndGradients.apply(part, grid.table, part_grid, *weights))
     values, gradients = zip(*found, strict=True)
     return (torch.cat(values), torch.cat(gradients)) if len(found) > 1 else found[0]
 
@@ -39,12 +41,12 @@ def values_and_gradients(
 class _ValuesAndGradients(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, params: Tensor, grid: Grid, *weights: *Weights
+        ctx: Any, x: Tensor, params: Tensor, grid: HashGridTensors, *weights: *Weights
     ) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
         place = (x + 1) * PER_UNIT
         features = hash_grid.features_at(place, grid)
-        f, by_x, by_features = mlp.forward((x, features, *weights), grid[-1], slopes=True)
+        f, by_x, by_features = mlp.forward((x, features, *weights), grid.num_valid, slopes=True)
         ctx.save_for_backward(x, params, features, *weights)
         ctx.grid = grid
         slopes = hash_grid.x_derivatives_at(place, grid, by_features)
@@ -62,7 +64,7 @@ class _ValuesAndGradients(torch.autograd.Function):
             wanted = (moving, True, *others)
             inputs, directions = (x, features, *weights), (by_gradient, along)
             by_x, by_features, *by_weights = mlp.backward(
-                inputs, grid[-1], wanted, by_f, directions, slopes
+                inputs, grid.num_valid, wanted, by_f, directions, slopes
             )
             assert by_x is not None
             assert by_features is not None

@@ -3,11 +3,11 @@
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Int
 from torch import Tensor
 
 from pmni.kernels.devices import device_of
 from pmni.kernels.draws import word
-from pmni.training.rng import StepRng, Stream, stream_key
 
 PIXELS = 256
 """A program's."""
@@ -16,7 +16,8 @@ PIXELS = 256
 def drawn(
     places: tuple[Tensor, Tensor],
     counts: tuple[int, int],
-    rng: StepRng,
+    step: Int[Tensor, ""],
+    keys: tuple[int, int, int],
     images: tuple[Tensor, Tensor, Tensor],
     cameras: tuple[Tensor, Tensor],
     patch: int,
@@ -26,12 +27,14 @@ def drawn(
     Args:
         places: the first pixels of the patches in the foreground and in the background.
         counts: how many of each are drawn.
+        step: the step for which random numbers are drawn.
+        keys: of the streams of random numbers of foreground, background and jitter.
         images: normals (V, H, W, 3), masks and distances (V, H, W).
         cameras: inverse intrinsics (V, 3, 3), focal lengths (V, 2).
         patch: pixels along a side.
     """
     assert all(tensor.is_contiguous() for tensor in (*places, *images, *cameras))
-    device = rng.step.device
+    device = step.device
     count = sum(counts)
     view = torch.empty(count, dtype=torch.int64, device=device)
     focal, jitter = torch.empty(count, 2, device=device), torch.empty(count, device=device)
@@ -40,16 +43,15 @@ def drawn(
     normal, m = (torch.empty(*shape, 3, device=device) for _ in range(2))
     mask, distance = (torch.empty(shape, device=device) for _ in range(2))
     found = view, pixels, normal, mask, distance, m, focal, jitter
-    streams = Stream.FOREGROUND_PATCH, Stream.BACKGROUND_PATCH, Stream.JITTER
     height, width = images[1].shape[1:]
     with device_of(view):
         _draw[(triton.cdiv(mask.numel(), PIXELS),)](
-            rng.step,
+            step,
             *places,
             *images,
             *cameras,
             *found,
-            *(stream_key(rng.seed, stream) for stream in streams),
+            *keys,
             *counts,
             *map(len, places),
             height,

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pmni.kernels.constants import MIN_OPACITY
 from pmni.kernels.devices import device_of
-from pmni.training.losses.mask import MIN_OPACITY
 
 PIXELS = 256
 """A program's."""

@@ -9,15 +9,15 @@ from torch import Tensor
 from pmni.errors import DivergenceError
 from pmni.kernels.band import SIZES, arguments, band_value
 from pmni.kernels.devices import device_of
+from pmni.kernels.types import NarrowBandTensors
 from pmni.kernels.vectors import load3
-from pmni.sdf.narrow_band import NarrowBandSDF
 
 RAYS = 32
 """A program's: one warp, so that no ray waits for those of other warps."""
 
 
 def first_crossings(
-    sdf: NarrowBandSDF,
+    band: NarrowBandTensors,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, "N"],
@@ -43,7 +43,7 @@ def first_crossings(
             REFINEMENTS=refinements,
             RAYS=RAYS,
             num_warps=1,
-            **arguments(sdf),
+            **arguments(band),
         )
     if int(bad):
         raise DivergenceError("sphere tracing: the surface model has non-finite values")
@@ -51,7 +51,7 @@ def first_crossings(
 
 
 def least_values(
-    sdf: NarrowBandSDF,
+    band: NarrowBandTensors,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, "N"],
@@ -72,7 +72,7 @@ def least_values(
             HALVINGS=halvings,
             RAYS=RAYS,
             num_warps=1,
-            **arguments(sdf),
+            **arguments(band),
         )
     return at, least
 

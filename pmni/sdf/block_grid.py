@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 from torch.nn.functional import pad
 
-BLOCK = 4
-"""Nodes along a side of a block."""
+from pmni.kernels.constants import BLOCK
+
 AT_A_TIME = 2**12
 """Blocks that are worked on together where memory counts."""
 

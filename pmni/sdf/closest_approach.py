@@ -29,7 +29,8 @@ def closest_approach(
     if isinstance(sdf, NarrowBandSDF) and kernels.chosen(near.device):
         from pmni.kernels.rays import least_values
 
-        return least_values(sdf, origins, directions, near, far, step, HALVINGS)
+        band = sdf.kernel_tensors()
+        return least_values(band, origins, directions, near, far, step, HALVINGS)
     best = torch.full_like(near, torch.inf)
     at = near.clone()
     ray = torch.arange(len(near), device=near.device)

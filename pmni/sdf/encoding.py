@@ -6,10 +6,7 @@ from torch import Tensor, nn
 
 from pmni.config.extensions import ENCODINGS
 from pmni.config.training import FieldSettings
-
-Grid = tuple[Tensor, Tensor, int, int, Tensor | None]
-"""A hash grid as kernels take it: the table, the layout of its levels, features of a level, number
-of active levels, and number of valid points (None: all)."""
+from pmni.kernels.types import HashGridTensors
 
 
 class Encoding(nn.Module):
@@ -36,7 +33,7 @@ class Encoding(nn.Module):
 
     def kernel_grid(
         self, device: torch.device, active: int, num_valid: Int[Tensor, ""] | None
-    ) -> Grid | None:
+    ) -> HashGridTensors | None:
         """The hash grid, where kernels compute it together with the network; else None."""
         return None
 

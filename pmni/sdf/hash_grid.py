@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.errors import MissingBackendError
-from pmni.sdf.encoding import Encoding, Grid
-
-PRIMES = (1, 2654435761, 805459861)
-"""Factors of the spatial hash (Teschner et al. 2003), as in the paper's eq. 4."""
+from pmni.kernels.constants import HASH_PRIMES
+from pmni.kernels.types import HashGridTensors
+from pmni.sdf.encoding import Encoding
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,16 @@ class HashGrid(Encoding):
 
     def kernel_grid(
         self, device: torch.device, active: int, num_valid: Int[Tensor, ""] | None
-    ) -> Grid | None:
+    ) -> HashGridTensors | None:
         """The grid as kernels take it, where they run."""
-        return self.as_grid(active, num_valid) if runs_kernels(self.backend, device) else None
+        if not runs_kernels(self.backend, device):
+            return None
+        return self.kernel_tensors(active, num_valid)
 
-    def as_grid(self, active: int, num_valid: Int[Tensor, ""] | None) -> Grid:
-        """The grid as kernels take it."""
-        return self.params, self.layout, self.features, min(active, len(self.levels)), num_valid
+    def kernel_tensors(self, active: int, num_valid: Int[Tensor, ""] | None) -> HashGridTensors:
+        """The grid as kernels take it, with its first `active` levels switched on."""
+        levels = min(active, len(self.levels))
+        return HashGridTensors(self.params, self.layout, self.features, levels, num_valid)
 
 
 def make_hash_grid(settings: FieldSettings, seed: int) -> Encoding:
@@ -173,7 +175,7 @@ def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]
     if level.dense:
         index = x + level.resolution * (y + level.resolution * z)
     else:
-        index = (x * PRIMES[0]) ^ (y * PRIMES[1]) ^ (z * PRIMES[2])
+        index = (x * HASH_PRIMES[0]) ^ (y * HASH_PRIMES[1]) ^ (z * HASH_PRIMES[2])
     return (index % level.entries + level.offset).reshape(-1)
 
 

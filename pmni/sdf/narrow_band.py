@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from pmni import kernels
+from pmni.kernels.types import NarrowBandTensors
 from pmni.sdf.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.reinitialization import reinitialized_values, reinitialized_values_dense
@@ -52,9 +53,9 @@ class NarrowBandSDF:
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Interpolated values."""
         if self._runs_kernels(x):
-            from pmni.kernels.band import sampled
+            from pmni.kernels.band import interpolate
 
-            return sampled(self, x, with_gradient=False)[0]
+            return interpolate(self.kernel_tensors(), x)[0]
         if self.grid.cells <= DENSE_CELLS:
             return self.background(x)
         rows, place, inside = self.grid.cell_corners(x)
@@ -71,9 +72,9 @@ class NarrowBandSDF:
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
         """Values, and differences of the nodes interpolated at x (continuous in the band)."""
         if self._runs_kernels(x):
-            from pmni.kernels.band import sampled
+            from pmni.kernels.band import interpolate
 
-            value, *slopes = sampled(self, x, with_gradient=True)
+            value, *slopes = interpolate(self.kernel_tensors(with_gradients=True), x)
             return value, torch.stack(slopes, dim=-1)
         rows, place, inside = self.grid.cell_corners(x)
         weights = trilinear(place)
@@ -81,6 +82,17 @@ class NarrowBandSDF:
         fine = (self.values[rows] * weights).sum(-1)
         slope = (self.node_gradients[rows] * weights[..., None]).sum(-2)
         return torch.where(inside, fine, value), torch.where(inside[:, None], slope, gradient)
+
+    def kernel_tensors(self, with_gradients: bool = False) -> NarrowBandTensors:
+        """Values, and the three components of the gradients if asked for, as kernels take them."""
+        fine, dense = self.values[None], self.background.values[None]
+        if with_gradients:
+            fine = torch.cat([fine, self.node_gradients.t()])
+            dense = torch.cat([dense, self.background.node_gradients])
+        cells = self.grid.cells
+        return NarrowBandTensors(
+            fine, self.grid.block_numbers, dense, cells, is_dense=cells <= DENSE_CELLS
+        )
 
     def _runs_kernels(self, x: Float[Tensor, "N 3"]) -> bool:
         """Whether kernels find values; they have no derivatives."""

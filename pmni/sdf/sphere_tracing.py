@@ -51,8 +51,9 @@ def trace(
         from pmni.kernels.rays import first_crossings
 
         found = first_crossings(
-            sdf, origins, directions, near, far, least_step, most_steps, STEP_FACTOR, REFINEMENTS
-        )
+            sdf.kernel_tensors(), origins, directions, near, far,
+            least_step, most_steps, STEP_FACTOR, REFINEMENTS,
+        )  # fmt: skip
         return Hits(~found.isnan(), found)
     # Distances are counted from the entry point: float32 is coarse at the camera's distance.
     entry = origins + near[:, None] * directions

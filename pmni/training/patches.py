@@ -9,8 +9,8 @@ from torch.nn.functional import max_pool2d
 
 from pmni import kernels
 from pmni.data.views import Views
-from pmni.training.rng import StepRng, Stream
-from pmni.volume_rendering.marching import Patches
+from pmni.kernels.types import Patches
+from pmni.training.rng import StepRng, Stream, stream_key
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,14 @@ class PatchSampler:
 
             images = self.normals, self.masks, self.distances
             cameras = self.inverse_intrinsics, self.focal
-            return PatchBatch(*drawn(candidates, counts, rng, images, cameras, self.patch))
+            keys = (
+                stream_key(rng.seed, Stream.FOREGROUND_PATCH),
+                stream_key(rng.seed, Stream.BACKGROUND_PATCH),
+                stream_key(rng.seed, Stream.JITTER),
+            )
+            return PatchBatch(
+                *drawn(candidates, counts, rng.step, keys, images, cameras, self.patch)
+            )
         streams = Stream.FOREGROUND_PATCH, Stream.BACKGROUND_PATCH
         chosen = [
             pixels[rng.integers(len(pixels), stream, number)]

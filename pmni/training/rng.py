@@ -12,15 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pmni import kernels
-
-LOW_BITS = 0xFFFFFFFF
-"""Mask of the low 32 bits."""
-GOLDEN_RATIO = 0x9E3779B9
-"""2^32 over the golden ratio: spreads consecutive counters."""
-FIRST_FACTOR = 0x7FEB352D
-"""First factor of the hash `lowbias32` (C. Wellons, hash-prospector, 2018)."""
-SECOND_FACTOR = 0x846CA68B
-"""Second factor of `lowbias32`."""
+from pmni.kernels.constants import GOLDEN_RATIO, HASH_FACTOR_1, HASH_FACTOR_2, LOW_32_BITS
 
 
 class Stream(IntEnum):
@@ -50,9 +42,9 @@ class StepRng:
             from pmni.kernels.draws import words
 
             return words(key, self.step, count)
-        counter = hash32(hash32((self.step ^ GOLDEN_RATIO) & LOW_BITS) + key & LOW_BITS)
+        counter = hash32(hash32((self.step ^ GOLDEN_RATIO) & LOW_32_BITS) + key & LOW_32_BITS)
         index = torch.arange(count, device=self.step.device)
-        return hash32(hash32(index + counter & LOW_BITS) ^ hash32(counter ^ GOLDEN_RATIO))
+        return hash32(hash32(index + counter & LOW_32_BITS) ^ hash32(counter ^ GOLDEN_RATIO))
 
     def uniform(self, stream: int, *shape: int) -> Float[Tensor, "..."]:
         """Uniform numbers in [0, 1)."""
@@ -69,13 +61,13 @@ Bits = TypeVar("Bits", int, Tensor)
 
 def hash32(x: Bits) -> Bits:
     """A permutation of the integers in [0, 2^32) in which every bit depends on all."""
-    x = (x ^ (x >> 16)) * FIRST_FACTOR & LOW_BITS
-    x = (x ^ (x >> 15)) * SECOND_FACTOR & LOW_BITS
+    x = (x ^ (x >> 16)) * HASH_FACTOR_1 & LOW_32_BITS
+    x = (x ^ (x >> 15)) * HASH_FACTOR_2 & LOW_32_BITS
     return x ^ (x >> 16)
 
 
 @cache
 def stream_key(seed: int, stream: int) -> int:
     """The number by which a stream of a seed differs from all others."""
-    high = hash32((seed >> 32) + stream * GOLDEN_RATIO + FIRST_FACTOR & LOW_BITS)
-    return hash32((seed & LOW_BITS) ^ high)
+    high = hash32((seed >> 32) + stream * GOLDEN_RATIO + HASH_FACTOR_1 & LOW_32_BITS)
+    return hash32((seed & LOW_32_BITS) ^ high)

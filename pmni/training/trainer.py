@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pmni.config.training import TrainSettings
 from pmni.data.views import Views
 from pmni.errors import DivergenceError
+from pmni.kernels.types import Patches, Planes
 from pmni.runtime.cuda_graphs import Recorded
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
@@ -27,7 +28,7 @@ from pmni.training.patches import PatchSampler, patch_rays
 from pmni.training.poses import LearnedPoses, ViewScales
 from pmni.training.rng import StepRng
 from pmni.training.warm_start import fit_network
-from pmni.volume_rendering.marching import Patches, Planes, march, march_padded
+from pmni.volume_rendering.marching import march, march_padded
 from pmni.volume_rendering.occupancy import OccupancyGrid
 from pmni.volume_rendering.renderer import render
 

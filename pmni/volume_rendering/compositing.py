@@ -10,13 +10,9 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.errors import MissingBackendError
+from pmni.kernels.constants import ALPHA_EPSILON, LENGTH_EPSILON
+from pmni.kernels.types import Patches, Planes
 from pmni.volume_rendering.gradients import Samples, interval_means
-from pmni.volume_rendering.marching import Patches, Planes
-
-EPSILON = 1e-5
-"""Added to numerator and denominator of alpha (NeuS, eq. 13)."""
-TINY = 1e-9
-"""Added to a squared length before its root is taken, against an infinite derivative at zero."""
 
 Backend = Literal["auto", "torch", "nerfacc"]
 WeightFunction = Callable[[Tensor, Tensor], Tensor]
@@ -47,7 +43,9 @@ def composite(
     if backend == "auto" and single and kernels.chosen(samples.f.device):
         from pmni.kernels.compositing import composite as by_kernels
 
-        parts = by_kernels(samples, patches, planes, inv_s)
+        parts = by_kernels(
+            samples.f, samples.gradient, samples.per_interval, patches, planes, inv_s
+        )
     else:
         parts = _composite(samples, patches, planes, inv_s, WEIGHTS[backend])
     opacity, distance, normal, eikonal_residual = parts
@@ -72,7 +70,8 @@ def _composite(
     total = accumulate(weights, values.flatten(1, 2), planes.patch, count).view(count, h, w, 5)
     # Where an interval is not valid its gradient may be anything, which must not reach f.
     safe = torch.where(planes.valid[:, None, None, None], gradient, 1.0)
-    residual = (torch.sqrt((safe**2).sum(-1) + TINY) - 1) ** 2 * planes.valid[:, None, None]
+    length = torch.sqrt((safe**2).sum(-1) + LENGTH_EPSILON)
+    residual = (length - 1) ** 2 * planes.valid[:, None, None]
     eikonal_residual = f.new_zeros(count, h, w).index_add(0, planes.patch, residual)
     return total[..., 0], total[..., 1], total[..., 2:], eikonal_residual
 
@@ -87,7 +86,7 @@ def interval_alpha(
     """
     phi = torch.sigmoid(f * inv_s)
     next_phi = torch.roll(phi, -1, dims=0)
-    alpha = ((phi - next_phi + EPSILON) / (phi + EPSILON)).clamp(0, 1)
+    alpha = ((phi - next_phi + ALPHA_EPSILON) / (phi + ALPHA_EPSILON)).clamp(0, 1)
     return alpha * valid[:, None]
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pmni import kernels
 from pmni.errors import PmniError
+from pmni.kernels.types import Patches, Planes
 from pmni.sdf.sdf import SDF, SampledSDF
-from pmni.volume_rendering.marching import Patches, Planes, plane_points
+from pmni.volume_rendering.marching import plane_points
 
 
 @dataclass(frozen=True)

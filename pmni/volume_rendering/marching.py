@@ -4,46 +4,14 @@ In the camera frame the point of pixel (u, v) at depth z is z * m with m = K^-1 
 samples of neighbouring rays on one plane differ by z / fx and z / fy along the camera's axes.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pmni import kernels
+from pmni.kernels.types import Patches, Planes
 from pmni.volume_rendering.occupancy import OccupancyGrid
-
-
-@dataclass(frozen=True)
-class Patches:
-    """P patches of h x w neighbouring pixels, each seen by one camera."""
-
-    m: Float[Tensor, "P h w 3"]
-    """K^-1 (u, v, 1) of each pixel: its ray in the camera frame, scaled to z = 1."""
-    focal: Float[Tensor, "P 2"]
-    """fx and fy, pixels."""
-    rotation: Float[Tensor, "P 3 3"]
-    """Camera to world."""
-    centre: Float[Tensor, "P 3"]
-    """Camera centre in the world."""
-
-
-@dataclass(frozen=True)
-class Planes:
-    """M planes, patch after patch and front to back in each, then padding.
-
-    Padding planes have patch 0, bound no valid interval, and their samples lie at the origin.
-    """
-
-    patch: Int[Tensor, "M"]
-    """Index of the patch that a plane belongs to."""
-    z: Float[Tensor, "M"]
-    """z-depth of a plane in its camera."""
-    valid: Bool[Tensor, "M"]
-    """Whether a plane and the next one in the list bound an interval that is rendered."""
-    offsets: Int[Tensor, "P1"]
-    """Index of the first plane of each patch, and of the first padding plane (P + 1 numbers)."""
 
 
 @torch.no_grad()
@@ -104,7 +72,8 @@ def march_padded(
     if kernels.chosen(patches.m.device):
         from pmni.kernels.marching import march_padded as by_kernels
 
-        return by_kernels(capacity, patches, occupancy, truncation, step, jitter)
+        values, max_slope = occupancy.values, occupancy.settings.max_slope
+        return by_kernels(capacity, patches, values, max_slope, truncation, step, jitter)
     planes = march(patches, occupancy, truncation, step, jitter)
     needed = len(planes.patch)
     kept, padding = min(needed, capacity), max(0, capacity - needed)

@@ -4,10 +4,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.config.training import RenderingSettings
+from pmni.kernels.types import Patches, Planes
 from pmni.sdf.sdf import SampledSDF
 from pmni.volume_rendering.compositing import Rendering, composite
 from pmni.volume_rendering.gradients import sample
-from pmni.volume_rendering.marching import Patches, Planes
 
 
 def render(

@@ -10,7 +10,7 @@ from fixtures.analytic_sdfs import sphere, torus
 import pmni.kernels.rays
 from pmni import kernels
 from pmni.errors import DivergenceError, InputError
-from pmni.kernels.band import sampled
+from pmni.kernels.band import interpolate
 from pmni.kernels.rays import first_crossings, least_values
 from pmni.sdf.closest_approach import HALVINGS, closest_approach
 from pmni.sdf.narrow_band import NarrowBandSDF, resample
@@ -51,11 +51,11 @@ def test_values_and_gradients_are_the_twins(band):
     x[:20] *= 0.6 / x[:20].norm(dim=-1, keepdim=True)
     x = x.to(DEVICE)
     value, gradient = band.value_and_gradient(x)
-    found = sampled(band, x, with_gradient=True)
+    found = interpolate(band.kernel_tensors(with_gradients=True), x)
     torch.testing.assert_close(found[0], value, atol=2e-6, rtol=0)
     torch.testing.assert_close(found[1:].t(), gradient, atol=1e-4, rtol=0)
-    assert torch.equal(sampled(band, x, with_gradient=False)[0], found[0])
-    assert sampled(band, x[:0], with_gradient=True).shape == (4, 0)
+    assert torch.equal(interpolate(band.kernel_tensors(), x)[0], found[0])
+    assert interpolate(band.kernel_tensors(with_gradients=True), x[:0]).shape == (4, 0)
 
 
 def test_kernels_find_values_where_no_derivatives_are_wanted(band, monkeypatch):
@@ -77,7 +77,15 @@ def test_rays_meet_the_surface_where_the_twin_says(band, most_steps):
     origins, directions, near, far = rays(0, 0.4)
     twin = trace(band, origins, directions, near, far, 5e-3, most_steps)
     found = first_crossings(
-        band, origins, directions, near, far, 5e-3, most_steps, STEP_FACTOR, REFINEMENTS
+        band.kernel_tensors(),
+        origins,
+        directions,
+        near,
+        far,
+        5e-3,
+        most_steps,
+        STEP_FACTOR,
+        REFINEMENTS,
     )
     assert 0.1 < twin.mask.float().mean() < 0.9
     # A ray that just grazes may fall to either side by rounding.
@@ -92,7 +100,7 @@ def test_rays_come_nearest_where_the_twin_says(band):
     crossing = near < far
     assert not crossing.all()
     step = 2.5 * band.grid.spacing
-    at, least = least_values(band, origins, directions, near, far, step, HALVINGS)
+    at, least = least_values(band.kernel_tensors(), origins, directions, near, far, step, HALVINGS)
     twin_at, twin_least = closest_approach(band, origins, directions, near, far, step)
     values = band(origins + at[:, None] * directions)
     torch.testing.assert_close(values[crossing], least[crossing], atol=2e-4, rtol=0)
@@ -108,7 +116,9 @@ def test_a_ray_that_starts_inside_hits_there(band):
     inside = torch.tensor([[0.55, 0.0, 0.0]], device=DEVICE)
     up = torch.tensor([[0.0, 0.0, 1.0]], device=DEVICE)
     near, far = torch.tensor([0.1], device=DEVICE), torch.tensor([1.0], device=DEVICE)
-    found = first_crossings(band, inside, up, near, far, 5e-3, None, STEP_FACTOR, REFINEMENTS)
+    found = first_crossings(
+        band.kernel_tensors(), inside, up, near, far, 5e-3, None, STEP_FACTOR, REFINEMENTS
+    )
     assert float(found) == pytest.approx(0.1)
 
 
@@ -116,11 +126,11 @@ def test_no_rays_and_values_that_are_not_numbers(band):
     none = torch.zeros(0, 3, device=DEVICE)
     empty = torch.zeros(0, device=DEVICE)
     ways = (5e-3, None, STEP_FACTOR, REFINEMENTS)
-    assert len(first_crossings(band, none, none, empty, empty, *ways)) == 0
+    assert len(first_crossings(band.kernel_tensors(), none, none, empty, empty, *ways)) == 0
     broken = resample(sphere(0.5), 32, DEVICE, sweeps=0)
     broken.background.values[8] = torch.nan
     with pytest.raises(DivergenceError, match="non-finite"):
-        first_crossings(broken, *rays(2, 0.3), *ways)
+        first_crossings(broken.kernel_tensors(), *rays(2, 0.3), *ways)
 
 
 def test_which_run(monkeypatch):

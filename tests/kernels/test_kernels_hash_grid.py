@@ -57,7 +57,7 @@ def edges() -> torch.Tensor:
 
 
 def by_kernels(grid: HashGrid, active: int = 2, real: torch.Tensor | None = None):
-    return lambda x: hash_grid_features(x, grid.as_grid(active, real))
+    return lambda x: hash_grid_features(x, grid.kernel_tensors(active, real))
 
 
 def by_twin(grid: HashGrid, active: int = 2):
@@ -319,8 +319,8 @@ def test_which_backend_runs(monkeypatch):
     assert auto.backend == "auto"
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
 
-    def backend_on(settings, device):
-        return make_encoding(settings, 0).backend_on(device)
+    def backend_on(settings: FieldSettings, device: torch.device) -> str:
+        return make_encoding(settings, seed=0).backend_on(device)
 
     assert (backend_on(auto, cpu), backend_on(auto, gpu)) == ("torch", "triton")
     assert backend_on(FieldSettings(backend="torch"), gpu) == "torch"

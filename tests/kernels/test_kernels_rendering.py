@@ -14,9 +14,10 @@ import pmni.kernels.compositing
 import pmni.kernels.directional
 import pmni.kernels.marching
 from pmni import kernels
+from pmni.kernels.types import Patches, Planes
 from pmni.volume_rendering.compositing import composite
 from pmni.volume_rendering.gradients import Samples, directional_gradient
-from pmni.volume_rendering.marching import Patches, Planes, march, march_padded, plane_points
+from pmni.volume_rendering.marching import march, march_padded, plane_points
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +54,14 @@ def planes_within(scene, room: int) -> Planes:
     return march_padded(room, patches, grid, REACH, torch.tensor(0.02, device=DEVICE), jitter)[0]
 
 
+def march_by_kernels(room: int, scene, step: torch.Tensor) -> tuple[Planes, torch.Tensor]:
+    patches, grid, jitter = scene
+    max_slope = grid.settings.max_slope
+    return pmni.kernels.marching.march_padded(
+        room, patches, grid.values, max_slope, REACH, step, jitter
+    )
+
+
 def assert_close(found, expected):
     for a, b in zip(found, expected, strict=True):
         most = max(float(b.detach().abs().max()), 1e-3) if b.numel() else 1.0
@@ -70,7 +79,7 @@ def test_planes_are_the_twins(scene, step, room):
     patches, grid, jitter = scene
     step = torch.tensor(step, device=DEVICE)
     twin, needed = march_padded(room, patches, grid, REACH, step, jitter)
-    found, count = pmni.kernels.marching.march_padded(room, patches, grid, REACH, step, jitter)
+    found, count = march_by_kernels(room, scene, step)
     assert int(count) == int(needed)
     assert len(found.z) == len(twin.z) == room
     for name in ("patch", "valid", "offsets"):
@@ -141,6 +150,12 @@ def rendered(scene, between: bool, inv_s: float, noise: float):
     return Samples(f, gradient, between), planes, sources
 
 
+def composite_by_kernels(samples: Samples, patches: Patches, planes: Planes, inv_s: torch.Tensor):
+    return pmni.kernels.compositing.composite(
+        samples.f, samples.gradient, samples.per_interval, patches, planes, inv_s
+    )
+
+
 def losses(parts) -> torch.Tensor:
     weights = (random(*part.shape, seed=seed) for seed, part in enumerate(parts))
     return sum((weight * part).sum() for weight, part in zip(weights, parts, strict=True))
@@ -154,7 +169,7 @@ def test_rendering_and_its_derivatives_are_the_twins(scene, between, inv_s, nois
     twin = pmni.volume_rendering.compositing._composite(
         samples, patches, planes, sources[2], pmni.volume_rendering.compositing.weights_torch
     )
-    found = pmni.kernels.compositing.composite(samples, patches, planes, sources[2])
+    found = composite_by_kernels(samples, patches, planes, sources[2])
     assert float(twin[0].detach().max()) > 0.7
     assert_close(found, twin)
     assert_close(grad(losses(found), sources), grad(losses(twin), sources))
@@ -167,7 +182,7 @@ def test_spare_planes_do_nothing(scene):
     assert total < ROOM
     for spare in (samples.f, samples.gradient):
         spare.data[total:] = 1e30
-    found = pmni.kernels.compositing.composite(samples, patches, planes, sources[2])
+    found = composite_by_kernels(samples, patches, planes, sources[2])
     assert all(torch.isfinite(part).all() for part in found)
     for part in grad(losses(found), sources[:2]):
         assert torch.isfinite(part).all()
@@ -178,12 +193,12 @@ def test_no_planes(scene):
     patches, grid, jitter = scene
     grid.values.fill_(1)
     step = torch.tensor(0.02, device=DEVICE)
-    planes, needed = pmni.kernels.marching.march_padded(8, patches, grid, REACH, step, jitter)
+    planes, needed = march_by_kernels(8, scene, step)
     assert int(needed) == 0
     assert not planes.valid.any()
     f = torch.zeros(8, *patches.m.shape[1:3], device=DEVICE, requires_grad=True)
     samples = Samples(f, torch.zeros(*f.shape, 3, device=DEVICE), True)
-    found = pmni.kernels.compositing.composite(samples, patches, planes, jitter[0])
+    found = composite_by_kernels(samples, patches, planes, jitter[0])
     assert not any(part.any() for part in found)
     assert not grad(losses(found), f)[0].any()
 

@@ -8,6 +8,7 @@ from fixtures.training import occupancy_grid
 from pmni.config.training import RenderingSettings
 from pmni.errors import MissingBackendError
 from pmni.geometry.cameras import look_at
+from pmni.kernels.types import Patches, Planes
 from pmni.volume_rendering.compositing import (
     accumulate,
     interval_alpha,
@@ -15,7 +16,7 @@ from pmni.volume_rendering.compositing import (
     weights_torch,
 )
 from pmni.volume_rendering.gradients import central_differences, sample
-from pmni.volume_rendering.marching import Patches, Planes, march, plane_points
+from pmni.volume_rendering.marching import march, plane_points
 from pmni.volume_rendering.occupancy import cell_centres
 from pmni.volume_rendering.renderer import render
 
@@ -281,7 +282,7 @@ def test_what_is_left_out_does_not_matter(inv_s, monkeypatch):
 
     Without what is added to opacities: that of empty intervals is larger than all that is left out.
     """
-    monkeypatch.setattr("pmni.volume_rendering.compositing.EPSILON", 1e-9)
+    monkeypatch.setattr("pmni.volume_rendering.compositing.ALPHA_EPSILON", 1e-9)
     patches, sphere = crossing()
     grid = occupancy_grid(128, 0.1, CPU)
     grid.refresh(sphere)

@@ -4,10 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
+from pmni.kernels.constants import MIN_OPACITY
 from pmni.training.losses.base import Loss, StepInputs
-
-MIN_OPACITY = 1e-3
-"""Opacities are clamped to this and 1 minus this, which bounds the logarithms."""
 
 
 class MaskLoss(Loss):
