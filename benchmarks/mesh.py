@@ -21,7 +21,7 @@ from pmni.meshing.grid_nodes import at_nodes
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.meshing.node_tiles import Evaluate
 from pmni.meshing.sampling import sample
-from pmni.sdf.baking import baked
+from pmni.sdf.baking import bake
 from pmni.sdf.narrow_band import resample
 from pmni.sdf.rendering import Images, render_views
 from pmni.sdf.sdf import SDF
@@ -98,11 +98,13 @@ def _images(
     sizes, device = bench.sizes, bench.device
     c2w = turntable(2 * np.pi * np.arange(views) / views, 0.4, DISTANCE)
     K = np.stack([intrinsics(sizes.height, sizes.width)] * views)
-    shape, chunk, pixel = (sizes.height, sizes.width), RenderSettings().chunk, DISTANCE / K[0, 0, 0]
+    shape, pixel, settings = (sizes.height, sizes.width), DISTANCE / K[0, 0, 0], RenderSettings()
+    chunk = settings.chunk
     known = {"views": views, "size": f"{sizes.width} x {sizes.height}", "chunk": chunk}
 
     def images() -> Images:
-        return render_views(baked(surface, pixel, device), K, c2w, shape, chunk, device)
+        baked = bake(surface, pixel, device, settings.min_cells, settings.max_cells)
+        return render_views(baked, K, c2w, shape, chunk, device)
 
     twin = None
     for variant in variants:

@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
-    from pmni.sdf.baking import baked
+    from pmni.sdf.baking import bake
     from pmni.sdf.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
@@ -60,8 +60,9 @@ def run(args: Namespace) -> None:
             atomic_folder(args.output) as folder,
             record("render", folder / "provenance.json", settings, inputs) as known,
         ):
+            surface = load_surface(args.checkpoint, device)
             images = render_views(
-                baked(load_surface(args.checkpoint, device), pixel, device),
+                bake(surface, pixel, device, settings.min_cells, settings.max_cells),
                 *(K, c2w, shape, settings.chunk, device),
             )
             claim.close()  # other jobs can compute while this one writes

@@ -28,6 +28,13 @@ class MeshSettings(Settings):
 class RenderSettings(Settings):
     """How normals and depth are rendered from the surface."""
 
+    min_cells: int = Field(256, ge=64, multiple_of=16)
+    """Fewest grid cells along a side on which a network is sampled before it is rendered; between
+    this and `max_cells`, cells are about as large as pixels."""
+
+    max_cells: int = Field(512, ge=64, multiple_of=16)
+    """Most grid cells along a side on which a network is sampled before it is rendered."""
+
     chunk: int = Field(65536, ge=1)
     """Rays traced at once."""
 

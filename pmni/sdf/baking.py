@@ -1,4 +1,4 @@
-"""Surfaces on a grid, where a look-up takes the place of a network."""
+"""Baking: any surface sampled on a narrow-band grid, which is then looked up instead of it."""
 
 from math import ceil
 
@@ -9,27 +9,36 @@ from pmni.sdf.narrow_band import NarrowBandSDF, evaluate_in_chunks, resample
 from pmni.sdf.residual import ResidualSDF
 from pmni.sdf.sdf import SDF
 
-FEWEST_CELLS, MOST_CELLS = 256, 512
-"""Along a side, where the surface has no grid of its own."""
-STRIDE = 16
-"""The number of cells is a multiple of this: those of the coarse grid are a quarter as many, and
-both come in blocks of 4."""
+CELL_MULTIPLE = 16
+"""The number of cells is a multiple of this: the background grid has a quarter as many, and both
+are stored in blocks of 4."""
 
 
 @torch.no_grad()
-def baked(surface: SDF, spacing: float, device: torch.device) -> NarrowBandSDF:
-    """The surface's values at the nodes of its own grid; if it has none, at those of a grid whose
-    cells are about as large as `spacing`."""
+def bake(
+    surface: SDF, spacing: float, device: torch.device, min_cells: int, max_cells: int
+) -> NarrowBandSDF:
+    """The surface's values at the nodes of its own grid, if it has one.
+
+    Else at those of a grid whose cells are about as large as `spacing`, normalised units, and from
+    `min_cells` to `max_cells` along a side.
+    """
     if isinstance(surface, NarrowBandSDF):
         return surface
     if isinstance(surface, ResidualSDF):
-        grid, base = surface.surface.grid, surface.surface.background.values
-        coarse = grid_nodes(len(base), device).view(-1, 3)
-        return NarrowBandSDF(
-            grid,
-            surface.surface.values + grid.sampled(surface.correction),
-            GridSDF(base + evaluate_in_chunks(surface.correction, coarse).view_as(base)),
-            surface.surface.observed,
-        )
-    cells = STRIDE * ceil(2 / spacing / STRIDE)
-    return resample(surface, min(max(cells, FEWEST_CELLS), MOST_CELLS), device, sweeps=0)
+        return _bake_residual(surface, device)
+    cells = CELL_MULTIPLE * ceil(2 / spacing / CELL_MULTIPLE)
+    return resample(surface, min(max(cells, min_cells), max_cells), device, sweeps=0)
+
+
+def _bake_residual(residual: ResidualSDF, device: torch.device) -> NarrowBandSDF:
+    """The sum of the grid surface and its correction, on the same grid."""
+    surface, correction = residual.surface, residual.correction
+    coarse = surface.background.values
+    nodes = grid_nodes(len(coarse), device).view(-1, 3)
+    return NarrowBandSDF(
+        surface.grid,
+        surface.values + surface.grid.sampled(correction),
+        GridSDF(coarse + evaluate_in_chunks(correction, nodes).view_as(coarse)),
+        surface.observed,
+    )

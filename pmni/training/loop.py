@@ -195,7 +195,7 @@ class TrainingLoop:
             "step": done,
             "seconds": round(self.seconds(), 3),
             **dict(zip(tensors, numbers, strict=True)),
-            "rate": settings.optimizer.learning_rate * factor,
+            "learning_rate": settings.optimizer.learning_rate * factor,
             "levels": trainer.network.active,
             "samples": int(report.samples),
             "pose_rotation_deg": float(angles.mean()),

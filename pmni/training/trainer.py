@@ -118,9 +118,9 @@ class Trainer:
         self._term_names: dict[int, list[str]] = {}
         self._phase_weights: dict[int, Tensor] = {}
         self.schedule = schedule.table(settings).to(self.device)
-        self.capture = self._graph_capture()
+        self.graph = self._capture_graph()
 
-    def _graph_capture(self) -> GraphCapture | None:
+    def _capture_graph(self) -> GraphCapture | None:
         settings, encoding = self.settings, self.network.encoding
         if captures_graphs(settings, encoding, self.device):
             return GraphCapture(
@@ -178,25 +178,25 @@ class Trainer:
         settings, step = self.settings, self._step_number
         self.network.active = self._active_levels(step)
         refresh = step % settings.rendering.occupancy.refresh_every == 0
-        capture = self.capture
-        if capture is None or not capture.capacities.is_set:
+        graph = self.graph
+        if graph is None or not graph.capacities.is_set:
             if refresh:
                 self._refresh_occupancy()
             report = self._train_step()
         else:
-            capacities, phase = capture.capacities, schedule.phase_index(step, settings)
+            capacities, phase = graph.capacities, schedule.phase_index(step, settings)
             active = self.network.active
             if refresh:
-                capture.refresh((active, capacities.cells), kind=None)
-            report = capture.step((active, capacities.planes, phase), kind=phase)
+                graph.refresh((active, capacities.cells), kind=None)
+            report = graph.step((active, capacities.planes, phase), kind=phase)
         self._step_number += 1
         poses_due = self._step_number % settings.poses.every == 0
         if self.pose_steps and poses_due and schedule.poses_move(step, settings):
             self.poses.set(self.pose_steps.step(self.surface, self.poses(), self._step_number))
-        if capture is None or self._check_due(self._step_number):
+        if graph is None or self._check_due(self._step_number):
             self.check()
-            if capture is not None:
-                capture.capacities.adapt(self._step_number)
+            if graph is not None:
+                graph.capacities.adapt(self._step_number)
         return report
 
     def _check_due(self, done: int) -> bool:
@@ -205,7 +205,7 @@ class Trainer:
         return early or done % CHECK_EVERY == 0 or done in self.settings.kept_steps()
 
     def _refresh_occupancy(self) -> None:
-        capacities = None if self.capture is None else self.capture.capacities
+        capacities = None if self.graph is None else self.graph.capacities
         needed = self.occupancy.refresh(self.surface, capacities.cells if capacities else None)
         if capacities is not None:
             capacities.record_cells(needed)
@@ -219,7 +219,7 @@ class Trainer:
     ) -> Planes:
         """All planes; padded to the capacity where there is one."""
         inputs = patches, self.occupancy, self.occupancy.truncation(inv_s), spacing, jitter
-        capacities = None if self.capture is None else self.capture.capacities
+        capacities = None if self.graph is None else self.graph.capacities
         if capacities is None or capacities.planes is None:
             planes = march(*inputs)
             needed = planes.offsets[-1]
@@ -295,8 +295,8 @@ class Trainer:
             "optimizer": self.optimizer.state(),
             "occupancy": self.occupancy.values,
         }
-        if self.capture is not None:
-            state["capacities"] = self.capture.capacities.state()
+        if self.graph is not None:
+            state["capacities"] = self.graph.capacities.state()
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -309,8 +309,8 @@ class Trainer:
         self.scales.load_state_dict(state["scales"])
         self.optimizer.restore(state["optimizer"])
         self.occupancy.values.copy_(state["occupancy"])
-        if self.capture is not None:
-            self.capture.step.forget()
-            self.capture.refresh.forget()
+        if self.graph is not None:
+            self.graph.step.forget()
+            self.graph.refresh.forget()
             if "capacities" in state:
-                self.capture.capacities.restore(state["capacities"])
+                self.graph.capacities.restore(state["capacities"])

@@ -29,7 +29,7 @@ def test_a_correction_begins_at_nothing_and_can_be_saved(
     (slope,) = torch.autograd.grad(both(x).sum(), bias)
     assert slope.abs() > 0
     with torch.no_grad():
-        bias += 0.125
+        bias.add_(0.125)
         torch.testing.assert_close(both(x), surface(x) + 0.125, atol=1e-5, rtol=0)
         value, gradient = both.value_and_gradient(x)
     torch.testing.assert_close(value, both(x))

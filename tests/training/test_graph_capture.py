@@ -130,8 +130,8 @@ def test_captured_steps_are_the_same_as_others_and_resume_bit_for_bit(tmp_path: 
     straight = run(whole, 60)
     others = torch.tensor(run(usual, 15))  # later on, differences by rounding have grown
     torch.testing.assert_close(torch.tensor(straight[:15]), others, atol=1e-3, rtol=5e-3)
-    assert whole.capture is not None
-    assert whole.capture.step.recordings >= 4, "levels, phases"
+    assert whole.graph is not None
+    assert whole.graph.step.recordings >= 4, "levels, phases"
     first = on_gpu(CAPTURED, "on")
     begun = run(first, 37)
     save_state(tmp_path / "state.pt", first.state())
