@@ -19,7 +19,7 @@ from benchmarks.report import title, write_report, written
 from benchmarks.sizes import CPU, GPU, QUICK
 from pmni.errors import InputError, PmniError
 from pmni.runtime import provenance
-from pmni.runtime.devices import claimed_device
+from pmni.runtime.devices import acquire_device
 
 LOGGER = logging.getLogger("benchmarks")
 PARTS: dict[str, Part] = {
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         parts = chosen_parts(args.parts)
-        with claimed_device(args.device) as device:
+        with acquire_device(args.device) as device:
             sizes = QUICK if args.quick else GPU if device.type == "cuda" else CPU
             run = {
                 "parts": list(parts) if len(parts) < len(PARTS) else None,

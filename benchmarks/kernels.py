@@ -19,7 +19,7 @@ from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import median_seconds
 from pmni import kernels
 from pmni.config.training import FieldSettings
-from pmni.runtime.cuda_graphs import Recorded
+from pmni.runtime.cuda_graphs import CapturedFunction
 from pmni.sdf.closest_approach import closest_approach
 from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
@@ -62,7 +62,7 @@ def implementations(device: torch.device) -> list[str]:
 def running(implementation: str) -> Iterator[None]:
     """Within the block, kernels or their twins run."""
     wanted = TWIN if implementation == TWIN else "triton"
-    with mock.patch.dict(os.environ, {kernels.VARIABLE: wanted}):
+    with mock.patch.dict(os.environ, {kernels.BACKEND_VARIABLE: wanted}):
         yield
 
 
@@ -143,7 +143,7 @@ def _network(
                 full = f"{name}: {what}"
                 yield Record(PART, full, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
             if variant == "triton" and device.type == "cuda":
-                for what, replay in recordings(model, x).items():
+                for what, replay in captured_calls(model, x).items():
                     full, seconds = f"{name}: {what}", median_seconds(replay, device, sizes.repeats)
                     yield Record(PART, full, RECORDED, seconds, "s", parameters, (TWIN, FLOOR))
 
@@ -186,13 +186,13 @@ def calls(model: NeuralSDF, x: Tensor) -> dict[str, Call]:
     }
 
 
-def recordings(model: NeuralSDF, x: Tensor) -> dict[str, Callable[[], object]]:
+def captured_calls(model: NeuralSDF, x: Tensor) -> dict[str, Callable[[], object]]:
     """Values, and values with gradients, as CUDA graphs to be replayed."""
     found: dict[str, Callable[[], object]] = {}
     for what in ("values", "with gradients"):
         call, prepare = calls(model, x)[what]
-        recorded = Recorded(partial(call, *prepare()), x.device)
-        found[what] = partial(recorded, None, None)
+        captured = CapturedFunction(partial(call, *prepare()), x.device)
+        found[what] = partial(captured, None, None)
     return found
 
 

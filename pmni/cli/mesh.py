@@ -13,7 +13,7 @@ from pmni.geometry.mesh import Mesh
 from pmni.io.ply import write_ply
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
-from pmni.runtime.devices import claimed_device
+from pmni.runtime.devices import acquire_device
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     inputs = {"capture": args.capture / "capture.npz", "checkpoint": args.checkpoint}
     provenance = args.output.with_suffix(".provenance.json")
     with (
-        claimed_device(settings.device) as device,
+        acquire_device(settings.device) as device,
         record("mesh", provenance, settings, inputs) as known,
     ):
         surface = load_surface(args.checkpoint, device)

@@ -22,8 +22,8 @@ from pmni.refinement.observations import load_observations
 from pmni.refinement.schedule import coarse_to_fine
 from pmni.refinement.solver import GaussNewtonSolver, Report, check_converged
 from pmni.runtime import provenance
-from pmni.runtime.determinism import bit_for_bit
-from pmni.runtime.devices import claimed_device
+from pmni.runtime.determinism import deterministic
+from pmni.runtime.devices import acquire_device
 from pmni.sdf.checkpoint import save_band
 
 LOGGER = logging.getLogger("refine")
@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> None:
     initial = read_poses(args.poses)
     inputs = {"capture": args.capture / "capture.npz", "poses": args.poses}
     with (
-        bit_for_bit(settings.deterministic),
-        claimed_device(settings.device) as device,
+        deterministic(settings.deterministic),
+        acquire_device(settings.device) as device,
         provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
     ):
         solver, rows = refine(capture, initial, settings, device)
         known |= {"device": device.type, "history": rows[-1]}
-        known["backend"] = "triton" if kernels.chosen(device) else "torch"
+        known["backend"] = "triton" if kernels.use_triton(device) else "torch"
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
         save_band(args.output / "surface.safetensors", complete_surface(solver))

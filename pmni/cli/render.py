@@ -16,7 +16,7 @@ from pmni.errors import InputError
 from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_normal_map
 from pmni.io.poses import read_poses
-from pmni.runtime.devices import claimed_device
+from pmni.runtime.devices import acquire_device
 from pmni.runtime.provenance import record
 from pmni.sdf.rendering import Images, render_views
 
@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
     pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
     shape = capture.masks.shape[1:]
     with ExitStack() as claim:
-        device = claim.enter_context(claimed_device(settings.device))
+        device = claim.enter_context(acquire_device(settings.device))
         with (
             atomic_folder(args.output) as folder,
             record("render", folder / "provenance.json", settings, inputs) as known,

@@ -19,8 +19,8 @@ from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import read_poses
 from pmni.io.tables import write_rows
 from pmni.runtime import provenance
-from pmni.runtime.determinism import bit_for_bit
-from pmni.runtime.devices import claimed_device
+from pmni.runtime.determinism import deterministic
+from pmni.runtime.devices import acquire_device
 from pmni.runtime.layout import TrainingFolder
 from pmni.runtime.signals import StopRequest
 from pmni.sdf.checkpoint import load_surface
@@ -83,8 +83,8 @@ def _train(
     initial = read_poses(args.poses)
     distances = read_ray_distances(inputs["ray_distances"], capture)
     with (
-        bit_for_bit(settings.deterministic),
-        claimed_device(settings.device) as device,
+        deterministic(settings.deterministic),
+        acquire_device(settings.device) as device,
         provenance.record("train", work.provenance, settings, inputs) as known,
         TensorBoardLog(work.tensorboard) as tensorboard,
         StopRequest() as stop,

@@ -1,4 +1,5 @@
-"""Triton kernels. Each has a plain PyTorch twin, which runs on the CPU and says what is right."""
+"""Triton kernels. Each has a reference implementation in plain PyTorch, which runs on the CPU and
+which tests compare it with. Kernels import nothing of the packages that use them."""
 
 import os
 from threading import Thread
@@ -7,41 +8,43 @@ import torch
 
 from pmni.errors import InputError, MissingBackendError
 
-VARIABLE = "PMNI_KERNELS"
-"""Environment variable: `triton` (the kernels, on GPUs; the default) or `torch` (their twins)."""
+BACKEND_VARIABLE = "PMNI_KERNELS"
+"""Environment variable: `triton` (kernels on GPUs; the default) or `torch` (no kernels)."""
 
 
-def chosen(device: torch.device) -> bool:
-    """Whether kernels run on a device, rather than their twins.
+def use_triton(device: torch.device) -> bool:
+    """Whether Triton kernels run on a device, rather than their reference implementations.
 
-    Raises MissingBackendError when they should and Triton is not installed.
+    Raises InputError for an unknown value of the environment variable, and MissingBackendError
+    when kernels should run and Triton is not installed.
     """
-    wanted = os.environ.get(VARIABLE, "triton")
-    if wanted not in ("triton", "torch"):
-        raise InputError(f"{VARIABLE}={wanted}: give triton or torch")
-    if device.type != "cuda" or wanted == "torch":
+    backend = os.environ.get(BACKEND_VARIABLE, "triton")
+    if backend not in ("triton", "torch"):
+        raise InputError(f"{BACKEND_VARIABLE}={backend}: give triton or torch")
+    if device.type != "cuda" or backend == "torch":
         return False
     try:
         import triton  # noqa: F401
     except ImportError as error:
         raise MissingBackendError(
-            f"Triton is not installed ({error}): pip install triton, or set {VARIABLE}=torch, "
-            "which is slower"
+            f"Triton is not installed ({error}): pip install triton, or set "
+            f"{BACKEND_VARIABLE}=torch, which is slower"
         ) from error
     return True
 
 
-def read_ahead(device: torch.device) -> None:
-    """Begin, beside what follows, what the first kernel on a device waits for: Triton names what it
-    has compiled by a fingerprint of its own files, which takes half a second and is kept."""
-    if chosen(device):
-        Thread(target=take_fingerprint, name="Triton's fingerprint").start()
+def warm_cache(device: torch.device) -> None:
+    """Compute, in a thread, the hash of Triton's own files that the first kernel waits for.
+
+    Triton keeps it for the life of the process; computing it takes half a second.
+    """
+    if use_triton(device):
+        Thread(target=hash_triton, name="hash of Triton's files").start()
 
 
-def take_fingerprint() -> None:
-    """Make Triton know it from now on."""
+def hash_triton() -> None:
+    """Compute the hash of Triton's own files, where this version of Triton caches it."""
     import triton.runtime.cache
 
-    # Where another version of Triton has it elsewhere, the first kernel takes it.
     if (triton_key := getattr(triton.runtime.cache, "triton_key", None)) is not None:
         triton_key()

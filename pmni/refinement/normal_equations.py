@@ -63,7 +63,7 @@ class NormalEquations:
         self.grid, self.views, self.prior = surface.grid, views, prior
         self.free_view, self.free_shared = free_view.float(), free_shared.float()
         in_order = torch.are_deterministic_algorithms_enabled()
-        self.one_pass = kernels.chosen(surface.grid.device) and not in_order
+        self.one_pass = kernels.use_triton(surface.grid.device) and not in_order
         self.rows, self.weights, self.view_jacobian, self.shared_jacobian, self.values = (
             [],
             [],

@@ -1,4 +1,4 @@
-"""Work on a GPU that is recorded once and then replayed: one launch, whatever it consists of."""
+"""Functions captured as CUDA graphs: one launch, however many kernels they consist of."""
 
 from collections.abc import Callable, Hashable
 from functools import cache
@@ -9,74 +9,75 @@ import torch
 Result = TypeVar("Result")
 
 
-class Recorded(Generic[Result]):
-    """Runs work as it is the first time, records it the second time, and replays it from then on.
+class CapturedFunction(Generic[Result]):
+    """A function that runs normally at its first call, is captured at the second, then replayed.
 
-    The work has to be of the same size each time, must not wait for the device, and reads and
-    writes the same tensors; what it returns is overwritten by the next run.
+    It must have the same shapes at each call, must not wait for the device, and must read and write
+    the same tensors; the next call overwrites what it returns.
     """
 
-    def __init__(self, work: Callable[[], Result], device: torch.device) -> None:
-        self.work = work
-        self.stream = _stream(device)
+    def __init__(self, function: Callable[[], Result], device: torch.device) -> None:
+        self.function = function
+        self.stream = _capture_stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.key: Hashable = None
         self.result: Result
-        self.run: set[Hashable] = set()
-        self.recordings = 0
+        self.warmed_up: set[Hashable] = set()
+        self.captures = 0
 
     def __call__(self, key: Hashable, kind: Hashable) -> Result:
-        """Do the work.
+        """Run the function.
 
         Args:
-            key: stands for all that matters and is not in tensors; with another one the work is
-                recorded anew.
-            kind: work of another kind is done by other kernels, or allocates what stays.
+            key: all that matters and is not in tensors; the function is captured anew when it
+                changes.
+            kind: which kernels run and which memory is allocated for good; the first call of each
+                kind is not captured.
         """
-        outside = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(outside)
+        outer_stream = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(outer_stream)
         with torch.cuda.stream(self.stream):
-            if kind not in self.run:
-                self.forget()
-                self.run.add(kind)
-                found = self.work()
+            if kind not in self.warmed_up:
+                self.reset()
+                self.warmed_up.add(kind)
+                result = self.function()
             else:
                 if self.graph is None or key != self.key:
-                    self._record(key)
+                    self._capture(key)
                 assert self.graph is not None
                 self.graph.replay()
-                found = self.result
-        outside.wait_stream(self.stream)
-        return found
+                result = self.result
+        outer_stream.wait_stream(self.stream)
+        return result
 
-    def _record(self, key: Hashable) -> None:
-        self.forget()
+    def _capture(self, key: Hashable) -> None:
+        self.reset()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
-            self.result = self.work()
+            self.result = self.function()
         self.graph, self.key = graph, key
-        self.recordings += 1
+        self.captures += 1
 
-    def forget(self) -> None:
-        """Drop the recording."""
+    def reset(self) -> None:
+        """Drop the captured graph."""
         if self.graph is not None:
             self.graph = None
             del self.result
 
 
 @cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one on which everything is recorded: cuBLAS keeps memory of its own for each stream that
-    it has worked on, and none of a stream's free memory serves another."""
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a device on which graphs are captured: cuBLAS keeps a workspace for each
+    stream, and the free memory of one stream does not serve another."""
     return torch.cuda.Stream(device)
 
 
-def repeat(work: Callable[[], None], times: int, device: torch.device) -> None:
-    """Call `work` so many times; on a GPU it is recorded, and has to be as `Recorded` asks."""
+def repeat(function: Callable[[], None], times: int, device: torch.device) -> None:
+    """Call a function `times` times; on a GPU captured, with what `CapturedFunction` asks of it."""
     if device.type != "cuda" or times < 3:
         for _ in range(times):
-            work()
+            function()
         return
-    recorded = Recorded(work, device)
+    captured = CapturedFunction(function, device)
     for _ in range(times):
-        recorded(key=None, kind=None)
+        captured(key=None, kind=None)

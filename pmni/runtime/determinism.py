@@ -1,4 +1,4 @@
-"""The same results to the last bit, when a computation is repeated on the same machine."""
+"""Results that are equal to the last bit when a computation is repeated on the same machine."""
 
 import os
 from collections.abc import Iterator
@@ -8,11 +8,12 @@ import torch
 
 
 @contextmanager
-def bit_for_bit(wanted: bool) -> Iterator[None]:
-    """If it is wanted, sums within the block are in an order that does not change, which is slower:
-    on GPUs they are else in whatever order threads come to them. To be entered before anything has
-    been computed on a GPU."""
-    if not wanted:
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Context in which sums on a GPU have a fixed order, if it is `enabled`; slower.
+
+    Enter it before anything is computed on a GPU: cuBLAS reads its workspace setting only once.
+    """
+    if not enabled:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch asks for it

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.device]:
+def acquire_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.device]:
     """The device of a job: the CPU, or a GPU that no other job holds until the block ends.
 
     `auto` takes a GPU when there is one. Of several visible GPUs the first free one is taken; when
@@ -34,12 +34,12 @@ def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
             "device 'cuda' is asked for, but PyTorch sees no GPU here; "
             "set `device: cpu` or `auto`, or install a CUDA build of PyTorch"
         )
-    kernels.read_ahead(torch.device("cuda"))
+    kernels.warm_cache(torch.device("cuda"))
     names = [
         str(torch.cuda.get_device_properties(index).uuid)
         for index in range(torch.cuda.device_count())
     ]
-    with claimed_lock(names) as index:
+    with acquire_lock(names) as index:
         torch.cuda.set_device(index)
         try:
             yield torch.device("cuda", index)
@@ -48,7 +48,7 @@ def claimed_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
 
 
 @contextmanager
-def claimed_lock(
+def acquire_lock(
     names: Sequence[str], folder: Path | None = None, poll_seconds: float = 0.2
 ) -> Iterator[int]:
     """The index of a name whose lock file this process alone holds until the block ends.

@@ -149,7 +149,7 @@ def _import(module: str) -> None:
         if module == "pmni.kernels" and package.torch.version.cuda:
             for part in pkgutil.iter_modules(package.__path__, "pmni.kernels."):
                 importlib.import_module(part.name)
-            package.take_fingerprint()
+            package.hash_triton()
     gc.freeze()  # memory that forked processes do not write to stays shared
 
 

@@ -26,7 +26,7 @@ def closest_approach(
     f changes no faster than the distance along the ray: where it is v, and the least so far is m,
     nothing lower lies within v - m. Steps are at least `step` long.
     """
-    if isinstance(sdf, NarrowBandSDF) and kernels.chosen(near.device):
+    if isinstance(sdf, NarrowBandSDF) and kernels.use_triton(near.device):
         from pmni.kernels.rays import least_values
 
         band = sdf.kernel_tensors()

@@ -62,11 +62,11 @@ def runs_kernels(backend: Literal["auto", "torch", "triton"], device: torch.devi
 
     Raises MissingBackendError when the backend says so and they cannot.
     """
-    chosen = backend != "torch" and kernels.chosen(device)
+    chosen = backend != "torch" and kernels.use_triton(device)
     if backend == "triton" and not chosen:
         raise MissingBackendError(
             f"hash grid backend 'triton' needs a CUDA device (this is {device.type}) and "
-            f"{kernels.VARIABLE} not to be torch; set train.field.backend: auto"
+            f"{kernels.BACKEND_VARIABLE} not to be torch; set train.field.backend: auto"
         )
     return chosen
 

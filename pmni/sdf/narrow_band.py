@@ -100,7 +100,7 @@ class NarrowBandSDF:
             x.requires_grad or self.values.requires_grad or self.background.values.requires_grad
         )
         single = x.dtype == self.values.dtype == torch.float32
-        return single and not (wanted and torch.is_grad_enabled()) and kernels.chosen(x.device)
+        return single and not (wanted and torch.is_grad_enabled()) and kernels.use_triton(x.device)
 
 
 def resample(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> NarrowBandSDF:

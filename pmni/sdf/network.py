@@ -119,7 +119,7 @@ class NeuralSDF(nn.Module):
 
     def _runs_kernels(self, x: Tensor) -> bool:
         """Whether kernels compute the layers: there is one hidden layer, and it fits."""
-        if self.backend == "torch" or len(self.layers) != 2 or not kernels.chosen(x.device):
+        if self.backend == "torch" or len(self.layers) != 2 or not kernels.use_triton(x.device):
             return False
         from pmni.kernels.mlp import fits
 

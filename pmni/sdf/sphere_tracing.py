@@ -47,7 +47,7 @@ def trace(
     inside at `near` hits there; one with near >= far misses, and so does one that has found nothing
     after `most_steps`. Raises DivergenceError when f is not finite.
     """
-    if isinstance(sdf, NarrowBandSDF) and kernels.chosen(near.device):
+    if isinstance(sdf, NarrowBandSDF) and kernels.use_triton(near.device):
         from pmni.kernels.rays import first_crossings
 
         found = first_crossings(

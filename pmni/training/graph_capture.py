@@ -15,8 +15,8 @@ def unsupported_reason(
     """Why the steps of a training cannot be graph-captured; None if they can."""
     if device.type != "cuda":
         return f"the device is {device.type}, not a GPU"
-    if not kernels.chosen(device):
-        return f"{kernels.VARIABLE} is torch"
+    if not kernels.use_triton(device):
+        return f"{kernels.BACKEND_VARIABLE} is torch"
     if settings.rendering.backend != "auto":
         return f"rendering.backend is {settings.rendering.backend}, not auto"
     if not encoding.graph_capturable:

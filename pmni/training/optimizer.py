@@ -63,7 +63,7 @@ class Optimizer:
             *(step, terms, norms, schedule, self.failed_step, self.finite_terms),
             *(self.learning_rates, self.max_norms),
         )
-        if kernels.chosen(step.device):
+        if kernels.use_triton(step.device):
             from pmni.kernels.updates import step_guard as by_kernel
 
             rates, grad_scales, found_inf = by_kernel(*inputs)

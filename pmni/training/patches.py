@@ -85,7 +85,7 @@ class PatchSampler:
         in_margin = round(count * self.background) if len(self.background_margin) else 0
         candidates = self.foreground, self.background_margin
         counts = count - in_margin, in_margin
-        if kernels.chosen(self.masks.device):
+        if kernels.use_triton(self.masks.device):
             from pmni.kernels.patches import drawn
 
             images = self.normals, self.masks, self.distances

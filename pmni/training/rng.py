@@ -38,7 +38,7 @@ class StepRng:
     def bits(self, stream: int, count: int) -> Int[Tensor, "count"]:
         """Uniform integers in [0, 2^32)."""
         key = stream_key(self.seed, stream)
-        if kernels.chosen(self.step.device):
+        if kernels.use_triton(self.step.device):
             from pmni.kernels.draws import words
 
             return words(key, self.step, count)

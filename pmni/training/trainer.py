@@ -12,7 +12,7 @@ from pmni.config.training import TrainSettings
 from pmni.data.views import Views
 from pmni.errors import DivergenceError
 from pmni.kernels.types import Patches, Planes
-from pmni.runtime.cuda_graphs import Recorded
+from pmni.runtime.cuda_graphs import CapturedFunction
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
@@ -54,8 +54,8 @@ class GraphCapture:
     """Steps that are captured and replayed as CUDA graphs."""
 
     capacities: BufferCapacities
-    step: Recorded[StepReport]
-    refresh: Recorded[None]
+    step: CapturedFunction[StepReport]
+    refresh: CapturedFunction[None]
     """The refresh of the occupancy grid."""
 
 
@@ -125,8 +125,8 @@ class Trainer:
         if captures_graphs(settings, encoding, self.device):
             return GraphCapture(
                 BufferCapacities(self.device),
-                Recorded(self._train_step, self.device),
-                Recorded(self._refresh_occupancy, self.device),
+                CapturedFunction(self._train_step, self.device),
+                CapturedFunction(self._refresh_occupancy, self.device),
             )
         if self.device.type == "cuda" and settings.graph != "off":
             reason = unsupported_reason(settings, encoding, self.device)
@@ -310,7 +310,7 @@ class Trainer:
         self.optimizer.restore(state["optimizer"])
         self.occupancy.values.copy_(state["occupancy"])
         if self.graph is not None:
-            self.graph.step.forget()
-            self.graph.refresh.forget()
+            self.graph.step.reset()
+            self.graph.refresh.reset()
             if "capacities" in state:
                 self.graph.capacities.restore(state["capacities"])

@@ -40,7 +40,7 @@ def composite(
     """Volume rendering with NeuS weights (NeurIPS 2021, eq. 11-13)."""
     intervals = planes.valid.sum() * (samples.f.shape[1] * samples.f.shape[2])
     single = samples.f.dtype == torch.float32
-    if backend == "auto" and single and kernels.chosen(samples.f.device):
+    if backend == "auto" and single and kernels.use_triton(samples.f.device):
         from pmni.kernels.compositing import composite as by_kernels
 
         parts = by_kernels(

@@ -78,7 +78,7 @@ def directional_gradient(
 
     It is the gradient of the intervals, and means nothing where they are not valid.
     """
-    if kernels.chosen(f.device) and f.dtype == torch.float32:
+    if kernels.use_triton(f.device) and f.dtype == torch.float32:
         from pmni.kernels.directional import directional_gradient as by_kernels
 
         return by_kernels(f, patches, planes)

@@ -69,7 +69,7 @@ def march_padded(
     The planes are the first of `march`, then padding, so that their number does not depend on the
     data. By kernels on a GPU the host does not wait for the device.
     """
-    if kernels.chosen(patches.m.device):
+    if kernels.use_triton(patches.m.device):
         from pmni.kernels.marching import march_padded as by_kernels
 
         values, max_slope = occupancy.values, occupancy.settings.max_slope
@@ -88,7 +88,7 @@ def march_padded(
 
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
     """World points of all rays on all planes; differentiable in the poses."""
-    if kernels.chosen(patches.m.device) and patches.m.dtype == torch.float32:
+    if kernels.use_triton(patches.m.device) and patches.m.dtype == torch.float32:
         from pmni.kernels.marching import plane_points as by_kernels
 
         return by_kernels(patches, planes)

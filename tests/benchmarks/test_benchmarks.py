@@ -25,7 +25,7 @@ from benchmarks.report import file_stem, markdown, written
 from benchmarks.sizes import QUICK
 from benchmarks.surfaces import capture_of, with_views
 from benchmarks.timing import PeakMemory, Stopwatch, median_seconds
-from pmni.kernels import VARIABLE
+from pmni.kernels import BACKEND_VARIABLE
 
 CPU = torch.device("cpu")
 
@@ -268,9 +268,9 @@ def test_kernels_are_compared_with_their_twins(monkeypatch):
 
 
 def test_which_implementation_runs(monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
     for implementation, wanted in (("torch", "torch"), ("triton", "triton"), ("tiny", "triton")):
         with kernels.running(implementation):
-            assert os.environ[VARIABLE] == wanted
-    assert VARIABLE not in os.environ
+            assert os.environ[BACKEND_VARIABLE] == wanted
+    assert BACKEND_VARIABLE not in os.environ
     assert kernels.implementations(CPU) == ["torch"]

@@ -22,7 +22,7 @@ COUNT = 100_000 if DEVICE.type == "cuda" else 64
 
 @pytest.fixture(autouse=True)
 def twins_are_torch(monkeypatch):
-    monkeypatch.setenv(kernels.VARIABLE, "torch")
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
     if DEVICE.type == "cpu":  # the interpreter's time is that of its programs
         monkeypatch.setattr(pmni.kernels.rays, "RAYS", COUNT)
 
@@ -59,7 +59,7 @@ def test_values_and_gradients_are_the_twins(band):
 
 
 def test_kernels_find_values_where_no_derivatives_are_wanted(band, monkeypatch):
-    monkeypatch.setattr(kernels, "chosen", lambda device: True)
+    monkeypatch.setattr(kernels, "use_triton", lambda device: True)
     x = torch.zeros(2, 3, device=DEVICE)
     assert band._runs_kernels(x)
     assert not band._runs_kernels(x.double())
@@ -134,10 +134,10 @@ def test_no_rays_and_values_that_are_not_numbers(band):
 
 
 def test_which_run(monkeypatch):
-    assert not kernels.chosen(torch.device("cuda"))
-    monkeypatch.setenv(kernels.VARIABLE, "fast")
+    assert not kernels.use_triton(torch.device("cuda"))
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "fast")
     with pytest.raises(InputError, match="PMNI_KERNELS=fast: give triton or torch"):
-        kernels.chosen(torch.device("cuda"))
-    monkeypatch.setenv(kernels.VARIABLE, "triton")
-    assert kernels.chosen(torch.device("cuda"))
-    assert not kernels.chosen(torch.device("cpu"))
+        kernels.use_triton(torch.device("cuda"))
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "triton")
+    assert kernels.use_triton(torch.device("cuda"))
+    assert not kernels.use_triton(torch.device("cpu"))

@@ -317,7 +317,7 @@ def test_which_backend_runs(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     auto, triton = FieldSettings(), FieldSettings(backend="triton")
     assert auto.backend == "auto"
-    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.delenv(kernels.BACKEND_VARIABLE, raising=False)
 
     def backend_on(settings: FieldSettings, device: torch.device) -> str:
         return make_encoding(settings, seed=0).backend_on(device)
@@ -328,7 +328,7 @@ def test_which_backend_runs(monkeypatch):
     assert backend_on(triton, gpu) == "triton"
     with pytest.raises(MissingBackendError, match=r"CUDA device \(this is cpu\).*backend: auto"):
         NeuralSDF(triton, seed=0)(torch.zeros(1, 3))
-    monkeypatch.setenv(kernels.VARIABLE, "torch")
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
     assert not runs_kernels("auto", gpu)
     with pytest.raises(MissingBackendError, match="PMNI_KERNELS not to be torch"):
         runs_kernels("triton", gpu)

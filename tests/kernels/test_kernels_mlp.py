@@ -15,7 +15,6 @@ import pmni.kernels.network
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.kernels.mlp import values, values_and_slopes
-from pmni.runtime.determinism import bit_for_bit
 from pmni.sdf.network import NeuralSDF
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,10 +228,10 @@ FIELDS = {
 
 @pytest.fixture
 def _kernels_everywhere(monkeypatch):
-    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.delenv(kernels.BACKEND_VARIABLE, raising=False)
     if DEVICE.type == "cpu":
         monkeypatch.setattr(pmni.kernels.hash_grid, "STEPS", 3)
-        monkeypatch.setattr(kernels, "chosen", lambda device: True)
+        monkeypatch.setattr(kernels, "use_triton", lambda device: True)
 
 
 def networks(settings: FieldSettings) -> tuple[NeuralSDF, NeuralSDF]:
@@ -295,7 +294,7 @@ def test_points_of_several_nodes(real, deterministic, monkeypatch):
         loss = value.square().sum() + (gradient * random(15, 3, seed=10)).sum()
         return [value, gradient, *grad(loss, [x, *field.parameters()])]
 
-    with bit_for_bit(deterministic):  # which fills with NaN what is not initialised
+    with deterministic(deterministic):  # which fills with NaN what is not initialised
         at_once = found()
         monkeypatch.setattr(pmni.kernels.network, "AT_A_TIME", 6)
         by_parts = found()

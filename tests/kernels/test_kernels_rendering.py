@@ -29,7 +29,7 @@ REACH = torch.tensor(0.045, device=DEVICE)
 
 @pytest.fixture(autouse=True)
 def twins_are_torch(monkeypatch):
-    monkeypatch.setenv(kernels.VARIABLE, "torch")
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
     if DEVICE.type == "cpu":  # the interpreter's time is that of its programs
         monkeypatch.setattr(pmni.kernels.compositing, "RAYS", 64)
 
@@ -204,7 +204,7 @@ def test_no_planes(scene):
 
 
 def test_double_precision_stays_with_the_twin(scene, monkeypatch):
-    monkeypatch.setattr(kernels, "chosen", lambda device: True)
+    monkeypatch.setattr(kernels, "use_triton", lambda device: True)
     patches, _, _ = scene
     samples, planes, sources = rendered(scene, True, 40.0, 0.0)
     patches = Patches(*(part.double() for part in vars(patches).values()))

@@ -27,7 +27,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @pytest.fixture(autouse=True)
 def twins_are_torch(monkeypatch):
-    monkeypatch.setenv(kernels.VARIABLE, "torch")
+    monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
 
 
 def draws(seed: int, step: int) -> StepRng:
@@ -49,7 +49,7 @@ def test_patches(patch, background, monkeypatch):
     views = Views.of(*sphere_capture(), device=DEVICE)
     sampler = PatchSampler(views, patch, 2, background)
     twin = sampler.draw(50, draws(3, 7))
-    monkeypatch.setattr(kernels, "chosen", lambda device: True)
+    monkeypatch.setattr(kernels, "use_triton", lambda device: True)
     found = sampler.draw(50, draws(3, 7))
     for name, expected in vars(twin).items():
         assert torch.equal(getattr(found, name), expected), name

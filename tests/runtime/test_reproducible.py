@@ -13,15 +13,15 @@ from pmni.cli.main import main
 from pmni.data.capture import save_capture
 from pmni.geometry.poses import Poses
 from pmni.io.poses import write_poses
-from pmni.runtime.determinism import bit_for_bit
+from pmni.runtime.determinism import deterministic
 
 REFINE = {"deterministic": True, "heldout": 0.1, "cells": 64, "iterations": [2, 2, 2]}
 
 
 def test_sums_are_in_order_within_the_block_only() -> None:
-    with bit_for_bit(False):
+    with deterministic(False):
         assert not torch.are_deterministic_algorithms_enabled()
-    with suppress(ValueError), bit_for_bit(True):
+    with suppress(ValueError), deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()
         raise ValueError
     assert not torch.are_deterministic_algorithms_enabled()

@@ -93,7 +93,7 @@ def test_steps_after_a_divergence_change_nothing_until_it_is_noticed() -> None:
 
 def test_the_reason_why_steps_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    monkeypatch.setattr(kernels, "chosen", lambda device: device.type == "cuda")
+    monkeypatch.setattr(kernels, "use_triton", lambda device: device.type == "cuda")
     encoding = make_encoding(TINY.field, 0)
     assert unsupported_reason(TINY, encoding, cuda) is None
     phases = [{"until": 0.5}, {"weights": {"consistency": 0.1}}]
@@ -131,7 +131,7 @@ def test_captured_steps_are_the_same_as_others_and_resume_bit_for_bit(tmp_path: 
     others = torch.tensor(run(usual, 15))  # later on, differences by rounding have grown
     torch.testing.assert_close(torch.tensor(straight[:15]), others, atol=1e-3, rtol=5e-3)
     assert whole.graph is not None
-    assert whole.graph.step.recordings >= 4, "levels, phases"
+    assert whole.graph.step.captures >= 4, "levels, phases"
     first = on_gpu(CAPTURED, "on")
     begun = run(first, 37)
     save_state(tmp_path / "state.pt", first.state())

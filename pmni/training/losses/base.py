@@ -76,7 +76,7 @@ class StepInputs:
     def fused_pixel_terms(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """The terms `normal`, `mask` and `eikonal` from one kernel; None where no kernel runs."""
         rendering, batch = self.rendering, self.batch
-        if not kernels.chosen(batch.mask.device) or rendering.normal.dtype != torch.float32:
+        if not kernels.use_triton(batch.mask.device) or rendering.normal.dtype != torch.float32:
             return None
         from pmni.kernels.pixel_terms import pixel_terms
 
