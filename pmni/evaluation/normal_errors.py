@@ -16,7 +16,7 @@ def ground_truth_normals_of(
     if capture.ground_truth_normals is None:
         normals = np.full((len(rays.view), 3), np.nan)
         normals[hits.mask] = hits.normals
-        return normals, "true_mesh"
+        return normals, "ground_truth_mesh"
     local = capture.ground_truth_normals[capture.masks].astype(np.float64)
     world = np.einsum("pij,pj->pi", reference[rays.view, :3, :3], local)
     return nan_if_unknown(world), "ground_truth_normals"

@@ -186,7 +186,7 @@ def test_without_held_out_views_their_error_is_unknown():
 def test_without_true_normals_the_true_mesh_gives_them():
     capture = dataclasses.replace(CAPTURE, ground_truth_normals=None, normals=-CAPTURE.normals)
     found = score(capture=capture).metrics
-    assert found["normals_compared_with"] == "true_mesh"
+    assert found["normals_compared_with"] == "ground_truth_mesh"
     assert found["mae_deg"] < 1e-6
 
 
