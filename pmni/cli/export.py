@@ -1,4 +1,4 @@
-"""`pmni export`: poses for other software, and a picture of the cameras around the object."""
+"""`pmni export`: results for other software, and a figure of the cameras around the object."""
 
 import json
 import logging
@@ -7,29 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pmni.data.capture import Capture, load_capture
+from pmni.config.base import settings_from_argument
+from pmni.config.export import ExportSettings
+from pmni.data.capture import load_capture
 from pmni.data.readers.files import read_mesh
 from pmni.errors import InputError
-from pmni.exporting.cameras import Cameras, Points, cameras_of, no_points, sample_surface
-from pmni.exporting.colmap import write_colmap
-from pmni.exporting.nerfstudio import write_points, write_transforms
-from pmni.exporting.neus import write_cameras_sphere
-from pmni.exporting.picture import write_picture
+from pmni.exporting.camera_figure import write_figure
+from pmni.exporting.export import write_exports
+from pmni.exporting.scene import ExportScene, cameras_of, no_points, sample_surface
 from pmni.geometry.mesh import Mesh
-from pmni.geometry.poses import Poses
 from pmni.io.atomic import atomic_folder
-from pmni.io.images import write_mask, write_normal_map
-from pmni.io.poses import read_poses, write_poses
+from pmni.io.poses import read_poses
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)
-
-FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
-"""Camera-space normal files are x right, y up, z towards the camera."""
-NORMALS, MASKS, POINTS = "normal_camera_space", "mask", "points.ply"
-FRAME = "dataset world; OpenCV cameras (x right, y down, z forward), pixel centres at integers"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -49,14 +40,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--selection", type=Path, help="train/selection.json: which of the candidates is the result"
     )
     parser.add_argument("--initial-poses", type=Path, help="the poses it started from, JSON")
-    parser.add_argument("--points", type=int, default=20_000, help="sampled from the mesh")
+    parser.add_argument("--settings", help="ExportSettings: a YAML file or inline YAML")
+    parser.add_argument("--points", type=int, help="in place of the setting `points`")
     parser.add_argument("--output", type=Path, required=True, help="folder for the exports")
 
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
-    if args.points < 1:
-        raise InputError(f"--points: must be 1 or more, not {args.points}")
+    settings = settings_from_argument(ExportSettings, args.settings)
+    if args.points is not None:
+        settings = ExportSettings.parse(settings.model_dump() | {"points": args.points}, "--points")
     chosen = choose(args.poses, args.mesh, args.iterations, args.selection)
     capture = load_capture(args.capture)
     cameras = cameras_of(capture, read_poses(chosen.poses), chosen.poses)
@@ -70,16 +63,17 @@ def run(args: Namespace) -> None:
     mesh, points = None, no_points()
     if chosen.mesh:
         mesh = Mesh(*read_mesh(chosen.mesh))
-        points = sample_surface(mesh.vertices, mesh.faces, args.points)
+        points = sample_surface(mesh.vertices, mesh.faces, settings.points, settings.seed)
         inputs["mesh"] = chosen.mesh
     with (
         atomic_folder(args.output) as folder,
-        record("export", folder / "provenance.json", None, inputs) as known,
+        record("export", folder / "provenance.json", settings, inputs) as facts,
     ):
-        left_out = write_exports(folder, capture, cameras, points)
-        write_picture(folder / "cameras.png", capture, cameras, initial, mesh)
-        known |= {"views": len(cameras.views), "points": len(points.positions)}
-        known |= {"iteration": chosen.iteration, "left_out": left_out}
+        left_out = write_exports(folder, ExportScene(capture, cameras, points), settings)
+        if settings.figure:
+            write_figure(folder / "cameras.png", capture, cameras, initial, mesh, settings)
+        facts |= {"views": len(cameras.views), "points": len(points.positions)}
+        facts |= {"iteration": chosen.iteration, "left_out": left_out}
     for name, reason in left_out.items():
         log.warning("%s is left out: %s", name, reason)
     log.info("%s: cameras of %d views in %s", capture.name, len(cameras.views), args.output)
@@ -87,7 +81,7 @@ def run(args: Namespace) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """The files of what is exported."""
+    """The files of the result that is exported."""
 
     poses: Path
     mesh: Path | None
@@ -134,48 +128,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object")
     return content
-
-
-def write_exports(
-    folder: Path, capture: Capture, cameras: Cameras, points: Points
-) -> dict[str, str]:
-    """Write cameras in all formats, normal maps and masks; returns what was left out, and why.
-
-    The folder is a data set in the layout of SuperNormal: `pmni prepare` reads it.
-    """
-    names = [f"{view}.png" for view in cameras.views]
-    for kind in (NORMALS, MASKS):
-        (folder / kind).mkdir()
-    for view, name in zip(cameras.views, names, strict=True):
-        index = capture.views.index(view)
-        write_normal_map(folder / NORMALS / name, capture.normals[index] * FILE_AXES)
-        write_mask(folder / MASKS / name, capture.masks[index])
-    write_json(folder / "poses.json", cameras)
-    write_cameras_sphere(folder / "cameras_sphere.npz", cameras)
-    if len(points.positions):
-        write_points(folder / POINTS, points)
-    normals = [f"{NORMALS}/{name}" for name in names]
-    masks = [f"{MASKS}/{name}" for name in names]
-    cloud = POINTS if len(points.positions) else None
-    left_out = {}
-    try:
-        write_transforms(folder / "transforms.json", cameras, normals, masks, normals, cloud)
-    except InputError as error:
-        left_out["transforms.json"] = str(error)
-    try:
-        write_colmap(folder / "sparse/0", cameras, names, points)
-    except InputError as error:
-        left_out["sparse"] = str(error)
-    return left_out
-
-
-def write_json(path: Path, cameras: Cameras) -> None:
-    """All that the other formats hold, as plain JSON that `read_poses` understands."""
-    intrinsics = zip(cameras.views, cameras.intrinsics.tolist(), strict=True)
-    information = {
-        "frame": FRAME,
-        "image_size": [cameras.size[1], cameras.size[0]],
-        "sphere": {"centre": cameras.offset.tolist(), "radius": cameras.scale},
-        "intrinsics": dict(intrinsics),
-    }
-    write_poses(path, Poses(cameras.views, cameras.c2w, information))

@@ -11,7 +11,7 @@ from pmni.geometry.transforms import Similarity, umeyama
 def align_cameras(
     estimated: Float[np.ndarray, "V 4 4"],
     reference: Float[np.ndarray, "V 4 4"],
-    collinearity: float = 0.05,
+    collinearity: float,
 ) -> tuple[Similarity, Literal["centres", "rotations"]]:
     """The similarity that moves the estimated cameras onto the reference ones, and its method.
 

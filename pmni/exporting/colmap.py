@@ -13,17 +13,19 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from pmni.errors import InputError
-from pmni.exporting.cameras import HALF_PIXEL, Cameras, Points, check_no_skew
+from pmni.exporting.exporter import Exporter
+from pmni.exporting.scene import HALF_PIXEL, Cameras, ExportScene, Points, check_no_skew
 from pmni.io.atomic import write_text
 
 UNKNOWN_ERROR = -1
-"""The reprojection error of points that were not triangulated."""
+"""Reprojection error of points that were not triangulated."""
 
 
 def write_colmap(folder: Path, cameras: Cameras, images: Sequence[str], points: Points) -> None:
     """Write a model into `folder`; `images` are the names of the image files.
 
-    Views with the same intrinsics share a camera. Nobody has seen the points: they have no tracks.
+    Views with the same intrinsics share a camera. The points are sampled from the mesh, not matched
+    between images, so that they have no tracks.
     Raises InputError for names with spaces and for a skew, which the format cannot hold.
     """
     check_no_skew(cameras, "COLMAP")
@@ -76,3 +78,17 @@ def _numbers(values: Iterable[float]) -> str:
 
 def _write(path: Path, head: str, lines: Iterable[str]) -> None:
     write_text(path, "\n".join([f"# {head}", *lines]) + "\n")
+
+
+def _write_scene(folder: Path, scene: ExportScene) -> None:
+    """Write the model into `sparse/0`, where COLMAP's own programs put it."""
+    write_colmap(folder / "sparse/0", scene.cameras, scene.image_names, scene.points)
+
+
+EXPORTER = Exporter(
+    output="sparse",
+    software="COLMAP, 3D Gaussian splatting",
+    omits="a skew of the pixels, for which its pinhole camera has no parameter; names of views "
+    "with spaces, which separate the fields of its text files",
+    write=_write_scene,
+)

@@ -13,11 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from pmni.exporting.cameras import HALF_PIXEL, Cameras, Points, check_no_skew
-from pmni.io.atomic import atomic_file, write_text
+from pmni.exporting.exporter import Exporter
+from pmni.exporting.scene import (
+    HALF_PIXEL,
+    MASK_FOLDER,
+    NORMAL_FOLDER,
+    POINT_FILE,
+    Cameras,
+    ExportScene,
+    check_no_skew,
+)
+from pmni.io.atomic import write_text
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-"""OpenCV's camera axes <-> OpenGL's."""
+"""From OpenCV's camera axes to OpenGL's, and back."""
 
 
 def write_transforms(
@@ -28,7 +37,7 @@ def write_transforms(
     normals: Sequence[str],
     points: str | None,
 ) -> None:
-    """Write the file. All file names are relative to its folder, one a view; `points` is a PLY.
+    """Write the file; names of files are relative to its folder, one per view, `points` a PLY.
 
     Raises InputError for a skew, which the format cannot hold.
     """
@@ -59,19 +68,18 @@ def write_transforms(
     write_text(path, json.dumps({**content, "frames": frames}, indent=1) + "\n")
 
 
-_POINT = np.dtype([("position", "<f4", 3), ("normal", "<f4", 3), ("colour", "u1", 3)])
-_HEADER = (
-    "ply\nformat binary_little_endian 1.0\nelement vertex {count}\n"
-    "property float x\nproperty float y\nproperty float z\n"
-    "property float nx\nproperty float ny\nproperty float nz\n"
-    "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+def write_nerfstudio(folder: Path, scene: ExportScene) -> None:
+    """Write `transforms.json`, in which the normal maps stand for photographs."""
+    normals = [f"{NORMAL_FOLDER}/{name}" for name in scene.image_names]
+    masks = [f"{MASK_FOLDER}/{name}" for name in scene.image_names]
+    points = POINT_FILE if len(scene.points.positions) else None
+    write_transforms(folder / "transforms.json", scene.cameras, normals, masks, normals, points)
+
+
+EXPORTER = Exporter(
+    output="transforms.json",
+    software="nerfstudio, instant-ngp",
+    omits="a skew of the pixels: the format has no field for it",
+    requires=("supernormal", "points"),
+    write=write_nerfstudio,
 )
-
-
-def write_points(path: Path, points: Points) -> None:
-    """Write coloured points with normals as binary PLY."""
-    rows = np.empty(len(points.positions), _POINT)
-    rows["position"], rows["normal"] = points.positions, points.normals
-    rows["colour"] = points.colours
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(_HEADER.format(count=len(rows)).encode("ascii") + rows.tobytes())

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pmni.data.readers.files import view_keys
-from pmni.exporting.cameras import Cameras
+from pmni.exporting.exporter import Exporter
+from pmni.exporting.scene import Cameras
 from pmni.io.atomic import atomic_file
 
 
@@ -24,7 +25,7 @@ def view_numbers(views: tuple[str, ...]) -> list[int]:
 
 
 def write_cameras_sphere(path: Path, cameras: Cameras) -> None:
-    """Write the file."""
+    """Write the cameras, and the sphere that normalises the object."""
     scale_mat = np.diag([cameras.scale] * 3 + [1.0])
     scale_mat[:3, 3] = cameras.offset
     matrices: dict[str, np.ndarray] = {}
@@ -38,3 +39,11 @@ def write_cameras_sphere(path: Path, cameras: Cameras) -> None:
             matrices[f"{name}_inv_{number}"] = np.linalg.inv(matrix)
     with atomic_file(path) as temporary:
         np.savez(temporary, **matrices)  # type: ignore[arg-type]
+
+
+EXPORTER = Exporter(
+    output="cameras_sphere.npz",
+    software="NeuS, SuperNormal, PMNI, `pmni prepare`",
+    omits="the size of the images, which these programs take from the images",
+    write=lambda folder, scene: write_cameras_sphere(folder / "cameras_sphere.npz", scene.cameras),
+)

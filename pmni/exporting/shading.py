@@ -1,4 +1,4 @@
-"""A shaded picture of a mesh, seen by a pinhole camera."""
+"""A shaded image of a mesh, seen by a pinhole camera."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,27 @@ from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directi
 from pmni.synthetic.raytrace import MeshSurface
 
 CLAY = np.array([0.85, 0.82, 0.775])
-"""Colour of the surface in full light."""
+"""Colour of the surface in full light: red, green, blue in [0, 1]."""
+
 LIGHTS = ((-0.55, -0.75, -0.75, 0.62), (0.9, -0.1, -0.55, 0.20), (0.0, 0.35, -1.0, 0.16))
-"""Directions towards the lights in the camera frame (left above, right, front), and strengths."""
+"""Lights from the upper left, the right and the front: x, y, z of the direction towards them in the
+camera frame, and strength."""
+
 AMBIENT = 0.32
+"""Strength of the light from all sides."""
+
 SAMPLES = 2
-"""Rays along each side of a pixel."""
+"""Number of rays along each side of a pixel."""
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """A square picture as a pinhole camera takes it."""
+    """A pinhole camera with a square image."""
 
     c2w: Float[np.ndarray, "4 4"]
     K: Float[np.ndarray, "3 3"]
     side: int
+    """Width and height of the image, pixels."""
 
     def project(
         self, points: Float[np.ndarray, "*n 3"]
@@ -34,7 +40,7 @@ class Viewpoint:
 
 
 def shade(surface: MeshSurface, viewpoint: Viewpoint) -> Float[np.ndarray, "S S 4"]:
-    """Red, green, blue and opacity in [0, 1]; colours are those of the covered part of a pixel."""
+    """Red, green, blue and opacity in [0, 1]; colours are means over a pixel's covered part."""
     pixels, _ = viewpoint.project(surface.mesh.vertices)
     left, top = np.clip(np.floor(pixels.min(0)).astype(int) - 1, 0, viewpoint.side).tolist()
     right, bottom = np.clip(np.ceil(pixels.max(0)).astype(int) + 2, 0, viewpoint.side).tolist()

@@ -1,4 +1,4 @@
-"""The picture of the cameras around the object: where they began, where they are, the reference."""
+"""A figure of the cameras around the object: initial, resulting and reference ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from pmni.config.export import ExportSettings
 from pmni.data.capture import Capture
 from pmni.evaluation.alignment import align_cameras, align_rotations
-from pmni.exporting.cameras import Cameras
+from pmni.exporting.scene import Cameras
 from pmni.exporting.shading import Viewpoint, shade
 from pmni.geometry.cameras import look_at
 from pmni.geometry.mesh import Mesh
@@ -19,28 +20,68 @@ from pmni.synthetic.raytrace import MeshSurface
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, MUTED = "#1c1f24", "#6a6f78"
-START, RESULT, REFERENCE = "#d98a1f", "#1668c7", "#8b9098"
+INK = "#1c1f24"
+"""Colour of text."""
+
+MUTED = "#6a6f78"
+"""Colour of notes and of the views' names."""
+
+INITIAL_COLOUR = "#d98a1f"
+"""Colour of the initial cameras."""
+
+RESULT_COLOUR = "#1668c7"
+"""Colour of the resulting cameras."""
+
+REFERENCE_COLOUR = "#8b9098"
+"""Colour of the reference cameras."""
+
 OBJECT_RADIUS = 0.8
-"""Of the unit sphere, where there is no mesh to measure."""
-NEAREST = 2.7
-"""Cameras are drawn no farther out than this many object radii on average."""
-DEPTH, HALF_WIDTH = 0.30, 0.17
-"""Of a drawn frustum, in object radii."""
-SIDE, DPI, HEAD, FOOT = 760, 150, 96, 40
-"""Pixels: side of a panel, height of the words above and below."""
+"""Assumed radius of an object without a mesh, in radii of its bounding sphere."""
+
+MAX_DISTANCE = 2.7
+"""Largest mean distance at which cameras are drawn, in object radii."""
+
+FRUSTUM_DEPTH = 0.30
+"""Depth of a drawn frustum, in object radii."""
+
+FRUSTUM_HALF_WIDTH = 0.17
+"""Half of the longer side of a drawn frustum's image, in object radii."""
+
+SIDE = 760
+"""Side of a panel, pixels."""
+
+DPI = 150
+"""Resolution that sizes of text refer to, pixels per inch."""
+
+HEAD = 96
+"""Height of the title and the legend above the panels, pixels."""
+
+FOOT = 40
+"""Height of the note below the panels, pixels."""
+
 FIELD_OF_VIEW = 26.0
-AZIMUTH, APART, LOWEST = 30.0, 16.0, 4.0
-"""Degrees: azimuth of the first panel's viewpoint from the cameras' mean or first one; by how much
-its elevation differs from theirs, so that they do not hide the object; its least elevation."""
-MOST_LABELS = 40
+"""Largest field of view of a panel, degrees."""
+
+AZIMUTH = 30.0
+"""Azimuth of the side panel's viewpoint relative to the cameras' mean (or first) one, degrees."""
+
+ELEVATION_OFFSET = 16.0
+"""Difference between the elevations of the side panel's viewpoint and of the cameras, which would
+otherwise hide the object, degrees."""
+
+MIN_ELEVATION = 4.0
+"""Least elevation of the side panel's viewpoint below the cameras, degrees."""
+
+MAX_LABELS = 40
+"""Largest number of views whose names are written."""
+
 LABEL_GAP = 0.16
-"""Of a view's name from its camera, in object radii."""
+"""Distance of a view's name from its camera, in object radii."""
 
 
 @dataclass(frozen=True)
 class DrawnCameras:
-    """One set of cameras, in the picture's frame."""
+    """One set of cameras, in the figure's frame."""
 
     label: str
     colour: str
@@ -51,24 +92,30 @@ class DrawnCameras:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Everything in one frame: the object's centre at the origin, lengths in object radii."""
+    """Cameras and object in one frame: its centre at the origin, lengths in object radii."""
 
     sets: tuple[DrawnCameras, ...]
-    """Drawn one over the other; the last is the result."""
+    """Sets of cameras in the order in which they are drawn; the last is the result."""
     surface: MeshSurface | None
-    shortened: float
-    """How many times nearer the cameras are drawn than they are."""
+    shortening: float
+    """Factor by which the cameras' true distance exceeds the drawn one."""
     aspect: float
+    """Width of the images over their height."""
 
 
-def write_picture(
-    path: Path, capture: Capture, cameras: Cameras, initial: Cameras | None, mesh: Mesh | None
+def write_figure(
+    path: Path,
+    capture: Capture,
+    cameras: Cameras,
+    initial: Cameras | None,
+    mesh: Mesh | None,
+    settings: ExportSettings,
 ) -> None:
-    """Write the picture as a PNG. `mesh` is in the frame of `cameras`, dataset units."""
+    """Write the figure as a PNG. `mesh` is in the frame of `cameras`, dataset units."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arrangement = arrange(capture, cameras, initial, mesh)
+    arrangement = arrange(capture, cameras, initial, mesh, settings.collinearity)
     width, height = 2 * SIDE, HEAD + SIDE + FOOT
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -76,26 +123,30 @@ def write_picture(
         axes = figure.add_axes((column * 0.5, FOOT / height, 0.5, SIDE / height))
         axes.set_axis_off()
         draw(axes, arrangement, viewpoint)
-        if column == 1 and len(cameras.views) <= MOST_LABELS:
+        if column == 1 and len(cameras.views) <= MAX_LABELS:
             _label(axes, arrangement.sets[-1], viewpoint)
     top = 1 - 34 / height
     figure.text(28 / width, top, capture.name, size=12, weight="bold", color=INK, va="center")
-    place = 28.0
+    left = 28.0
     for drawn in reversed(arrangement.sets):
         words = f"{drawn.label}{_difference(drawn, arrangement)}"
         at = 1 - 68 / height
-        figure.text(place / width, at, "■", size=8, color=drawn.colour, va="center")
-        text = figure.text((place + 22) / width, at, words, size=8, color=INK, va="center")
-        place += 22 + text.get_window_extent().width + 34
+        figure.text(left / width, at, "■", size=8, color=drawn.colour, va="center")
+        text = figure.text((left + 22) / width, at, words, size=8, color=INK, va="center")
+        left += 22 + text.get_window_extent().width + 34
     note = f"{len(cameras.views)} cameras, from the side and from above; frusta are not to scale"
-    if arrangement.shortened > 1.05:
-        note += f", distances from the object are drawn {arrangement.shortened:.2g} times shorter"
+    if arrangement.shortening > 1.05:
+        note += f", distances from the object are drawn {arrangement.shortening:.2g} times shorter"
     figure.text(28 / width, 20 / height, note, size=7, color=MUTED, va="center")
     figure.savefig(path, dpi=DPI, format="png")
 
 
 def arrange(
-    capture: Capture, cameras: Cameras, initial: Cameras | None, mesh: Mesh | None
+    capture: Capture,
+    cameras: Cameras,
+    initial: Cameras | None,
+    mesh: Mesh | None,
+    collinearity: float,
 ) -> Arrangement:
     """Move all cameras and the mesh into the frame of the reference, else of the result."""
     to_frame = Similarity.identity()
@@ -105,15 +156,15 @@ def arrange(
         rows = [capture.views.index(view) for view in cameras.views]
         target = capture.reference_c2w[rows].copy()
         target[:, :3, 3] = capture.to_dataset(target[:, :3, 3])
-        sets.append(("reference", REFERENCE, 1.1, cameras.views, target))
-        to_frame = align_cameras(cameras.c2w, target)[0]
+        sets.append(("reference", REFERENCE_COLOUR, 1.1, cameras.views, target))
+        to_frame = align_cameras(cameras.c2w, target, collinearity)[0]
     if initial is not None:
-        known = tuple(view for view in cameras.views if view in initial.views)
-        goal = target[[cameras.views.index(view) for view in known]]
-        start = initial.c2w[[initial.views.index(view) for view in known]]
-        moved = align_cameras(start, goal)[0].move_cameras(start)
-        sets.append(("initial", START, 1.1, known, moved))
-    sets.append(("result", RESULT, 1.5, cameras.views, to_frame.move_cameras(cameras.c2w)))
+        common = tuple(view for view in cameras.views if view in initial.views)
+        reference = target[[cameras.views.index(view) for view in common]]
+        start = initial.c2w[[initial.views.index(view) for view in common]]
+        moved = align_cameras(start, reference, collinearity)[0].move_cameras(start)
+        sets.append(("initial", INITIAL_COLOUR, 1.1, common, moved))
+    sets.append(("result", RESULT_COLOUR, 1.5, cameras.views, to_frame.move_cameras(cameras.c2w)))
 
     surface = None
     if mesh is None:
@@ -125,17 +176,17 @@ def arrange(
         radius = float(np.linalg.norm(vertices - centre, axis=1).max())
         surface = MeshSurface(Mesh((vertices - centre) / radius, mesh.faces))
     distance = np.linalg.norm(sets[-1][4][:, :3, 3] - centre, axis=1).mean() / radius
-    shortened = max(1.0, float(distance) / NEAREST)
+    shortening = max(1.0, float(distance) / MAX_DISTANCE)
     drawn = []
     for label, colour, width, views, c2w in sets:
         near = c2w.copy()
-        near[:, :3, 3] = (c2w[:, :3, 3] - centre) / radius / shortened
+        near[:, :3, 3] = (c2w[:, :3, 3] - centre) / radius / shortening
         drawn.append(DrawnCameras(label, colour, width, views, near))
-    return Arrangement(tuple(drawn), surface, shortened, cameras.size[1] / cameras.size[0])
+    return Arrangement(tuple(drawn), surface, shortening, cameras.size[1] / cameras.size[0])
 
 
 def viewpoints(arrangement: Arrangement) -> tuple[Viewpoint, Viewpoint]:
-    """From the side, somewhat above; and from above. Upright as the cameras are on average."""
+    """Viewpoints from the side and from above; upright as the cameras are on average."""
     c2w = arrangement.sets[-1].c2w
     mean_up = -c2w[:, :3, 1].mean(0)
     # cameras of any roll have no common up
@@ -143,7 +194,7 @@ def viewpoints(arrangement: Arrangement) -> tuple[Viewpoint, Viewpoint]:
     up = up / np.linalg.norm(up)
     middle = c2w[:, :3, 3].mean(0)
     middle -= up * (middle @ up)
-    front = middle if np.linalg.norm(middle) > 0.3 * NEAREST else c2w[0, :3, 3]
+    front = middle if np.linalg.norm(middle) > 0.3 * MAX_DISTANCE else c2w[0, :3, 3]
     front = front - up * (front @ up)
     if np.linalg.norm(front) < 1e-6:
         front = np.eye(3)[np.abs(up).argmin()]
@@ -152,18 +203,20 @@ def viewpoints(arrangement: Arrangement) -> tuple[Viewpoint, Viewpoint]:
     right = np.cross(up, front)
     azimuth = np.deg2rad(AZIMUTH)
     sine = (c2w[:, :3, 3] @ up).mean() / np.linalg.norm(c2w[:, :3, 3], axis=1).mean()
-    theirs = np.rad2deg(np.arcsin(sine))
-    elevation = np.deg2rad(theirs + (-APART if theirs - APART > LOWEST else APART))
+    mean_elevation = np.rad2deg(np.arcsin(sine))
+    below = mean_elevation - ELEVATION_OFFSET
+    above = mean_elevation + ELEVATION_OFFSET
+    elevation = np.deg2rad(below if below > MIN_ELEVATION else above)
     level = np.cos(azimuth) * front + np.sin(azimuth) * right
     side = np.cos(elevation) * level + np.sin(elevation) * up
     points = _points_of(arrangement)
-    return _seen_from(side, up, points), _seen_from(up, -front, points)
+    return _viewpoint_from(side, up, points), _viewpoint_from(up, -front, points)
 
 
-def _seen_from(
+def _viewpoint_from(
     direction: Float[np.ndarray, "3"], up: Float[np.ndarray, "3"], points: Float[np.ndarray, "N 3"]
 ) -> Viewpoint:
-    """A viewpoint in that direction in whose picture the points and their labels just fit."""
+    """A viewpoint in that direction into whose image the points and their labels just fit."""
     reach = np.linalg.norm(points, axis=1).max() + 2 * LABEL_GAP
     half = np.deg2rad(FIELD_OF_VIEW / 2)
     c2w = look_at(direction * reach / np.sin(half), np.zeros(3), (up[0], up[1], up[2]))
@@ -182,22 +235,23 @@ def _points_of(arrangement: Arrangement) -> Float[np.ndarray, "N 3"]:
 
 
 def frusta(c2w: Float[np.ndarray, "*V 4 4"], aspect: float) -> Float[np.ndarray, "*V 8 3"]:
-    """Apex, the image's corners (from its left upper one, clockwise), and a roof on its upper edge.
+    """Apex, image corners (clockwise from the upper left), and a roof on the image's upper edge.
 
     All frusta have the same size, whatever the cameras' field of view.
     """
-    x, y = HALF_WIDTH * min(1, aspect), HALF_WIDTH * min(1, aspect) / aspect
+    x, z = FRUSTUM_HALF_WIDTH * min(1, aspect), FRUSTUM_DEPTH
+    y = x / aspect
     local = np.array(
         [
-            *([0, 0, 0], [-x, -y, DEPTH], [x, -y, DEPTH], [x, y, DEPTH], [-x, y, DEPTH]),
-            *([-0.45 * x, -1.1 * y, DEPTH], [0.45 * x, -1.1 * y, DEPTH], [0, -1.6 * y, DEPTH]),
+            *([0, 0, 0], [-x, -y, z], [x, -y, z], [x, y, z], [-x, y, z]),
+            *([-0.45 * x, -1.1 * y, z], [0.45 * x, -1.1 * y, z], [0, -1.6 * y, z]),
         ]
     )
     return local @ np.swapaxes(c2w[..., :3, :3], -1, -2) + c2w[..., None, :3, 3]
 
 
 def draw(axes: "Axes", arrangement: Arrangement, viewpoint: Viewpoint) -> None:
-    """Frusta behind the object, the object, frusta before it; each from far to near."""
+    """Draw the frusta behind the object, the object, and the frusta before it, from far to near."""
     from matplotlib.collections import LineCollection
 
     result = arrangement.sets[-1]
@@ -225,8 +279,8 @@ def draw(axes: "Axes", arrangement: Arrangement, viewpoint: Viewpoint) -> None:
 
 
 def _label(axes: "Axes", drawn: DrawnCameras, viewpoint: Viewpoint) -> None:
-    places, _ = viewpoint.project(drawn.c2w[:, :3, 3] * (1 + LABEL_GAP / NEAREST))
-    for view, (u, v) in zip(drawn.views, places, strict=True):
+    positions, _ = viewpoint.project(drawn.c2w[:, :3, 3] * (1 + LABEL_GAP / MAX_DISTANCE))
+    for view, (u, v) in zip(drawn.views, positions, strict=True):
         axes.text(u, v, view, size=5.5, color=MUTED, ha="center", va="center", zorder=4)
 
 
@@ -260,12 +314,12 @@ def _draw_frustum(
 
 
 def _difference(drawn: DrawnCameras, arrangement: Arrangement) -> str:
-    """How far the rotations are from the reference's after the best common rotation, in words."""
+    """Rotation errors against the reference after the best common rotation, in words."""
     reference = arrangement.sets[0]
     if reference.label != "reference" or drawn.label == "reference":
         return ""
     rows = [reference.views.index(view) for view in drawn.views]
-    truth = reference.c2w[rows]
-    moved = align_rotations(drawn.c2w, truth).move_cameras(drawn.c2w)
-    angles = rotation_angle_deg(moved[:, :3, :3], truth[:, :3, :3])
+    target = reference.c2w[rows]
+    moved = align_rotations(drawn.c2w, target).move_cameras(drawn.c2w)
+    angles = rotation_angle_deg(moved[:, :3, :3], target[:, :3, :3])
     return f": {angles.mean():.2g}° from the reference on average, {angles.max():.2g}° at most"
