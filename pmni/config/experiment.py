@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from pmni.config.base import DeprecatedSetting, Settings, merge, read_yaml
 from pmni.config.capture import PrepareSettings, SynthesizeSettings
 from pmni.config.evaluation import EvaluateSettings
+from pmni.config.export import ExportSettings
 from pmni.config.extensions import READERS
 from pmni.config.integration import IntegrateSettings
 from pmni.config.meshing import MeshSettings, RenderSettings
@@ -63,7 +64,10 @@ class Experiment(Settings):
     """Rendered normals and depth."""
 
     evaluate: EvaluateSettings = EvaluateSettings()
-    """Comparison with the truth."""
+    """Comparison with the ground truth."""
+
+    export: ExportSettings = ExportSettings()
+    """Files for other software."""
 
     @model_validator(mode="after")
     def _makes_a_surface(self) -> "Experiment":

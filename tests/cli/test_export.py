@@ -33,6 +33,7 @@ def run_folder(tmp_path: Path) -> Path:
     """A capture, a result that lies in its own frame, where it began, and a mesh."""
     capture = spheres_capture()
     save_capture(tmp_path / "capture", capture)
+    assert capture.reference_c2w is not None
     write_poses(tmp_path / "poses.json", Poses(capture.views, capture.reference_c2w))
     start = GAUGE.move_cameras(capture.reference_c2w)
     write_poses(tmp_path / "initial.json", Poses(capture.views, start))

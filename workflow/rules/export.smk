@@ -22,6 +22,7 @@ rule export:
         runtime=30,
     params:
         version=STAGES["export"].version,
+        settings=settings_of("export"),
         capture=subpath(input.capture, parent=True),
         poses=candidate_poses,
         iterations=candidates_of,
@@ -29,4 +30,5 @@ rule export:
     shell:
         "pmni export --capture {params.capture:q} --poses {params.poses:q}"
         " --mesh {input.meshes:q} --iterations {params.iterations} {params.selection:q}"
-        " --initial-poses {input.initial_poses:q} --output {output:q} > {log:q} 2>&1"
+        " --initial-poses {input.initial_poses:q} --settings {params.settings:q}"
+        " --output {output:q} > {log:q} 2>&1"
