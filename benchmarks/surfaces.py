@@ -30,14 +30,14 @@ class Bumpy:
 
     radius: float = 0.75
 
-    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Values at points."""
         bumps = 0.03 * torch.sin(11 * x).prod(dim=-1)
         return torch.linalg.vector_norm(x, dim=-1) - self.radius + bumps
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"]
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Values and gradients at points."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()

@@ -43,10 +43,10 @@ class Comparison:
     """Distances between the points of both surfaces; None without a ground truth."""
     diameter: float | None
     """Largest distance between two vertices of the ground-truth mesh."""
-    normal_error_deg: Float[np.ndarray, "P"]
+    normal_error_deg: Float[np.ndarray, " P"]
     """Angle between the normals of each ray, degrees; NaN where the mesh is missed, or where no
     normal is known."""
-    held_out: Bool[np.ndarray, "P"]
+    held_out: Bool[np.ndarray, " P"]
     """Whether each ray belongs to a held-out view."""
     pose_errors: PoseErrors | None
     """Errors of the poses in the mesh's frame; None without poses or reference."""

@@ -11,9 +11,9 @@ from scipy.spatial import KDTree, distance
 class SurfaceErrors:
     """Distances between the points of two surfaces, each to the nearest one of the other."""
 
-    to_ground_truth: Float[np.ndarray, "N"]
+    to_ground_truth: Float[np.ndarray, " N"]
     """Distance of each of the mesh's points."""
-    to_mesh: Float[np.ndarray, "M"]
+    to_mesh: Float[np.ndarray, " M"]
     """Distance of each of the ground truth's points."""
 
     @property
@@ -52,12 +52,12 @@ def point_tree(points: Float[np.ndarray, "N 3"]) -> KDTree:
 
 def nearest_distance(
     tree: KDTree, points: Float[np.ndarray, "N 3"], within: float = np.inf
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Distance of each point to the nearest one in the tree; infinite if none is `within`."""
     return tree.query(points, distance_upper_bound=within, workers=-1)[0]
 
 
-def angle_deg(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
+def angle_deg(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
     """Angles between vectors, degrees; accurate for small ones too."""
     sine = np.linalg.norm(np.cross(a, b), axis=1)
     return np.rad2deg(np.arctan2(sine, np.einsum("ij,ij->i", a, b)))
@@ -65,7 +65,7 @@ def angle_deg(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "N 3"]) -> Float
 
 def distance_to_triangles(
     points: Float[np.ndarray, "N 3"], triangles: Float[np.ndarray, "N 3 3"]
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Distance of each point to its triangle: to the plane inside, else to the nearest side."""
     a, b, c = np.moveaxis(triangles, 1, 0)
     normal = np.cross(b - a, c - a)
@@ -86,9 +86,9 @@ def distance_to_triangles(
 def distance_to_surface(
     points: Float[np.ndarray, "N 3"],
     samples: KDTree,
-    triangle: Int[np.ndarray, "S"],
+    triangle: Int[np.ndarray, " S"],
     triangles: Float[np.ndarray, "T 3 3"],
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Distance of points to the triangles that the three nearest samples lie on.
 
     `triangle` gives the triangle of each sample in the tree.

@@ -66,10 +66,10 @@ class Evaluation:
     `camera_alignment`, `normals_compared_with`, `similarity`, `note`)."""
     normal_error_deg: Float16[np.ndarray, "V H W"]
     """Angle between the normals; NaN outside the masks and where no surface is hit."""
-    surface_distance_mm: Float[np.ndarray, "N"]
+    surface_distance_mm: Float[np.ndarray, " N"]
     """Distance of each vertex of the aligned mesh from the observed ground-truth surface; empty
     without a ground-truth mesh."""
-    observed: Bool[np.ndarray, "N"]
+    observed: Bool[np.ndarray, " N"]
     """Whether each vertex is near a first hit of the rays; empty without a ground-truth mesh."""
 
 

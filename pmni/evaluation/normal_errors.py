@@ -27,7 +27,7 @@ def nan_if_unknown(normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"
     return np.where(np.linalg.norm(normals, axis=1, keepdims=True) > 0.5, normals, np.nan)
 
 
-def normal_angles(hits: Hits, normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P"]:
+def normal_angles(hits: Hits, normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, " P"]:
     """Angle of each ray between the surface's normal and the given one; NaN without a hit."""
     angles = np.full(len(hits.mask), np.nan)
     angles[hits.mask] = angle_deg(hits.normals, normals[hits.mask])
@@ -35,7 +35,7 @@ def normal_angles(hits: Hits, normals: Float[np.ndarray, "P 3"]) -> Float[np.nda
 
 
 def error_map(
-    angles: Float[np.ndarray, "P"], masks: Bool[np.ndarray, "V H W"]
+    angles: Float[np.ndarray, " P"], masks: Bool[np.ndarray, "V H W"]
 ) -> Float16[np.ndarray, "V H W"]:
     """The rays' angles as images, NaN outside the masks."""
     image = np.full(masks.shape, np.nan, np.float16)

@@ -15,9 +15,9 @@ from pmni.geometry.transforms import Similarity, rotation_angle_deg
 class PoseErrors:
     """Errors of each camera."""
 
-    rotation_deg: Float[np.ndarray, "V"]
+    rotation_deg: Float[np.ndarray, " V"]
     """Angle between the orientations, degrees."""
-    translation_percent: Float[np.ndarray, "V"]
+    translation_percent: Float[np.ndarray, " V"]
     """Distance of the centres in percent of the cameras' mean distance from the object."""
 
 

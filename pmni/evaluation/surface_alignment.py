@@ -53,14 +53,14 @@ def transform(mesh: Mesh, similarity: Similarity) -> Mesh:
     return Mesh(similarity(mesh.vertices.astype(np.float64)), mesh.faces)
 
 
-def sample(points: Shaped[np.ndarray, "N *each"], most: int, seed: int) -> np.ndarray:
+def sample(points: Shaped[np.ndarray, " N *each"], most: int, seed: int) -> np.ndarray:
     """At most `most` of the points, drawn at random without repetition."""
     if len(points) <= most:
         return points
     return points[np.random.default_rng(seed).choice(len(points), most, replace=False)]
 
 
-def require_hits(mask: Bool[np.ndarray, "P"], target: str) -> None:
+def require_hits(mask: Bool[np.ndarray, " P"], target: str) -> None:
     """Raise InputError, which names the target, if no ray hits it."""
     if not mask.any():
         raise InputError(

@@ -66,7 +66,7 @@ def look_at(
 
 
 def turntable(
-    azimuths: Float[np.ndarray, "V"], elevation: float, radius: float
+    azimuths: Float[np.ndarray, " V"], elevation: float, radius: float
 ) -> Float[np.ndarray, "V 4 4"]:
     """c2w of cameras on a circle about the z axis that look at the origin (angles in radians)."""
     cosine, sine = np.cos(elevation), np.sin(elevation)

@@ -13,7 +13,7 @@ class Mesh:
 
     vertices: Float[np.ndarray, "N 3"]
     faces: Int[np.ndarray, "F 3"]
-    observed: Bool[np.ndarray, "N"] | None = None
+    observed: Bool[np.ndarray, " N"] | None = None
     """Whether a camera has observed each vertex; None: unknown."""
     exact_normals: Float[np.ndarray, "N 3"] | None = None
     """Unit outward normals at the vertices, if a formula or a file gives them."""

@@ -19,7 +19,7 @@ CHUNK = 1 << 15
 class Rays:
     """Rays from the centres of some cameras."""
 
-    view: Int[np.ndarray, "P"]
+    view: Int[np.ndarray, " P"]
     """Index of each ray's camera."""
     centres: Float[np.ndarray, "V 3"]
     """Camera centres."""
@@ -31,13 +31,13 @@ class Rays:
 class Hits:
     """First intersections of rays with a mesh."""
 
-    mask: Bool[np.ndarray, "P"]
+    mask: Bool[np.ndarray, " P"]
     """Whether each ray hits the mesh; the other fields hold the rays that do."""
     points: Float[np.ndarray, "H 3"]
     """Points of intersection, world frame."""
     normals: Float[np.ndarray, "H 3"]
     """Vertex normals, interpolated; unit vectors, world frame."""
-    triangles: Int[np.ndarray, "H"]
+    triangles: Int[np.ndarray, " H"]
     """Index of the triangle that is hit."""
 
 
@@ -84,7 +84,7 @@ class RayCaster:
 
     def first_triangles(
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
-    ) -> Int[np.ndarray, "N"]:
+    ) -> Int[np.ndarray, " N"]:
         """The triangle that each ray hits first; -1 where it hits none."""
         triangles = [
             self._mesh.ray.intersects_first(
@@ -98,8 +98,8 @@ class RayCaster:
         self,
         origins: Float[np.ndarray, "H 3"],
         directions: Float[np.ndarray, "H 3"],
-        triangles: Int[np.ndarray, "H"],
-    ) -> tuple[Float[np.ndarray, "H 3"], Float[np.ndarray, "H 3"], Float[np.ndarray, "H"]]:
+        triangles: Int[np.ndarray, " H"],
+    ) -> tuple[Float[np.ndarray, "H 3"], Float[np.ndarray, "H 3"], Float[np.ndarray, " H"]]:
         """Where each ray meets the plane of its triangle, moved into the triangle: points, their
         barycentric weights, and distances along the rays."""
         points, weights = np.empty((2, len(origins), 3))
@@ -116,7 +116,7 @@ class RayCaster:
 
     def _approach(
         self, origins: Float[np.ndarray, "C 3"], directions: Float[np.ndarray, "C 3"]
-    ) -> tuple[Float[np.ndarray, "C 3"], Float[np.ndarray, "C"]]:
+    ) -> tuple[Float[np.ndarray, "C 3"], Float[np.ndarray, " C"]]:
         """Points of the rays close to the mesh, relative to its centre, and their distances from
         the origins."""
         local = origins - self._centre
@@ -136,7 +136,7 @@ def cast_rays(mesh: Mesh, rays: Rays) -> Hits:
 
 
 def interpolate_normals(
-    mesh: Mesh, triangles: Int[np.ndarray, "H"], weights: Float[np.ndarray, "H 3"]
+    mesh: Mesh, triangles: Int[np.ndarray, " H"], weights: Float[np.ndarray, "H 3"]
 ) -> Float[np.ndarray, "H 3"]:
     """Unit normals at points of triangles, from those at the corners (angle-weighted means of the
     faces around); zero where the corners' cancel out."""

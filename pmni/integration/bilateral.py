@@ -60,11 +60,11 @@ class Integrated:
 class Edges:
     """What the normals say of the edges of a pixel graph."""
 
-    d: Float[np.ndarray, "E"]
+    d: Float[np.ndarray, " E"]
     """Z_q - Z_p of a whole surface."""
-    omega_p: Float[np.ndarray, "E"]
+    omega_p: Float[np.ndarray, " E"]
     """-(n . m) / |e| at p, which turns differences of Z into x."""
-    omega_q: Float[np.ndarray, "E"]
+    omega_q: Float[np.ndarray, " E"]
     """The same at q."""
 
 
@@ -128,8 +128,8 @@ def normal_differences(
 
 
 def one_sided_trust(
-    graph: PixelGraph, edges: Edges, Z: Float[np.ndarray, "N"], k: float
-) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    graph: PixelGraph, edges: Edges, Z: Float[np.ndarray, " N"], k: float
+) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"]]:
     """The trust in each edge as its pixel p sees it, and as q sees it: from 0 to 2, 1 if in doubt.
 
     It is less than 1 where the change across the edge is larger than to the pixel's other side.
@@ -147,7 +147,7 @@ def one_sided_trust(
     return trust_p, trust_q
 
 
-def relative_change(before: Float[np.ndarray, "N"], after: Float[np.ndarray, "N"]) -> float:
+def relative_change(before: Float[np.ndarray, " N"], after: Float[np.ndarray, " N"]) -> float:
     """Mean |after - before| over the mean |after|; 0 for what differs by rounding only."""
     change, deviation = np.abs(after - before).mean(), np.abs(after).mean()
     if change < 1e-12:

@@ -42,10 +42,10 @@ class Differences:
 
     def solve(
         self,
-        weights: Float[np.ndarray, "E"],
-        d: Float[np.ndarray, "E"],
-        start: Float[np.ndarray, "N"],
-    ) -> Float[np.ndarray, "N"]:
+        weights: Float[np.ndarray, " E"],
+        d: Float[np.ndarray, " E"],
+        start: Float[np.ndarray, " N"],
+    ) -> Float[np.ndarray, " N"]:
         """The solution, from `start`. Raises DivergenceError when there is none in finite steps."""
         p, q, n = self.graph.p, self.graph.q, self.graph.pixels
         diagonal = np.bincount(p, weights, n) + np.bincount(q, weights, n)
@@ -80,8 +80,8 @@ class Differences:
 
     def _reduce(
         self,
-        x: Float[np.ndarray, "N"],
-        residual: Float[np.ndarray, "N"],
+        x: Float[np.ndarray, " N"],
+        residual: Float[np.ndarray, " N"],
         goal: float,
         steps: int,
     ) -> bool:

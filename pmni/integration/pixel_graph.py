@@ -11,13 +11,13 @@ from scipy import ndimage
 class PixelGraph:
     """N pixels in row-major order and E edges (p, q); first those along u, then those along v."""
 
-    p: Int[np.ndarray, "E"]
+    p: Int[np.ndarray, " E"]
     """The left or upper pixel of each edge."""
-    q: Int[np.ndarray, "E"]
+    q: Int[np.ndarray, " E"]
     """The right or lower pixel of each edge."""
-    axis: Int[np.ndarray, "E"]
+    axis: Int[np.ndarray, " E"]
     """0: the edge runs along u (a row of the image); 1: along v (a column)."""
-    part: Int[np.ndarray, "N"]
+    part: Int[np.ndarray, " N"]
     """The connected part of the mask that each pixel belongs to, from 0."""
 
     @property
@@ -25,7 +25,7 @@ class PixelGraph:
         """N."""
         return len(self.part)
 
-    def centred_by_part(self, x: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    def centred_by_part(self, x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """x minus its median in each part."""
         labels = np.arange(self.part.max(initial=-1) + 1)
         return x - np.atleast_1d(ndimage.median(x, self.part, labels))[self.part]

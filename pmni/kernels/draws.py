@@ -15,7 +15,7 @@ _FIRST, _SECOND = tl.constexpr(HASH_FACTOR_1), tl.constexpr(HASH_FACTOR_2)
 _GOLDEN, _LOW = tl.constexpr(GOLDEN_RATIO), tl.constexpr(LOW_32_BITS)
 
 
-def words(key: int, step: Int[Tensor, ""], count: int) -> Int[Tensor, "count"]:
+def words(key: int, step: Int[Tensor, ""], count: int) -> Int[Tensor, " count"]:
     """As `training.rng.StepRng.bits`, of a stream's key."""
     out = torch.empty(count, dtype=torch.int64, device=step.device)
     if count:

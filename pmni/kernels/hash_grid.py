@@ -141,7 +141,7 @@ def table_derivatives(
     gradient: Float[Tensor, "N D"] | None,
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
-) -> Float[Tensor, "E"]:
+) -> Float[Tensor, " E"]:
     """As `x_derivatives_at`, by the table."""
     gradients = _by_feature(gradient), _by_feature(slope_gradient)
 

@@ -27,7 +27,7 @@ def march_padded(
     max_slope: float,
     truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
-    jitter: Float[Tensor, "P"],
+    jitter: Float[Tensor, " P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
     """As `rendering.marching.march_padded`: planes are counted, then written."""
     m = patches.m

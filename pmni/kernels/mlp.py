@@ -38,11 +38,11 @@ def values(
     x: Float[Tensor, "N 3"],
     features: Float[Tensor, "N D"],
     first: Float[Tensor, "W 3+D"],
-    bias: Float[Tensor, "W"],
+    bias: Float[Tensor, " W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
     real: Int[Tensor, ""] | None = None,
-) -> Float[Tensor, "N"]:
+) -> Float[Tensor, " N"]:
     """f = second . softplus(first [x, features] + bias) + end, where softplus has beta = 100.
 
     All are float32. If only some of the points are `real`, the others' values, and all derivatives
@@ -58,11 +58,11 @@ def values_and_slopes(
     x: Float[Tensor, "N 3"],
     features: Float[Tensor, "N D"],
     first: Float[Tensor, "W 3+D"],
-    bias: Float[Tensor, "W"],
+    bias: Float[Tensor, " W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
     real: Int[Tensor, ""] | None = None,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and its partial derivatives by x and by the features, all differentiable once."""
     _check(x, features, first)
     found: tuple[Tensor, Tensor, Tensor] = _Slopes.apply(
@@ -150,7 +150,7 @@ def _for_kernels(x: Tensor, features: Tensor, *rest: Tensor) -> list[Tensor]:
 
 def forward(
     inputs: Inputs, real: Int[Tensor, ""] | None, slopes: bool
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and, if asked for, its derivatives by x and by the features."""
     x, features, first, *rest = _for_kernels(*inputs)
     found = x.new_empty(len(x))
@@ -170,7 +170,7 @@ def backward(
     inputs: Inputs,
     real: Int[Tensor, ""] | None,
     wanted: tuple[bool, ...],
-    gradient: Float[Tensor, "N"],
+    gradient: Float[Tensor, " N"],
     directions: tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]] | None = None,
     slopes: Float[Tensor, "N D"] | None = None,
 ) -> tuple[Tensor | None, ...]:

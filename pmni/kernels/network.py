@@ -23,7 +23,7 @@ it, but for one node at a time."""
 
 def values_and_gradients(
     x: Float[Tensor, "N 3"], grid: HashGridTensors, weights: Weights
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
     """f and its gradient by x, both differentiable once.
 
     `weights` are those of the layers that follow the features of the `grid`.

@@ -14,14 +14,14 @@ WARPS = 8
 
 
 def add_product(
-    surface: Float[Tensor, "N"],
+    surface: Float[Tensor, " N"],
     views: Float[Tensor, "V 16"],
     common: Float[Tensor, "2"],
     rows: Int[Tensor, "K 8"],
     weights: Float[Tensor, "K D 8"],
     view_jacobian: Float[Tensor, "V KD 16"],
     shared_jacobian: Float[Tensor, "KD 2"],
-    result: tuple[Float[Tensor, "N"], Float[Tensor, "V 16"], Float[Tensor, "2"]],
+    result: tuple[Float[Tensor, " N"], Float[Tensor, "V 16"], Float[Tensor, "2"]],
 ) -> None:
     """result += J^T J (surface, views, common), as `refinement.normal_equations` does it in two
     passes. Sums are atomic: in any order."""

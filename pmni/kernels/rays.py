@@ -20,13 +20,13 @@ def first_crossings(
     band: NarrowBandTensors,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
-    near: Float[Tensor, "N"],
-    far: Float[Tensor, "N"],
+    near: Float[Tensor, " N"],
+    far: Float[Tensor, " N"],
     least_step: float,
     most_steps: int | None,
     step_factor: float,
     refinements: int,
-) -> Float[Tensor, "N"]:
+) -> Float[Tensor, " N"]:
     """Distances as `rendering.sphere_tracing.trace` finds them; NaN for misses."""
     found = torch.empty_like(near)
     bad = torch.zeros(1, dtype=torch.int32, device=near.device)
@@ -54,11 +54,11 @@ def least_values(
     band: NarrowBandTensors,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
-    near: Float[Tensor, "N"],
-    far: Float[Tensor, "N"],
+    near: Float[Tensor, " N"],
+    far: Float[Tensor, " N"],
     step: float,
     halvings: int,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Distances and values as `pmni.sdf.closest_approach`."""
     at, least = torch.empty_like(near), torch.empty_like(near)
     rays = [part.contiguous() for part in (origins, directions, near, far)]

@@ -30,13 +30,13 @@ class Planes:
     Padding planes have patch 0, bound no valid interval, and their samples lie at the origin.
     """
 
-    patch: Int[Tensor, "M"]
+    patch: Int[Tensor, " M"]
     """Index of the patch that a plane belongs to."""
-    z: Float[Tensor, "M"]
+    z: Float[Tensor, " M"]
     """z-depth of a plane in its camera."""
-    valid: Bool[Tensor, "M"]
+    valid: Bool[Tensor, " M"]
     """Whether a plane and the next one in the list bound an interval that is rendered."""
-    offsets: Int[Tensor, "P1"]
+    offsets: Int[Tensor, " P1"]
     """Index of the first plane of each patch, and of the first padding plane (P + 1 numbers)."""
 
 
@@ -44,7 +44,7 @@ class Planes:
 class HashGridTensors:
     """A multi-resolution hash grid of L levels with F features each."""
 
-    table: Float[Tensor, "T"]
+    table: Float[Tensor, " T"]
     """All entries, level after level, each with F numbers."""
     layout: Int32[Tensor, "L 5"]
     """Each level's scale (bits of a float32), resolution, number of entries, offset, and whether
@@ -63,7 +63,7 @@ class NarrowBandTensors:
 
     values: Float[Tensor, "C N"]
     """Values at the nodes of the sparse grid, block after block."""
-    block_numbers: Int32[Tensor, "B"]
+    block_numbers: Int32[Tensor, " B"]
     """Number of each block of the box and of one more around it; -1 for inactive blocks."""
     background: Float[Tensor, "C n n n"]
     """Values at the nodes of the dense grid."""

@@ -11,11 +11,11 @@ from pmni.kernels.devices import device_of
 
 def step_guard(
     step: Int[Tensor, ""],
-    terms: Float[Tensor, "T"],
+    terms: Float[Tensor, " T"],
     norms: Float[Tensor, "2"],
     now: Float[Tensor, "3"],
     failed: Int[Tensor, ""],
-    finite: Bool[Tensor, "n"],
+    finite: Bool[Tensor, " n"],
     rates: tuple[float, float],
     limits: tuple[float, float],
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "2"], Float[Tensor, "2"]]:

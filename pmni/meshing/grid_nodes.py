@@ -25,7 +25,7 @@ def at_nodes(surface: SDF) -> Evaluate:
     if band is None:
         return surface
 
-    def evaluate(x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def evaluate(x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         rows = band.grid.node_indices(((x + 1) / band.grid.spacing).round().long())
         values = band.values.index_select(0, rows.clamp(min=0))
         off = torch.nonzero(rows < 0)[:, 0]
@@ -36,7 +36,7 @@ def at_nodes(surface: SDF) -> Evaluate:
     return evaluate
 
 
-def is_observed(band: NarrowBandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+def is_observed(band: NarrowBandSDF, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
     """Whether cameras have seen the surface there."""
     parts = points.split(POINTS[points.device.type])
     return torch.cat([band.is_observed(part) for part in parts])

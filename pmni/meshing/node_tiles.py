@@ -67,7 +67,7 @@ class NodeTiles:
         """Those bricks that were not added yet."""
         return compress(bricks, ~self.taken.index_select(0, self._middle_rows(bricks)))
 
-    def middles(self, bricks: Int32[Tensor, "3 M"]) -> Float32[Tensor, "M"]:
+    def middles(self, bricks: Int32[Tensor, "3 M"]) -> Float32[Tensor, " M"]:
         """Values in the middle of bricks."""
         self._reserve(bricks)
         rows = torch.cat([self._middle_rows(part) for part in self.parts(bricks)])
@@ -92,7 +92,7 @@ class NodeTiles:
         steps = torch.arange(3, dtype=torch.int32, device=self.device)
         return self._rows(bricks[:, None] + steps[:, None]).flatten(0, 2)
 
-    def nodes(self, rows: Int32[Tensor, "N"]) -> Int32[Tensor, "3 N"]:
+    def nodes(self, rows: Int32[Tensor, " N"]) -> Int32[Tensor, "3 N"]:
         """The nodes whose values are at these rows."""
         slot = rows >> 9
         return torch.stack(
@@ -102,7 +102,7 @@ class NodeTiles:
             ]
         )
 
-    def _middle_rows(self, bricks: Int32[Tensor, "3 M"]) -> Int32[Tensor, "M"]:
+    def _middle_rows(self, bricks: Int32[Tensor, "3 M"]) -> Int32[Tensor, " M"]:
         return self._rows(bricks[:, None] + 1).view(-1)
 
     def _rows(self, nodes: Int32[Tensor, "3 k M"]) -> Int32[Tensor, "k k k M"]:
@@ -131,7 +131,7 @@ class NodeTiles:
         self.taken = torch.cat([self.taken, self.taken.new_zeros(room)])
 
     @torch.no_grad()
-    def _find(self, rows: Int32[Tensor, "N"]) -> None:
+    def _find(self, rows: Int32[Tensor, " N"]) -> None:
         """Take the values at these rows from the coarser nodes, or compute them."""
         rows = self._without_known(rows)
         if len(rows) == 0:
@@ -150,7 +150,7 @@ class NodeTiles:
             )
         self.evaluations += len(rows)
 
-    def _without_known(self, rows: Int32[Tensor, "N"]) -> Int32[Tensor, "M"]:
+    def _without_known(self, rows: Int32[Tensor, " N"]) -> Int32[Tensor, " M"]:
         """These rows but for those whose values are known on the coarser nodes: they are set."""
         if self.coarser is None:
             return rows
@@ -160,7 +160,7 @@ class NodeTiles:
         self.values.index_copy_(0, shared.long(), found)
         return torch.cat([compress(rows, ~even), compress(shared, found.isnan())]).sort()[0]
 
-    def known(self, nodes: Int32[Tensor, "3 N"]) -> Float32[Tensor, "N"]:
+    def known(self, nodes: Int32[Tensor, "3 N"]) -> Float32[Tensor, " N"]:
         """Values at nodes, as far as they are known here or on coarser ones; else NaN."""
         rows = self._rows(nodes[:, None]).view(-1)
         values = self.values.index_select(0, rows)

@@ -79,7 +79,7 @@ def _followed(tiles: NodeTiles, bricks: Int32[Tensor, "3 M"]) -> Int32[Tensor, "
 
 def _near_cells(
     tiles: NodeTiles, bricks: Int32[Tensor, "3 M"]
-) -> tuple[Int32[Tensor, "3 N"], Float32[Tensor, "N"]]:
+) -> tuple[Int32[Tensor, "3 N"], Float32[Tensor, " N"]]:
     """Cells that can hold the surface, as bricks of half the stride; and how large their value in
     the middle may be for that (infinite where the corners change sign)."""
     spacing = 2 * tiles.stride / tiles.resolution
@@ -138,6 +138,6 @@ def _crossed_cells(tiles: NodeTiles, bricks: Int32[Tensor, "3 M"]) -> SparseGrid
     )
 
 
-def _differ(values: Float32[Tensor, "k m"]) -> Bool[Tensor, "m"]:
+def _differ(values: Float32[Tensor, "k m"]) -> Bool[Tensor, " m"]:
     """Whether values change sign."""
     return (values.amin(0) < 0) & (values.amax(0) >= 0)

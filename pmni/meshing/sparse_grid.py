@@ -17,7 +17,7 @@ class SparseGrid:
     resolution: int
     nodes: Int32[Tensor, "3 N"]
     """The nodes of the cells."""
-    values: Float32[Tensor, "N"]
+    values: Float32[Tensor, " N"]
     """Their values."""
     cells: Int32[Tensor, "8 C"]
     """The corners of all cells whose corners differ in sign: which nodes; x slowest, z fastest."""

@@ -17,7 +17,7 @@ class Triangles:
     """In [-1, 1]^3."""
     faces: Int[Tensor, "F 3"]
 
-    def of_faces(self, chosen: Bool[Tensor, "F"]) -> "Triangles":
+    def of_faces(self, chosen: Bool[Tensor, " F"]) -> "Triangles":
         """Some faces and their vertices, in the order in which they are."""
         faces = self.faces[chosen]
         used = torch.zeros(len(self.vertices), dtype=torch.bool, device=faces.device)
@@ -25,7 +25,7 @@ class Triangles:
         number = used.cumsum(0).to(faces.dtype) - 1
         return Triangles(self.vertices[used], number[faces.long()])
 
-    def areas(self) -> Float64[Tensor, "F"]:
+    def areas(self) -> Float64[Tensor, " F"]:
         """Areas of the faces."""
         a, b, c = (self.vertices[corner.long()] for corner in self.faces.T)
         return torch.linalg.cross(b - a, c - a).norm(dim=1) / 2
@@ -45,7 +45,7 @@ def largest_component(triangles: Triangles) -> tuple[Triangles, int]:
     return triangles.of_faces(label == share.argmax()), len(roots)
 
 
-def components(faces: Int[Tensor, "F 3"], count: int) -> Int[Tensor, "N"]:
+def components(faces: Int[Tensor, "F 3"], count: int) -> Int[Tensor, " N"]:
     """For each of `count` vertices, the lowest vertex that it is connected to.
 
     Every round hangs roots under lower neighbouring roots, then flattens the trees (Shiloach and

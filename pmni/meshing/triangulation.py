@@ -25,7 +25,7 @@ def triangulate(grid: SparseGrid) -> Triangles:
     return Triangles(vertices * (2 / grid.resolution) - 1, torch.cat(faces))
 
 
-def _vertices(grid: SparseGrid) -> tuple[Int32[Tensor, "M"], Float64[Tensor, "V 3"]]:
+def _vertices(grid: SparseGrid) -> tuple[Int32[Tensor, " M"], Float64[Tensor, "V 3"]]:
     """One vertex on each edge whose ends differ in sign, by linear interpolation, in grid units;
     and its number at 3 node + axis, the edge's lower node and direction."""
     inside = grid.values < 0
@@ -47,7 +47,7 @@ def _vertices(grid: SparseGrid) -> tuple[Int32[Tensor, "M"], Float64[Tensor, "V 
 
 
 def _faces(
-    grid: SparseGrid, cells: Int32[Tensor, "8 C"], number: Int32[Tensor, "M"]
+    grid: SparseGrid, cells: Int32[Tensor, "8 C"], number: Int32[Tensor, " M"]
 ) -> Int32[Tensor, "F 3"]:
     """The triangles in some of the grid's cells."""
     counts, edges, lower, axis = _tables(cells.device)

@@ -33,7 +33,7 @@ def complete_surface(solver: GaussNewtonSolver) -> NarrowBandSDF:
     return NarrowBandSDF(smooth.grid, smooth.values, smooth.background, seen)
 
 
-def observed_nodes(solver: GaussNewtonSolver) -> Bool[Tensor, "N"]:
+def observed_nodes(solver: GaussNewtonSolver) -> Bool[Tensor, " N"]:
     """The nodes around the points where pixels' rays meet the surface and their normals count."""
     grid = solver.state.surface.grid
     seen = torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
@@ -45,7 +45,7 @@ def observed_nodes(solver: GaussNewtonSolver) -> Bool[Tensor, "N"]:
     return seen
 
 
-def dilated(grid: BlockGrid, chosen: Bool[Tensor, "N"]) -> Bool[Tensor, "N"]:
+def dilated(grid: BlockGrid, chosen: Bool[Tensor, " N"]) -> Bool[Tensor, " N"]:
     """The chosen nodes and all their 26 neighbours."""
     around = grid.with_halo(chosen.float())[:, None]
     return torch.nn.functional.max_pool3d(around, 3, stride=1).view(-1) > 0

@@ -95,7 +95,7 @@ def agreement(
     state: State,
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],
-    view: Int[Tensor, "K"],
+    view: Int[Tensor, " K"],
 ) -> Float[Tensor, "K D"]:
     """How many other views show the normals n at points of rays; views in between count in part.
 
@@ -116,8 +116,8 @@ def refuted(
     observations: Observations,
     state: State,
     x: Float[Tensor, "K 3"],
-    view: Int[Tensor, "K"],
-) -> Bool[Tensor, "K"]:
+    view: Int[Tensor, " K"],
+) -> Bool[Tensor, " K"]:
     """Whether other views see these points of the surface, and hardly any shows its normal."""
     sdf = state.surface
     n = normalize(sdf.value_and_gradient(x)[1], dim=-1)
@@ -133,10 +133,10 @@ def refuted(
 def shown_by(
     observations: Observations,
     state: State,
-    others: Int[Tensor, "O"],
+    others: Int[Tensor, " O"],
     x: Float[Tensor, "K D 3"],
     n: Float[Tensor, "K 3"],
-    view: Int[Tensor, "K"],
+    view: Int[Tensor, " K"],
 ) -> tuple[Bool[Tensor, "O K D"], Float[Tensor, "O K D"], Bool[Tensor, "O K D"]]:
     """What other views show at D points of each ray, if these have the normals n.
 

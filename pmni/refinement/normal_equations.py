@@ -31,7 +31,7 @@ class WeightedResiduals:
     """Residuals, and their weights' square roots (K,); zero where they do not count."""
 
     residuals: Residuals
-    root_weight: Float[Tensor, "K"]
+    root_weight: Float[Tensor, " K"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class NormalEquations:
         return x
 
 
-def multigrid(grid: BlockGrid, r: Float[Tensor, "N"], levels: int) -> Float[Tensor, "N"]:
+def multigrid(grid: BlockGrid, r: Float[Tensor, " N"], levels: int) -> Float[Tensor, " N"]:
     """sum over the levels of P P^T r, P interpolating from the level's grid."""
     if levels == 1 or grid.cells <= FEWEST_CELLS:
         return r

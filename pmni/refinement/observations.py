@@ -28,15 +28,15 @@ class Observations:
     """Column and row of the pixels inside the masks, view by view."""
     normals: Float[Tensor, "N 3"]
     """Their normals, camera frame, unit."""
-    contour_depth: Float[Tensor, "N"]
+    contour_depth: Float[Tensor, " N"]
     """How far they are from the contour, pixels."""
-    first_pixel: Int[Tensor, "V+1"]
+    first_pixel: Int[Tensor, " V+1"]
     """Where each view's pixels begin."""
     pixel_index: Int[Tensor, "V H W"]
     """Where each pixel stands in the list; -1 where it does not."""
     contour: Float[Tensor, "M 2"]
     """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
-    first_contour_point: Int[Tensor, "V+1"]
+    first_contour_point: Int[Tensor, " V+1"]
     contour_distance: Float[Tensor, "V H W"]
     """Signed distance of all pixels from the contour, pixels; positive outside."""
     sizes: Int[Tensor, "V 2"]
@@ -93,7 +93,7 @@ class Observations:
             sizes=self.sizes[view].repeat(count, 1),
         )
 
-    def pixel_footprint(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, "V"]:
+    def pixel_footprint(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, " V"]:
         """How wide a pixel of each view is at the object, normalised units."""
         distance = torch.linalg.vector_norm(centres, dim=-1)
         return distance / self.intrinsics[:, 0, 0].to(distance)
@@ -109,7 +109,7 @@ def pixel_directions(
     return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
 
-def _draw(first: Int[Tensor, "_"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+def _draw(first: Int[Tensor, " _"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
     lengths = first.diff()[:, None]
     uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
     index = first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)

@@ -57,9 +57,9 @@ class Residuals:
     weights: Float[Tensor, "K D 8"]
     view_jacobian: Float[Tensor, "K D 16"]
     shared_jacobian: Float[Tensor, "K D 2"]
-    valid: Float[Tensor, "K"]
+    valid: Float[Tensor, " K"]
 
-    def lengths(self) -> Float[Tensor, "K"]:
+    def lengths(self) -> Float[Tensor, " K"]:
         """|r|."""
         return torch.linalg.vector_norm(self.value, dim=-1)
 
@@ -68,7 +68,7 @@ class Residuals:
         return replace(self, valid=self.valid * chosen.view(-1))
 
 
-def trust(residuals: Float[Tensor, "K D"]) -> Float[Tensor, "K"]:
+def trust(residuals: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
     """From 1 to 0: whether rays see that part of the object which they meet of the state."""
     return torch.exp(-residuals.square().sum(-1) / OUTLYING**2)
 
@@ -85,7 +85,7 @@ def rays_through(
 
 def first_hits(
     sdf: NarrowBandSDF, origin: Float[Tensor, "K 3"], d: Float[Tensor, "K 3"]
-) -> tuple[Bool[Tensor, "K"], Float[Tensor, "K 3"]]:
+) -> tuple[Bool[Tensor, " K"], Float[Tensor, "K 3"]]:
     """Whether rays meet the surface, and where; for the others, where they enter the box."""
     near, far = box_interval(origin, d)
     hits = trace(sdf, origin, d, near, far, 0.25 * sdf.grid.spacing, MOST_STEPS)
@@ -134,7 +134,7 @@ def normal_residuals(
     observations: Observations,
     state: State,
     index: Int[Tensor, "V P"],
-    spread: Float[Tensor, "K"],
+    spread: Float[Tensor, " K"],
 ) -> Residuals:
     """r = R n' - grad f(x + spread n_f): the rotated normal against the gradient of the cell.
 

@@ -23,7 +23,7 @@ LONGEST_STEP = 3.0
 class Increment:
     """A change of all unknowns."""
 
-    surface: Float[Tensor, "N"]
+    surface: Float[Tensor, " N"]
     """Of the values at the nodes of the sparse grid."""
     views: Float[Tensor, "V 16"]
     shared: Float[Tensor, "2"]
@@ -47,7 +47,7 @@ class State:
     offset from the principal point in units of the object's size."""
     flattening: Float[Tensor, ""]
     """Normals are turned away from the camera by flattening * sin(angle to the camera), radians."""
-    offsets: Float[Tensor, "V"]
+    offsets: Float[Tensor, " V"]
     """How far outside of the true contour each mask's lies, normalised units."""
     log_focal: Float[Tensor, ""]
     """Logarithm of the common factor of the focal lengths."""

@@ -25,18 +25,18 @@ class Scales:
     """Median length, radians."""
     contour: float
     """Robust standard deviation, pixels."""
-    normal_by_view: Float[Tensor, "V"]
+    normal_by_view: Float[Tensor, " V"]
     """Median length in each view, radians; pi where nothing is hit."""
 
 
-def boundary_erosion(offsets: Float[Tensor, "V"], scales: Scales) -> Float[Tensor, "V"]:
+def boundary_erosion(offsets: Float[Tensor, " V"], scales: Scales) -> Float[Tensor, " V"]:
     """How many pixels inside each view's contour there may be something else than the object;
     `offsets` in pixels."""
     jittered = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
     return (offsets.clamp(min=0) + jittered).clamp(max=MOST_RIM)
 
 
-def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) -> Scales:
+def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, " V"]) -> Scales:
     """The usual sizes of the residuals."""
     lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
     view_jacobian = lower_medians(lengths.view(len(sizes), -1))
@@ -49,7 +49,7 @@ def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, "V"]) 
     )
 
 
-def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, "V"]:
+def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, " V"]:
     """Of each row's numbers; NaN where there are none. As `nanmedian`, whose choice among equals is
     not the same every time on a GPU."""
     middle = (values.isfinite().sum(1) - 1).clamp(min=0) // 2
@@ -70,7 +70,7 @@ def weighted_normals(normals: Residuals, scales: Scales, settled: bool) -> Weigh
 
 
 def weighted_distances(
-    distances: Residuals, strength: float, sizes: Float[Tensor, "V"], scales: Scales
+    distances: Residuals, strength: float, sizes: Float[Tensor, " V"], scales: Scales
 ) -> WeightedResiduals:
     """Huber weights of `strength` for the squares of distances, in pixels."""
     pixel = sizes[:, None].expand(-1, len(distances.valid) // len(sizes)).reshape(-1)

@@ -23,7 +23,7 @@ class SmallMesh:
     normals: Float[np.ndarray, "N 3"]
     """Unit normals averaged from the original mesh, which shade better than the coarse faces."""
     faces: Int[np.ndarray, "F 3"]
-    cluster: Int[np.ndarray, "M"]
+    cluster: Int[np.ndarray, " M"]
 
 
 def simplify(
@@ -49,7 +49,7 @@ def simplify(
     return SmallMesh(placed, merged, small_faces, cluster)
 
 
-def average(values: np.ndarray, cluster: Int[np.ndarray, "M"], count: int) -> np.ndarray:
+def average(values: np.ndarray, cluster: Int[np.ndarray, " M"], count: int) -> np.ndarray:
     """Means of per-vertex values (M, ...) over each cluster, of those that are finite."""
     flat = values.reshape(len(values), -1)
     seen = (cluster >= 0) & np.isfinite(flat).all(1)
@@ -74,7 +74,7 @@ def pack(
     vertices: Float[np.ndarray, "N 3"],
     normals: Float[np.ndarray, "N 3"],
     faces: Int[np.ndarray, "F 3"],
-    values: Float[np.ndarray, "N"] | None,
+    values: Float[np.ndarray, " N"] | None,
 ) -> tuple[dict[str, Any], str]:
     """A header, and columns of small integers in base64 of gzip, which `viewer.js` unpacks.
 

@@ -31,7 +31,7 @@ class Surface:
     iteration: int
     mesh: Mesh
     """Dataset units."""
-    distances: Float[np.ndarray, "N"] | None
+    distances: Float[np.ndarray, " N"] | None
     """Distance of each vertex to the true surface, mm."""
 
 
@@ -141,7 +141,7 @@ def _read_surface(path: Path) -> Mesh:
     return mesh
 
 
-def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, "N"] | None:
+def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, " N"] | None:
     path = run.errors(iteration)
     if not path.exists():
         return None  # not evaluated: the surface is shown all the same
@@ -151,7 +151,7 @@ def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, "N"] |
     return distances
 
 
-def read_surface_distances(path: Path) -> Float[np.ndarray, "N"] | None:
+def read_surface_distances(path: Path) -> Float[np.ndarray, " N"] | None:
     """Distance of each vertex to the true surface, mm; NaN where no view sees it.
 
     None where there is no truth.
@@ -201,7 +201,7 @@ def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: 
 
 
 def _packed(
-    mesh: Mesh, values: Float[np.ndarray, "N"] | None, frame: Frame, largest: int
+    mesh: Mesh, values: Float[np.ndarray, " N"] | None, frame: Frame, largest: int
 ) -> tuple[dict[str, Any], str]:
     vertices = np.asarray(mesh.vertices, float) - frame.centre
     small = meshes.simplify(vertices, np.asarray(mesh.faces), largest)

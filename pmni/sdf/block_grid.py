@@ -68,7 +68,7 @@ class BlockGrid:
 
     def sampled(
         self, function: Callable[[Tensor], Tensor], blocks: Int[Tensor, "B 3"] | None = None
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """A function of points at the nodes of some blocks, or of all."""
         chosen = self.blocks if blocks is None else blocks
         return torch.cat([function(self.positions(part)) for part in chosen.split(AT_A_TIME)])
@@ -83,7 +83,7 @@ class BlockGrid:
         number = self.block_numbers[block].long()
         return torch.where(number < 0, number, number * BLOCK**3 + inner)
 
-    def coarser_nodes(self, stride: int) -> tuple[Int[Tensor, "M"], Bool[Tensor, "n n n"]]:
+    def coarser_nodes(self, stride: int) -> tuple[Int[Tensor, " M"], Bool[Tensor, "n n n"]]:
         """The nodes of the dense grid with cells `stride` times as large (a divisor of BLOCK) that
         are nodes of this one, and on: their rows here in the order of that grid, and where."""
         inner = _triples(range(0, BLOCK, stride), self.device)
@@ -99,7 +99,7 @@ class BlockGrid:
 
     def cell_corners(
         self, x: Float[Tensor, "N 3"]
-    ) -> tuple[Int[Tensor, "N 8"], Float[Tensor, "N 3"], Bool[Tensor, "N"]]:
+    ) -> tuple[Int[Tensor, "N 8"], Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
         """The cell around each point: rows of its corners, the point's place in it, and whether
         all corners are on (rows are 0 where not)."""
         place = (x + 1) / self.spacing
@@ -124,19 +124,19 @@ class BlockGrid:
             parts.append(torch.where(rows < 0, nearest, rows).int())
         return torch.cat(parts)
 
-    def with_halo(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B 6 6 6"]:
+    def with_halo(self, values: Float[Tensor, " N"]) -> Float[Tensor, "B 6 6 6"]:
         """The values of each block and around it."""
         around = values.index_select(0, self.halo.view(-1))
         return around.view(-1, *(BLOCK + 2,) * 3)
 
     def differences(
-        self, values: Float[Tensor, "N"]
+        self, values: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """From the neighbour before and to the one behind, along each axis; 0 where it is off."""
         found = self._around(values, _differences(self.device)).view(-1, 2, 3)
         return found[:, 0], found[:, 1]
 
-    def gradient(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
+    def gradient(self, values: Float[Tensor, " N"]) -> Float[Tensor, "N 3"]:
         """Differences over two cells; over one where a neighbour is off."""
         before, behind = self.differences(values)
         return (before + behind) / self._spans
@@ -151,7 +151,7 @@ class BlockGrid:
             cells.append((low != here).float() + (high != here))
         return torch.stack(cells, dim=-1).view(-1, 3).clamp(min=1) * self.spacing
 
-    def laplacian(self, values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    def laplacian(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """The graph Laplacian: sum over the neighbours that are on of value - neighbour's."""
         return self._around(values, _laplacian(self.device)).view(-1)
 
@@ -185,11 +185,11 @@ class BlockGrid:
             line[node, (node + 1) // 2] += 0.5
         return torch.einsum("ax,by,cz->abcxyz", line, line, line).reshape(BLOCK**3, -1)
 
-    def prolong(self, coarse: Float[Tensor, "M"]) -> Float[Tensor, "N"]:
+    def prolong(self, coarse: Float[Tensor, " M"]) -> Float[Tensor, " N"]:
         """A function on the coarser grid, interpolated at the nodes."""
         return (coarse[self._parents] @ self._interpolation.T).view(-1)
 
-    def restrict(self, values: Float[Tensor, "N"]) -> Float[Tensor, "M"]:
+    def restrict(self, values: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
         """The transpose of `prolong`."""
         shares = values.view(-1, BLOCK**3) @ self._interpolation
         coarse = values.new_zeros(len(self.coarser))

@@ -17,10 +17,10 @@ def closest_approach(
     sdf: SDF,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
-    near: Float[Tensor, "N"],
-    far: Float[Tensor, "N"],
+    near: Float[Tensor, " N"],
+    far: Float[Tensor, " N"],
     step: float,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """The distance along each ray where f is least within [near, far], and that value.
 
     f changes no faster than the distance along the ray: where it is v, and the least so far is m,

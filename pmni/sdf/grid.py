@@ -14,13 +14,13 @@ class GridSDF:
     def __init__(self, values: Float[Tensor, "n n n"]) -> None:
         self.values = values
 
-    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Interpolated values."""
         return self._sample(self.values[None], x)[:, 0]
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"]
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Values, and central differences of the nodes interpolated at x (continuous)."""
         return self(x), self._sample(self.node_gradients, x)
 

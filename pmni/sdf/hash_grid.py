@@ -168,7 +168,7 @@ def interpolate(
     return along_y[0] + (along_y[1] - along_y[0]) * t[:, 2]
 
 
-def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]:
+def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, " 8*N"]:
     """Table rows of the corners of N cells, corner by corner; the x bit varies fastest."""
     ends = torch.stack([node, node + 1])  # (2, N, 3): the two nodes along each axis
     x, y, z = ends[None, None, :, :, 0], ends[None, :, None, :, 1], ends[:, None, None, :, 2]
@@ -179,7 +179,7 @@ def corner_indices(level: Level, node: Int[Tensor, "N 3"]) -> Int[Tensor, "8*N"]
     return (index % level.entries + level.offset).reshape(-1)
 
 
-def gather_rows(table: Float[Tensor, "T F"], rows: Int[Tensor, "M"]) -> Float[Tensor, "M F"]:
+def gather_rows(table: Float[Tensor, "T F"], rows: Int[Tensor, " M"]) -> Float[Tensor, "M F"]:
     """`table[rows]`. Pairs are gathered as complex numbers, which is several times faster."""
     if table.shape[1] != 2:
         return table.index_select(0, rows)

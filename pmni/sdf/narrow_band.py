@@ -37,20 +37,20 @@ class NarrowBandSDF:
     def __init__(
         self,
         grid: BlockGrid,
-        values: Float[Tensor, "N"],
+        values: Float[Tensor, " N"],
         background: GridSDF,
-        observed: Bool[Tensor, "N"] | None = None,
+        observed: Bool[Tensor, " N"] | None = None,
     ) -> None:
         self.grid, self.values, self.background, self.observed = grid, values, background, observed
 
-    def is_observed(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
+    def is_observed(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         """Whether all corners of the cells around points are observed; True where nobody says."""
         if self.observed is None:
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
         rows, _, inside = self.grid.cell_corners(x)
         return inside & self.observed[rows].all(-1)
 
-    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Interpolated values."""
         if self._runs_kernels(x):
             from pmni.kernels.band import interpolate
@@ -69,7 +69,7 @@ class NarrowBandSDF:
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"]
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Values, and differences of the nodes interpolated at x (continuous in the band)."""
         if self._runs_kernels(x):
             from pmni.kernels.band import interpolate
@@ -161,6 +161,6 @@ def _near(
     return torch.zeros_like(among).masked_scatter(among, near)
 
 
-def evaluate_in_chunks(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+def evaluate_in_chunks(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
     """f at many points, with little memory."""
     return torch.cat([sdf(part) for part in x.split(2**18)])

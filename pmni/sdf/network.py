@@ -60,7 +60,7 @@ class NeuralSDF(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """Signed distances, normalised units; differentiable with respect to x, twice.
 
         Values at points from `num_valid` on, if that is given, mean nothing.
@@ -82,7 +82,7 @@ class NeuralSDF(nn.Module):
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Values and analytic gradients; differentiable when autograd is recording."""
         recording = torch.is_grad_enabled()
         with torch.enable_grad():

@@ -14,8 +14,8 @@ STEP = 0.5
 
 
 def reinitialized_values(
-    grid: BlockGrid, values: Float[Tensor, "N"], fixed: Bool[Tensor, "N"], sweeps: int
-) -> Float[Tensor, "N"]:
+    grid: BlockGrid, values: Float[Tensor, " N"], fixed: Bool[Tensor, " N"], sweeps: int
+) -> Float[Tensor, " N"]:
     """A function on a sparse grid after so many sweeps; `fixed` nodes keep their values."""
     sign = _smooth_sign(values, grid.spacing)
     for _ in range(sweeps):

@@ -15,13 +15,13 @@ class ResidualSDF:
 
     def __call__(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """Signed distances, normalised units."""
         return self.surface(x) + self.correction(x, num_valid)
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         base_value, base_gradient = self.surface.value_and_gradient(x)
         value, gradient = self.correction.value_and_gradient(x, num_valid)

@@ -10,13 +10,13 @@ from torch import Tensor
 class SDF(Protocol):
     """A signed distance function on [-1, 1]^3, positive outside; float32 in, float32 out."""
 
-    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Signed distances, normalised units."""
         ...
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"]
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         ...
 
@@ -28,12 +28,12 @@ class SampledSDF(SDF, Protocol):
 
     def __call__(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> Float[Tensor, "N"]:
+    ) -> Float[Tensor, " N"]:
         """Signed distances, normalised units."""
         ...
 
     def value_and_gradient(
         self, x: Float[Tensor, "N 3"], num_valid: Int[Tensor, ""] | None = None
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N 3"]]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Signed distances and their gradients with respect to x."""
         ...

@@ -25,8 +25,8 @@ REFINEMENTS = 8
 class Hits:
     """Where rays meet the surface first."""
 
-    mask: Bool[Tensor, "N"]
-    distance: Float[Tensor, "N"]
+    mask: Bool[Tensor, " N"]
+    distance: Float[Tensor, " N"]
     """From the origin along the ray; NaN for a miss."""
 
 
@@ -35,8 +35,8 @@ def trace(
     sdf: SDF,
     origins: Float[Tensor, "N 3"],
     directions: Float[Tensor, "N 3"],
-    near: Float[Tensor, "N"],
-    far: Float[Tensor, "N"],
+    near: Float[Tensor, " N"],
+    far: Float[Tensor, " N"],
     least_step: float = LEAST_STEP,
     most_steps: int | None = None,
 ) -> Hits:
@@ -83,8 +83,8 @@ def clear_distance(
     sdf: SDF,
     origins: Float[Tensor, "N 3"],
     axes: Float[Tensor, "N 3"],
-    spread: Float[Tensor, "N"],
-) -> Float[Tensor, "N"]:
+    spread: Float[Tensor, " N"],
+) -> Float[Tensor, " N"]:
     """How far there is nothing in cones of rays; for those that miss, until they have left the box.
 
     A cone's rays come from its origin, with unit directions that differ from its axis by `spread`
@@ -110,7 +110,7 @@ def visible(
     points: Float[Tensor, "N 3"],
     centres: Float[Tensor, "N 3"],
     tolerance: float = 5e-3,
-) -> Bool[Tensor, "N"]:
+) -> Bool[Tensor, " N"]:
     """Whether nothing lies between each surface point and its camera centre.
 
     The ray is followed from the centre to `tolerance` in front of the point, so that the point may
@@ -126,7 +126,7 @@ def visible(
 
 def box_interval(
     origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Where rays enter and leave the box [-1, 1]^3; near >= far for those that miss it."""
     tiny = torch.finfo(directions.dtype).tiny
     inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
@@ -139,11 +139,11 @@ def _solve(
     sdf: SDF,
     entry: Float[Tensor, "M 3"],
     directions: Float[Tensor, "M 3"],
-    a: Float[Tensor, "M"],
-    value_a: Float[Tensor, "M"],
-    b: Float[Tensor, "M"],
-    value_b: Float[Tensor, "M"],
-) -> Float[Tensor, "M"]:
+    a: Float[Tensor, " M"],
+    value_a: Float[Tensor, " M"],
+    b: Float[Tensor, " M"],
+    value_b: Float[Tensor, " M"],
+) -> Float[Tensor, " M"]:
     """The zero between a (f >= 0) and b (f < 0): regula falsi with the Illinois halving."""
     previous = torch.zeros_like(a)  # the side of the last point: +1 outside, -1 inside
     for _ in range(REFINEMENTS):
@@ -161,7 +161,7 @@ def _solve(
     return a + (b - a) * (value_a / (value_a - value_b))
 
 
-def _values(sdf: SDF, x: Float[Tensor, "M 3"]) -> Float[Tensor, "M"]:
+def _values(sdf: SDF, x: Float[Tensor, "M 3"]) -> Float[Tensor, " M"]:
     f = sdf(x)
     bad = int((~torch.isfinite(f)).sum())
     if bad:
@@ -169,5 +169,5 @@ def _values(sdf: SDF, x: Float[Tensor, "M 3"]) -> Float[Tensor, "M"]:
     return f
 
 
-def _select(chosen: Bool[Tensor, "M"], *values: Tensor) -> list[Tensor]:
+def _select(chosen: Bool[Tensor, " M"], *values: Tensor) -> list[Tensor]:
     return [value[chosen] for value in values]

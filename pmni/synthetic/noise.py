@@ -63,7 +63,7 @@ def smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.n
 
 
 def random_fields(
-    shape: tuple[int, ...], lengths: Float[np.ndarray, "L"], count: int, rng: np.random.Generator
+    shape: tuple[int, ...], lengths: Float[np.ndarray, " L"], count: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "H W N"]:
     """`count` periodic Gaussian random fields of variance 1, smooth over `lengths` (pixels).
 

@@ -65,7 +65,7 @@ class MeshSurface:
 
     def trace(
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
         """Distances (NaN for a miss) and interpolated vertex normals (zero for a miss).
 
         Normals are on the side that is seen, also at silhouettes, where interpolated ones may

@@ -21,7 +21,7 @@ class Surface(Protocol):
 
     def trace(
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
         """Distances to the first hits along unit directions, NaN for a miss, and the unit
         outward normals there, zero for a miss."""
 

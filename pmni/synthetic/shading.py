@@ -66,7 +66,7 @@ class Surroundings:
         points: Float[np.ndarray, "N 3"],
         normals: Float[np.ndarray, "N 3"],
         light: Float[np.ndarray, "3"],
-    ) -> Bool[np.ndarray, "N"]:
+    ) -> Bool[np.ndarray, " N"]:
         """Where light from the direction `light` (unit, towards the lamp) does not reach."""
         shadow = normals @ light < _GRAZING
         lit = np.flatnonzero(~shadow)

@@ -40,7 +40,7 @@ class Shape:
     within: Ball | None = None
     """Where known, a ball with value(x) >= |x - centre| - radius everywhere."""
 
-    def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
+    def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
         """Values at points."""
         values = np.empty(len(points))
         for start in range(0, len(points), _CHUNK):
@@ -70,7 +70,7 @@ def ball(centre: Vector, radius: float) -> Shape:
     return Shape(lambda x, y, z: _distance_to(around, x, y, z), within=around)
 
 
-def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, "M"], blend: float) -> Shape:
+def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, " M"], blend: float) -> Shape:
     """Many spheres melted into one: -blend * log sum exp(-distance / blend).
 
     Spheres strung closely on a curve make a smooth tube of varying thickness.
@@ -93,8 +93,8 @@ def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, "M"], blen
 def limbs(
     starts: Float[np.ndarray, "M 3"],
     ends: Float[np.ndarray, "M 3"],
-    start_radii: Float[np.ndarray, "M"],
-    end_radii: Float[np.ndarray, "M"],
+    start_radii: Float[np.ndarray, " M"],
+    end_radii: Float[np.ndarray, " M"],
     blend: float,
 ) -> Shape:
     """Many tapered rods with round ends, melted into one as in `balls`.

@@ -33,7 +33,7 @@ class AnalyticSurface:
 
     def trace(
         self, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
-    ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 3"]]:
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
         """Distances to the first hits, NaN for a miss, and exact unit normals, zero for a miss."""
         distances = first_crossings(self.solid, origins, directions)
         normals = np.zeros_like(directions)
@@ -45,7 +45,7 @@ class AnalyticSurface:
 
 def first_crossings(
     solid: Solid, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Distance to the first crossing along each ray (unit directions), NaN for a miss.
 
     Origins lie outside the solid.
@@ -117,7 +117,7 @@ def _brackets(
 
 def _box_interval(
     grid: Clearance, origins: np.ndarray, directions: np.ndarray
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Where each ray enters and leaves the grid's box (enter >= leave: it does not)."""
     upper = grid.corner + np.array(grid.free.shape) * grid.spacing
     with np.errstate(divide="ignore"):
@@ -127,7 +127,7 @@ def _box_interval(
     return np.maximum(enter, 0), np.maximum(to_low, to_high).min(1)
 
 
-def _free_distance(grid: Clearance, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N"]:
+def _free_distance(grid: Clearance, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
     """The free distance of the cell that each point is in (points in the box)."""
     cells = ((points - grid.corner) / grid.spacing).astype(np.int64)
     i, j, k = np.clip(cells, 0, np.array(grid.free.shape) - 1).T
@@ -140,7 +140,7 @@ def _solve(
     directions: Float[np.ndarray, "N 3"],
     ends: Float[np.ndarray, "N 2"],
     values: Float[np.ndarray, "N 2"],
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """The zero between two ends whose values have different signs (regula falsi, Illinois)."""
     a, b = ends.T.copy()
     value_a, value_b = values.T.copy()

@@ -24,14 +24,14 @@ CHUNK = 1 << 16
 class HeldoutPixels:
     """The held-out pixels of all views in one list."""
 
-    view: Int[Tensor, "N"]
+    view: Int[Tensor, " N"]
     direction: Float[Tensor, "N 3"]
     """Camera frame, unit."""
     normal: Float[Tensor, "N 3"]
     """Camera frame, unit."""
-    footprint: Float[Tensor, "N"]
+    footprint: Float[Tensor, " N"]
     """A pixel's width at unit distance."""
-    block: Int[Tensor, "N"]
+    block: Int[Tensor, " N"]
     """Index of each pixel's block, among the blocks of all views that have pixels in the list."""
 
 
@@ -59,7 +59,7 @@ def heldout_pixels(views: Views, eroded_pixels: int) -> HeldoutPixels:
 @torch.no_grad()
 def heldout_angles(
     sdf: SDF, pixels: HeldoutPixels, c2w: Float[Tensor, "V 4 4"]
-) -> Float[Tensor, "N"]:
+) -> Float[Tensor, " N"]:
     """Angles between the surface's normals and the measured ones, degrees.
 
     The surface's normals are central differences over a pixel's footprint, which is what a pixel

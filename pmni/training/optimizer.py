@@ -39,7 +39,7 @@ class Optimizer:
         self.max_norms = settings.clip_network, settings.clip_poses
         self.failed_step: Int[Tensor, ""] = torch.tensor(-1, device=device)
         """The first step whose gradient was not finite; -1 if there is none."""
-        self.finite_terms: Bool[Tensor, "n"] = torch.ones(
+        self.finite_terms: Bool[Tensor, " n"] = torch.ones(
             len(LOSSES), dtype=torch.bool, device=device
         )
         """Which loss terms were finite in that step, in their order."""
@@ -51,7 +51,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(
-        self, step: Int[Tensor, ""], terms: Float[Tensor, "T"], schedule: Float[Tensor, "3"]
+        self, step: Int[Tensor, ""], terms: Float[Tensor, " T"], schedule: Float[Tensor, "3"]
     ) -> None:
         """A step of all parameters, if all gradients are finite and have been so far.
 
@@ -86,11 +86,11 @@ class Optimizer:
 
 def step_guard(
     step: Int[Tensor, ""],
-    terms: Float[Tensor, "T"],
+    terms: Float[Tensor, " T"],
     norms: Float[Tensor, "2"],
     schedule: Float[Tensor, "3"],
     failed_step: Int[Tensor, ""],
-    finite_terms: Bool[Tensor, "n"],
+    finite_terms: Bool[Tensor, " n"],
     learning_rates: tuple[float, float],
     max_norms: tuple[float, float],
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "2"], Float[Tensor, "2"]]:

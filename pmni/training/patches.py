@@ -17,7 +17,7 @@ from pmni.training.rng import StepRng, Stream, stream_key
 class PatchBatch:
     """P patches of h x w pixels and the measurements there."""
 
-    view: Int[Tensor, "P"]
+    view: Int[Tensor, " P"]
     """Index of each patch's view."""
     pixels: Int[Tensor, "P h w 2"]
     """Column and row."""
@@ -31,7 +31,7 @@ class PatchBatch:
     """Rays in the camera frame, scaled to z = 1: K^-1 (column, row, 1)."""
     focal: Float[Tensor, "P 2"]
     """fx and fy, pixels."""
-    jitter: Float[Tensor, "P"]
+    jitter: Float[Tensor, " P"]
     """Shift of each patch's planes as a fraction of their spacing, in [0, 1)."""
 
     @property
@@ -72,7 +72,7 @@ class PatchSampler:
 
     def _first_pixels(
         self, centres: Bool[Tensor, "V H W"], excluded: Bool[Tensor, "V H2 W2"]
-    ) -> Int[Tensor, "N"]:
+    ) -> Int[Tensor, " N"]:
         """Indices, over all views, of the upper left pixels of the patches with these centres."""
         height, width = centres.shape[1:]
         view, row, column = torch.nonzero(centres, as_tuple=True)

@@ -98,6 +98,6 @@ class ViewScales(nn.Module):
         super().__init__()
         self.logarithms = nn.Parameter(torch.zeros(views - 1))
 
-    def forward(self) -> Float[Tensor, "V"]:
+    def forward(self) -> Float[Tensor, " V"]:
         """The scales."""
         return torch.cat([self.logarithms.exp(), self.logarithms.new_ones(1)])

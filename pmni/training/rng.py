@@ -35,7 +35,7 @@ class StepRng:
     def __init__(self, seed: int, step: Int[Tensor, ""]) -> None:
         self.seed, self.step = seed, step
 
-    def bits(self, stream: int, count: int) -> Int[Tensor, "count"]:
+    def bits(self, stream: int, count: int) -> Int[Tensor, " count"]:
         """Uniform integers in [0, 2^32)."""
         key = stream_key(self.seed, stream)
         if kernels.use_triton(self.step.device):
@@ -51,7 +51,7 @@ class StepRng:
         bits = self.bits(stream, torch.Size(shape).numel())
         return ((bits >> 8).float() * 2**-24).view(shape)
 
-    def integers(self, limit: int, stream: int, count: int) -> Int[Tensor, "count"]:
+    def integers(self, limit: int, stream: int, count: int) -> Int[Tensor, " count"]:
         """Uniform integers in [0, limit), where limit is at most 2^31."""
         return self.bits(stream, count) * limit >> 32
 

@@ -21,9 +21,9 @@ from pmni.config.training import SelectionSettings
 class BlockErrors:
     """Angular errors of a surface's normals in B held-out blocks, degrees."""
 
-    sums: Float[np.ndarray, "B"]
+    sums: Float[np.ndarray, " B"]
     """Sums over the pixels of each block."""
-    counts: Int[np.ndarray, "B"]
+    counts: Int[np.ndarray, " B"]
     """Numbers of pixels of each block."""
 
     @property

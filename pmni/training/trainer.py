@@ -215,7 +215,7 @@ class Trainer:
         patches: Patches,
         inv_s: Float[Tensor, ""],
         spacing: Float[Tensor, ""],
-        jitter: Float[Tensor, "P"],
+        jitter: Float[Tensor, " P"],
     ) -> Planes:
         """All planes; padded to the capacity where there is one."""
         inputs = patches, self.occupancy, self.occupancy.truncation(inv_s), spacing, jitter
@@ -255,7 +255,7 @@ class Trainer:
         by_name = dict(zip(terms, values.unbind(), strict=True))
         return StepReport(loss.detach(), by_name, rendering.intervals, inv_s.detach())
 
-    def _weights(self, phase: int) -> Float[Tensor, "T"]:
+    def _weights(self, phase: int) -> Float[Tensor, " T"]:
         """Weights of a phase's terms."""
         if phase not in self._phase_weights:
             active = self.settings.phases[phase].weights.active()

@@ -77,7 +77,7 @@ def _composite(
 
 
 def interval_alpha(
-    f: Float[Tensor, "M C"], valid: Bool[Tensor, "M"], inv_s: Float[Tensor, ""]
+    f: Float[Tensor, "M C"], valid: Bool[Tensor, " M"], inv_s: Float[Tensor, ""]
 ) -> Float[Tensor, "M C"]:
     """Opacity of the interval from each plane to the next; zero where it is not valid.
 
@@ -90,7 +90,7 @@ def interval_alpha(
     return alpha * valid[:, None]
 
 
-def weights_torch(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float[Tensor, "M C"]:
+def weights_torch(alpha: Float[Tensor, "M C"], patch: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
     """alpha_i times the transmittance prod_{j<i} (1 - alpha_j) of the patch's planes before.
 
     The products are differences of one running sum of logarithms in double precision.
@@ -104,7 +104,7 @@ def weights_torch(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float
     return alpha * torch.exp(before - before[first][patch_rank]).to(alpha.dtype)
 
 
-def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, "M"]) -> Float[Tensor, "M C"]:
+def weights_nerfacc(alpha: Float[Tensor, "M C"], patch: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
     """The weights of `weights_torch`, computed by nerfacc (CUDA only)."""
     try:
         import nerfacc
@@ -134,7 +134,7 @@ WEIGHTS: dict[str, WeightFunction] = {
 def accumulate(
     weights: Float[Tensor, "M C"],
     values: Float[Tensor, "M C D"],
-    patch: Int[Tensor, "M"],
+    patch: Int[Tensor, " M"],
     patches: int,
 ) -> Float[Tensor, "P C D"]:
     """Weighted sums of the planes' values over each patch's planes."""

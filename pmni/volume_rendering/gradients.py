@@ -52,7 +52,7 @@ def sample(
     return Samples(f.view(shape), gradient.view(*shape, 3), False)
 
 
-def interval_means(values: Float[Tensor, "M *rest"]) -> Float[Tensor, "M *rest"]:
+def interval_means(values: Float[Tensor, " M *rest"]) -> Float[Tensor, " M *rest"]:
     """Values of the intervals: the mean of each plane's value and the next plane's."""
     return (values + torch.roll(values, -1, dims=0)) / 2
 

@@ -20,7 +20,7 @@ def march(
     occupancy: OccupancyGrid,
     truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
-    jitter: Float[Tensor, "P"],
+    jitter: Float[Tensor, " P"],
 ) -> Planes:
     """The planes, `step` apart, that bound the intervals with a NeuS weight worth computing.
 
@@ -62,7 +62,7 @@ def march_padded(
     occupancy: OccupancyGrid,
     truncation: Float[Tensor, ""],
     step: Float[Tensor, ""],
-    jitter: Float[Tensor, "P"],
+    jitter: Float[Tensor, " P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
     """`capacity` planes, and the number of planes that `march` would return.
 

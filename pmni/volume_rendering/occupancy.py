@@ -18,7 +18,7 @@ COARSE_FACTOR = 4
 class Values(Protocol):
     """f without gradients."""
 
-    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]: ...
+    def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]: ...
 
 
 class OccupancyGrid:

@@ -7,7 +7,7 @@ from pmni.evaluation.comparison import Comparison
 from pmni.evaluation.metrics.quantity import Metric
 
 
-def _mean(values: Float[np.ndarray, "P"], chosen: Bool[np.ndarray, "P"]) -> float | None:
+def _mean(values: Float[np.ndarray, " P"], chosen: Bool[np.ndarray, " P"]) -> float | None:
     """Mean of the chosen finite values; None if there is none."""
     chosen = chosen & np.isfinite(values)
     return float(values[chosen].mean()) if chosen.any() else None

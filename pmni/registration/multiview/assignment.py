@@ -103,7 +103,7 @@ def _distinct(
     own_t: Float[np.ndarray, "3"],
     R: Float[np.ndarray, "N 3 3"],
     t: Float[np.ndarray, "N 3"],
-    scores: Float[np.ndarray, "N"],
+    scores: Float[np.ndarray, " N"],
 ) -> tuple[Float[np.ndarray, "C 3 3"], Float[np.ndarray, "C 3"]]:
     flat = R.reshape(-1, 9)
     close = (flat @ flat.T - 1) / 2 > np.cos(np.deg2rad(_SEPARATION))

@@ -59,7 +59,7 @@ def by_slots(sight: Sight, axis: Float[np.ndarray, "3"], seed: int) -> PoseSet:
     gains = _gains(sight, axis)
     tried: dict[bytes, tuple[float, PoseSet]] = {}
 
-    def total(slots: Int[np.ndarray, "V"]) -> float:
+    def total(slots: Int[np.ndarray, " V"]) -> float:
         """Of the aligned poses."""
         if slots.tobytes() not in tried:
             poses = refine_jointly(sight, about_axis(sight, axis, slots), ALIGNMENT)
@@ -127,7 +127,7 @@ def by_order_upright(sight: Sight) -> list[PoseSet]:
     return [about_axis(sight, axis, np.arange(count)) for axis in (*axes, *-axes)]
 
 
-def about_axis(sight: Sight, axis: Float[np.ndarray, "3"], slots: Int[np.ndarray, "V"]) -> PoseSet:
+def about_axis(sight: Sight, axis: Float[np.ndarray, "3"], slots: Int[np.ndarray, " V"]) -> PoseSet:
     """Views at known places, their translations by averaging those of near pairs."""
     count = len(slots)
     rotations = about(axis, slots * (2 * np.pi / count))
@@ -153,11 +153,11 @@ def _reach(count: int, axis: Float[np.ndarray, "3"]) -> int:
 
 def _worth(
     sight: Sight,
-    first: Int[np.ndarray, "K"],
-    second: Int[np.ndarray, "K"],
+    first: Int[np.ndarray, " K"],
+    second: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
-) -> Float[np.ndarray, "K"]:
+) -> Float[np.ndarray, " K"]:
     """What speaks for relative poses: surface evidence, less the silhouettes' failure to meet, and
     less the share of points with another normal, in which the steps of a body that is nearly one
     of revolution still differ.
@@ -171,8 +171,8 @@ def _worth(
 
 def known_rotation(
     sight: Sight,
-    first: Int[np.ndarray, "K"],
-    second: Int[np.ndarray, "K"],
+    first: Int[np.ndarray, " K"],
+    second: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
 ) -> Float[np.ndarray, "K 3"]:
     """Translations of relative poses of known rotation, from partial support functions."""
@@ -190,8 +190,8 @@ def known_rotation(
 def _shift(
     grid: SearchGrid,
     supports: Supports,
-    first: Int[Tensor, "K"],
-    second: Int[Tensor, "K"],
+    first: Int[Tensor, " K"],
+    second: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     scale: float,
 ) -> Float[Tensor, "K 3"]:

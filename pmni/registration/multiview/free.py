@@ -76,7 +76,7 @@ class Candidate:
         return self.objective.total
 
     @property
-    def confidence(self) -> Float[np.ndarray, "V"]:
+    def confidence(self) -> Float[np.ndarray, " V"]:
         """Each view's own total."""
         return self.objective.views
 

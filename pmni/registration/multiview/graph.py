@@ -47,11 +47,11 @@ class PairGraph:
             np.take_along_axis(self.raw, order, 1)[some],
         )
 
-    def components(self) -> Int[np.ndarray, "V"]:
+    def components(self) -> Int[np.ndarray, " V"]:
         """The number of the connected component of each view."""
         return connected_components(self._matrix(np.ones(len(self.pairs))), directed=False)[1]
 
-    def _matrix(self, values: Float[np.ndarray, "E"]) -> coo_array:
+    def _matrix(self, values: Float[np.ndarray, " E"]) -> coo_array:
         first, second = self.pairs.T
         return coo_array((values, (first, second)), shape=(self.views, self.views))
 
@@ -61,8 +61,8 @@ def pair_graph(
     pairs: Int[np.ndarray, "M 2"],
     rotations: Float[np.ndarray, "M 3 3"],
     translations: Float[np.ndarray, "M 3"],
-    scores: Float[np.ndarray, "M"],
-    raw: Float[np.ndarray, "M"],
+    scores: Float[np.ndarray, " M"],
+    raw: Float[np.ndarray, " M"],
 ) -> PairGraph:
     """Group single hypotheses of pairs i < j by pair, the highest score first."""
     order = np.lexsort((-scores, pairs[:, 1], pairs[:, 0]))

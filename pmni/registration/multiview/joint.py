@@ -79,7 +79,7 @@ def _moved(poses: PoseSet, now: Sight, step: Float[np.ndarray, "V 7"]) -> PoseSe
 
 def near_pairs(
     cosines: Float[np.ndarray, "V V"],
-) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "K"]]:
+) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
     """The pairs i < j that take part: each view's closest partners, and every n-th of the rest."""
     cosines = np.where(np.eye(len(cosines), dtype=bool), -np.inf, cosines)
     used = np.zeros(cosines.shape, bool)
@@ -163,8 +163,8 @@ class _System:
         return step
 
     def _of_interest(
-        self, first: Int[np.ndarray, "K"], second: Int[np.ndarray, "K"]
-    ) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+        self, first: Int[np.ndarray, " K"], second: Int[np.ndarray, " K"]
+    ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
         if self.only is None:
             return first, second
         chosen = (first == self.only) | (second == self.only)
@@ -172,8 +172,8 @@ class _System:
 
     def _carried(
         self,
-        first: Int[np.ndarray, "K"],
-        second: Int[np.ndarray, "K"],
+        first: Int[np.ndarray, " K"],
+        second: Int[np.ndarray, " K"],
         R: Float[np.ndarray, "K 3 3"],
         t: Float[np.ndarray, "K 3"],
     ) -> Float[np.ndarray, "K 2 6 7"]:
@@ -187,8 +187,8 @@ class _System:
 
     def _add(
         self,
-        first: Int[np.ndarray, "K"],
-        second: Int[np.ndarray, "K"],
+        first: Int[np.ndarray, " K"],
+        second: Int[np.ndarray, " K"],
         B: Float[np.ndarray, "K 2 6 7"],
         A: Float[np.ndarray, "K 6 6"],
         b: Float[np.ndarray, "K 6"],
@@ -202,8 +202,8 @@ class _System:
 
 def _surface_equations(
     views: Views,
-    first: Int[np.ndarray, "K"],
-    second: Int[np.ndarray, "K"],
+    first: Int[np.ndarray, " K"],
+    second: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
     sigma_depth: float,

@@ -83,7 +83,7 @@ def _moves(sight: Sight, graph: PairGraph, poses: PoseSet) -> Iterator[PoseSet]:
             yield refine_jointly(sight, after)
 
 
-def splits(now: Sight, poses: PoseSet) -> list[Bool[np.ndarray, "V"]]:
+def splits(now: Sight, poses: PoseSet) -> list[Bool[np.ndarray, " V"]]:
     """The smaller of two groups of views within which the views agree better than between them.
 
     The signs of the leading eigenvectors of how well the pairs agree, in silhouettes and in
@@ -94,7 +94,7 @@ def splits(now: Sight, poses: PoseSet) -> list[Bool[np.ndarray, "V"]]:
     good, conflict, visible, missed, valid, *_ = pair_parts(now, first, second, R, t, FINE)
     cosine = poses.axes_cosines()[first, second]
     surface = (good - (0.7 + CONFLICT_WEIGHT) * conflict) / np.where(visible > 0, visible, 1)
-    found: dict[bytes, Bool[np.ndarray, "V"]] = {}
+    found: dict[bytes, Bool[np.ndarray, " V"]] = {}
     for agreement, known in ((-missed, valid > 0), (surface, visible > 0)):
         affinity = np.zeros((len(poses.rotations),) * 2)
         angle = np.vander(cosine[known], 3)
@@ -155,7 +155,7 @@ def _middle(poses: PoseSet, centres: Float[np.ndarray, "V 3"]) -> Float[np.ndarr
     return np.linalg.solve(across.sum(0), (across @ origins[..., None]).sum(0)[:, 0])
 
 
-def moved(poses: PoseSet, chosen: Bool[np.ndarray, "V"], motion: Motion) -> PoseSet:
+def moved(poses: PoseSet, chosen: Bool[np.ndarray, " V"], motion: Motion) -> PoseSet:
     """With the chosen views' poses after the motion: what was at X they now see at M X."""
     rotations = np.where(chosen[:, None, None], poses.rotations @ motion.rotation, poses.rotations)
     shift = poses.rotations @ motion.translation

@@ -44,7 +44,7 @@ class Objective:
     """Mean failure of silhouettes to meet, over all pairs, as a fraction of the tolerance."""
     far: float
     """Mean violation of masks and free space between views that are not near."""
-    views: Float[np.ndarray, "V"]
+    views: Float[np.ndarray, " V"]
     """Each view's own total."""
 
 
@@ -76,8 +76,8 @@ def evaluate(sight: Sight, poses: PoseSet, tolerance: float = FINE) -> Objective
 
 def pair_parts(
     sight: Sight,
-    first: Int[np.ndarray, "K"],
-    second: Int[np.ndarray, "K"],
+    first: Int[np.ndarray, " K"],
+    second: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
     tolerance: float,
@@ -120,7 +120,7 @@ def view_scores(
     R: Float[np.ndarray, "C 3 3"],
     t: Float[np.ndarray, "C 3"],
     tolerance: float,
-) -> Float[np.ndarray, "C"]:
+) -> Float[np.ndarray, " C"]:
     """The total of one view for each of several poses, against all other views as they are."""
     cosines = R[:, 2] @ poses.rotations[:, 2].T
     cosines[:, view] = -np.inf
@@ -137,8 +137,8 @@ def view_scores(
 
 def compare(
     views: Views,
-    source: Int[np.ndarray, "K"],
-    target: Int[np.ndarray, "K"],
+    source: Int[np.ndarray, " K"],
+    target: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
     tolerance: float = TOLERANCE,
@@ -158,5 +158,5 @@ def compare(
     )
 
 
-def _array(values: torch.Tensor) -> Float[np.ndarray, "K"]:
+def _array(values: torch.Tensor) -> Float[np.ndarray, " K"]:
     return values.double().cpu().numpy()

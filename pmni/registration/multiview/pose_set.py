@@ -25,11 +25,11 @@ class PoseSet:
 
     rotations: Float[np.ndarray, "V 3 3"]
     translations: Float[np.ndarray, "V 3"]
-    scales: Float[np.ndarray, "V"]
+    scales: Float[np.ndarray, " V"]
     """What each view's depths (`Views.depth`, points, centre) are to be multiplied by."""
 
     def relative(
-        self, first: Int[np.ndarray, "K"], second: Int[np.ndarray, "K"]
+        self, first: Int[np.ndarray, " K"], second: Int[np.ndarray, " K"]
     ) -> tuple[Float[np.ndarray, "K 3 3"], Float[np.ndarray, "K 3"]]:
         """x_second = R x_first + t."""
         R = self.rotations[second] @ self.rotations[first].swapaxes(-1, -2)
@@ -57,7 +57,7 @@ class Sight:
         """The views' partial support functions."""
         return view_supports(self.views, search_grid(self.views.device))
 
-    def scaled(self, scales: Float[np.ndarray, "V"]) -> "Sight":
+    def scaled(self, scales: Float[np.ndarray, " V"]) -> "Sight":
         """With each view's depths multiplied by its scale."""
         views = self.views
         factor = torch.from_numpy(scales).to(views.depth)
@@ -106,7 +106,7 @@ def mutual(used: Bool[np.ndarray, "V V"]) -> Bool[np.ndarray, "V V"]:
 
 def differences_deg(
     first: Float[np.ndarray, "V 3 3"], second: Float[np.ndarray, "V 3 3"]
-) -> Float[np.ndarray, "V"]:
+) -> Float[np.ndarray, " V"]:
     """By how much each view differs between two sets of world-to-camera rotations, in degrees.
 
     The world of the first is turned onto the second's: as one of the views has it, such that the

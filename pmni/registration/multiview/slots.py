@@ -21,7 +21,7 @@ _ITERATIONS = 30  # of the relaxed assignment
 _DIFFERENCES = 4_000_000  # of places: so many are looked at to find the best rearrangement
 
 
-def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.ndarray, "V"]]:
+def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.ndarray, " V"]]:
     """Permutations s of V places on a circle that are local optima of the sum of gains, best first.
 
     gains[i, j, d] is what it is worth that s_j - s_i = d modulo V, with gains[j, i, -d] =
@@ -43,8 +43,8 @@ def assignments(gains: Float[np.ndarray, "V V V"], seed: int) -> list[Int[np.nda
 
 
 def neighbours(
-    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], count: int, seed: int
-) -> list[Int[np.ndarray, "V"]]:
+    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, " V"], count: int, seed: int
+) -> list[Int[np.ndarray, " V"]]:
     """Of the assignments that differ by one swap or one moved block, those of the highest gains.
 
     Where there are too many, of some of them.
@@ -67,12 +67,12 @@ def value(gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "*batch V"])
 
 def _values(
     gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "N V"]
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     first, second = np.triu_indices(len(gains), 1)
     return gains[first, second, (slots[:, second] - slots[:, first]) % len(gains)].sum(1)
 
 
-def synchronised(gains: Float[np.ndarray, "V V V"]) -> Int[np.ndarray, "V"]:
+def synchronised(gains: Float[np.ndarray, "V V V"]) -> Int[np.ndarray, " V"]:
     """Places by angular synchronisation (Singer 2011): the phases of the first eigenvector.
 
     Of the Hermitian matrix of exp(2 pi i d / V), d the best difference of a pair, for the few
@@ -107,7 +107,7 @@ def _gradient(
 
 def _frank_wolfe(
     spectrum: Complex[np.ndarray, "V V F"], matrix: Float[np.ndarray, "V V"]
-) -> Int[np.ndarray, "V"]:
+) -> Int[np.ndarray, " V"]:
     for _ in range(_ITERATIONS):
         gradient = _gradient(spectrum, matrix)
         rows, columns = linear_sum_assignment(gradient, maximize=True)
@@ -125,8 +125,8 @@ def _frank_wolfe(
 
 
 def _local_search(
-    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, "V"], rng: np.random.Generator
-) -> Int[np.ndarray, "V"]:
+    gains: Float[np.ndarray, "V V V"], slots: Int[np.ndarray, " V"], rng: np.random.Generator
+) -> Int[np.ndarray, " V"]:
     """The best rearrangement again and again, until none helps."""
     current = value(gains, slots)
     while True:
@@ -138,7 +138,7 @@ def _local_search(
         slots, current = candidates[best], float(values[best])
 
 
-def _rearranged(slots: Int[np.ndarray, "V"], rng: np.random.Generator) -> Int[np.ndarray, "N V"]:
+def _rearranged(slots: Int[np.ndarray, " V"], rng: np.random.Generator) -> Int[np.ndarray, "N V"]:
     """The places after each of the rearrangements of the circle, or of some if they are many."""
     count = len(slots)
     orders = _rearrangements(count)

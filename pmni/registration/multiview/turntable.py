@@ -92,22 +92,22 @@ class Turntable:
 
     axis: Float[np.ndarray, "3"]
     base: Float[np.ndarray, "3 3"]
-    angles: Float[np.ndarray, "V"]
+    angles: Float[np.ndarray, " V"]
     """Radians."""
-    off_axis: Float[np.ndarray, "V"]
+    off_axis: Float[np.ndarray, " V"]
     """What each view's rotation is off, degrees."""
-    slots: Int[np.ndarray, "V"]
+    slots: Int[np.ndarray, " V"]
     """A permutation: the views' places among V equal steps."""
     offset: float
     """The angle of place zero, radians."""
 
     @property
-    def nominal(self) -> Float[np.ndarray, "V"]:
+    def nominal(self) -> Float[np.ndarray, " V"]:
         """The angles of the views' places, radians."""
         return self.offset + self.slots * (2 * np.pi / len(self.slots))
 
     @property
-    def off_step(self) -> Float[np.ndarray, "V"]:
+    def off_step(self) -> Float[np.ndarray, " V"]:
         """Angles less those of the places, degrees."""
         return np.rad2deg(wrapped(self.angles - self.nominal))
 
@@ -163,7 +163,7 @@ def _medoid(rotations: Float[np.ndarray, "V 3 3"], axis: Float[np.ndarray, "3"])
 
 
 def _mean(
-    rotations: Float[np.ndarray, "V 3 3"], weights: Float[np.ndarray, "V"]
+    rotations: Float[np.ndarray, "V 3 3"], weights: Float[np.ndarray, " V"]
 ) -> Float[np.ndarray, "3 3"]:
     u, _, vt = np.linalg.svd((weights[:, None, None] * rotations).sum(0))
     return (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
@@ -171,9 +171,9 @@ def _mean(
 
 def _better_axis(
     axis: Float[np.ndarray, "3"],
-    angles: Float[np.ndarray, "V"],
+    angles: Float[np.ndarray, " V"],
     residual: Float[np.ndarray, "V 3"],
-    weights: Float[np.ndarray, "V"],
+    weights: Float[np.ndarray, " V"],
 ) -> Float[np.ndarray, "3"]:
     """One Gauss-Newton step: a turn d of the axis changes turn(axis, angle) by (I - R) d."""
     jacobian = np.eye(3) - about(axis, angles)
@@ -183,7 +183,7 @@ def _better_axis(
     return Rotation.from_rotvec(step).apply(axis)
 
 
-def equal_steps(angles: Float[np.ndarray, "V"]) -> tuple[Int[np.ndarray, "V"], float]:
+def equal_steps(angles: Float[np.ndarray, " V"]) -> tuple[Int[np.ndarray, " V"], float]:
     """The places of angles (radians) among V equal steps of the circle, and place zero's angle.
 
     Each view gets a place of its own at the least sum of distances, none counted as more than a

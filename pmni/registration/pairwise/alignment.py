@@ -46,8 +46,8 @@ class Comparison:
 
 def compare(
     views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
+    source: Int[Tensor, " K"],
+    target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     centre: Float[Tensor, "K 3"],
@@ -90,7 +90,7 @@ def compare(
 
 
 def _bilinear(
-    views: Views, target: Int[Tensor, "K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
+    views: Views, target: Int[Tensor, " K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
 ) -> tuple[Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"]]:
     """The maps at pixels (u, v) and their derivatives by u and v.
 
@@ -121,7 +121,7 @@ def _bilinear(
 
 def _equations(
     compared: Comparison, sigma_normal: float, sigma_depth: float
-) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, "K"]]:
+) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, " K"]]:
     """Robustly weighted normal equations; `sigma_depth` in the unit of depth.
 
     Geman-McClure weights: where the depths differ by much (occlusion, a wrong jump) the normals
@@ -152,14 +152,14 @@ def _equations(
 
 def pair_equations(
     views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
+    source: Int[Tensor, " K"],
+    target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     sigma_normal: float,
     sigma_depth: float,
     points: int | None = None,
-) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, "K"]]:
+) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, " K"]]:
     """Gauss-Newton equations A xi = b of K relative poses x_target = R x_source + t, and costs.
 
     xi = (translation, rotation vector) is a left perturbation about the target's centre:
@@ -203,8 +203,8 @@ def perturbed(
 
 def align(
     views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
+    source: Int[Tensor, " K"],
+    target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     sigma_normal: float,

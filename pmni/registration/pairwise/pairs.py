@@ -38,7 +38,7 @@ class Hypotheses:
     pairs: Int[Tensor, "M 2"]
     rotations: Float[Tensor, "M 3 3"]
     translations: Float[Tensor, "M 3"]
-    scores: Float[Tensor, "M"]
+    scores: Float[Tensor, " M"]
     """`Agreement.raw`."""
 
 
@@ -113,7 +113,7 @@ class _Poses:
     """C relative poses of one source view with each of B targets."""
 
     source: int
-    targets: Int[Tensor, "B"]
+    targets: Int[Tensor, " B"]
     R: Float[Tensor, "B C 3 3"]
     t: Float[Tensor, "B C 3"]
 

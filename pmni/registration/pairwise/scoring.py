@@ -23,28 +23,28 @@ class Agreement:
     Each is the mean of both directions.
     """
 
-    good: Float[Tensor, "K"]
+    good: Float[Tensor, " K"]
     """Visible, at the depth that the other view has there, with the same normal."""
-    conflict: Float[Tensor, "K"]
+    conflict: Float[Tensor, " K"]
     """Visible and at the same depth with another normal."""
-    outside: Float[Tensor, "K"]
+    outside: Float[Tensor, " K"]
     """Outside the other view's mask."""
-    in_front: Float[Tensor, "K"]
+    in_front: Float[Tensor, " K"]
     """In front of the surface that the other view sees: in space that it sees to be free."""
-    back: Float[Tensor, "K"]
+    back: Float[Tensor, " K"]
     """Facing away from the other view and yet on the surface that it sees."""
-    behind: Float[Tensor, "K"]
+    behind: Float[Tensor, " K"]
     """Facing the other view but behind its surface: occluded, or wrong."""
-    visible: Float[Tensor, "K"]
+    visible: Float[Tensor, " K"]
     """Facing the other view."""
 
-    def raw(self) -> Float[Tensor, "K"]:
+    def raw(self) -> Float[Tensor, " K"]:
         """A score that rewards overlap; at most 1. It ranks the poses of one pair."""
         return (
             self.good - 0.7 * self.conflict - self.violation() - 0.5 * self.back - 0.3 * self.behind
         )
 
-    def evidence(self) -> Float[Tensor, "K"]:
+    def evidence(self) -> Float[Tensor, " K"]:
         """For minus against, with violations counted twice: sums over pairs can be compared."""
         return (
             self.good
@@ -54,7 +54,7 @@ class Agreement:
             - 0.5 * self.behind
         )
 
-    def normalised(self) -> Float[Tensor, "K"]:
+    def normalised(self) -> Float[Tensor, " K"]:
         """The evidence in a unit of visible surface, less where less than half is visible.
 
         It compares poses of different pairs, and does not favour those that fold a view's back
@@ -63,15 +63,15 @@ class Agreement:
         visible = self.visible.clamp_min(_LEAST_VISIBLE)
         return self.evidence() / visible * (visible / 0.5).clamp_max(1)
 
-    def violation(self) -> Float[Tensor, "K"]:
+    def violation(self) -> Float[Tensor, " K"]:
         """Outside the mask or in free space: what no visibility excuses."""
         return self.outside + self.in_front
 
 
 def agreement(
     views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
+    source: Int[Tensor, " K"],
+    target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     tolerance: float,
@@ -98,8 +98,8 @@ def agreement(
 
 def _directed(
     views: Views,
-    source: Int[Tensor, "K"],
-    target: Int[Tensor, "K"],
+    source: Int[Tensor, " K"],
+    target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     tolerance: float,

@@ -63,7 +63,7 @@ class Tangency:
     jacobian: Float[np.ndarray, "K 2 6"]
     """With respect to a left perturbation (translation, rotation vector) about the target's centre,
     as of `pair_equations`."""
-    valid: Bool[np.ndarray, "K"]
+    valid: Bool[np.ndarray, " K"]
     """False where the views are opposite or in the same place: they have no such planes."""
 
 
@@ -71,8 +71,8 @@ def tangency(
     hulls: Float[np.ndarray, "V N 3"],
     centres: Float[np.ndarray, "V 3"],
     radius: float,
-    source: Int[np.ndarray, "K"],
-    target: Int[np.ndarray, "K"],
+    source: Int[np.ndarray, " K"],
+    target: Int[np.ndarray, " K"],
     R: Float[np.ndarray, "K 3 3"],
     t: Float[np.ndarray, "K 3"],
 ) -> Tangency:

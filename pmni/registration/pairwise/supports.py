@@ -118,7 +118,7 @@ def cells_of(directions: Float[Tensor, "*n 3"]) -> Int[Tensor, "*n"]:
 
 def support_functions(
     points: Float[Tensor, "N 3"], directions: Float[Tensor, "D 3"]
-) -> Float[Tensor, "D"]:
+) -> Float[Tensor, " D"]:
     """max over the points of direction . point."""
     return torch.cat([(part @ points.T).amax(1) for part in directions.split(256)])
 
@@ -160,7 +160,7 @@ def search(
     supports: Supports,
     grid: SearchGrid,
     source: int,
-    targets: Int[Tensor, "B"],
+    targets: Int[Tensor, " B"],
     count: int,
 ) -> Candidates:
     """The best `count` rotations from one source view to each target, with their translations.

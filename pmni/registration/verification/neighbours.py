@@ -51,7 +51,7 @@ def disorder_of(differences: Float[np.ndarray, "V V"], angles: Float[np.ndarray,
     return float(np.median([_worst(*pair) for pair in zip(differences, angles, strict=True)]))
 
 
-def _worst(differences: Float[np.ndarray, "V"], angles: Float[np.ndarray, "V"]) -> float:
+def _worst(differences: Float[np.ndarray, " V"], angles: Float[np.ndarray, " V"]) -> float:
     """Of one view."""
     known = np.flatnonzero(np.isfinite(differences))
     known = known[np.argsort(angles[known], kind="stable")][:PARTNERS]

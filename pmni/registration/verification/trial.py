@@ -33,7 +33,7 @@ class Trial:
 
     kind: str
     solver: GaussNewtonSolver
-    explained: Float[Tensor, "V"]
+    explained: Float[Tensor, " V"]
 
     @property
     def c2w(self) -> Float[np.ndarray, "V 4 4"]:
@@ -49,7 +49,7 @@ def explained(
     surface: SDF,
     c2w: Float[Tensor, "V 4 4"],
     view: int | None = None,
-) -> Float[Tensor, "K"]:
+) -> Float[Tensor, " K"]:
     """1 - mean angle / CLUELESS_DEG between normals and the surface's, for each view, or for
     each of K poses of one view."""
     m = observations
@@ -73,7 +73,7 @@ def explained(
     return 1 - angle.view(len(c2w), PROBES).mean(1) / CLUELESS_DEG
 
 
-def elsewhere(first: Trial, second: Trial) -> Bool[np.ndarray, "V"]:
+def elsewhere(first: Trial, second: Trial) -> Bool[np.ndarray, " V"]:
     """Which views are at different places in two trials."""
     R, other = (invert_rigid(trial.c2w)[:, :3, :3] for trial in (first, second))
     return differences_deg(R, other) > DISTINCT_DEG

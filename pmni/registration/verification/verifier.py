@@ -107,7 +107,7 @@ class Verified:
 
     c2w: Float[np.ndarray, "V 4 4"]
     kind: str
-    explained: Float[np.ndarray, "V"]
+    explained: Float[np.ndarray, " V"]
     """Of each view: 1 - mean angle between its normals and the surface's / CLUELESS_DEG, from 0 for
     arbitrary poses to 1."""
     margin: float | None
@@ -276,7 +276,7 @@ class Verifier:
 
     def _explained(
         self, trial: Trial, view: int, c2w: Float[np.ndarray, "K 4 4"]
-    ) -> Float[np.ndarray, "K"]:
+    ) -> Float[np.ndarray, " K"]:
         """A view from each of some poses."""
         poses = torch.as_tensor(c2w, device=trial.explained.device)
         surface = trial.solver.state.surface

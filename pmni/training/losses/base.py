@@ -51,7 +51,7 @@ class StepInputs:
     rng: StepRng
 
     @cached_property
-    def depth_scales(self) -> Float[Tensor, "P"]:
+    def depth_scales(self) -> Float[Tensor, " P"]:
         """Scale of the integrated ray distances in each patch's view: learned or closed-form."""
         batch, context = self.batch, self.context
         if context.settings.poses.learn_scale:
@@ -117,14 +117,14 @@ def masked_mean(values: Float[Tensor, "*n"], mask: Float[Tensor, "*n"]) -> Float
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def at_centre(values: Float[Tensor, "P h w *C"]) -> Float[Tensor, "P *C"]:
+def at_centre(values: Float[Tensor, "P h w *C"]) -> Float[Tensor, " P *C"]:
     """Values at the centre pixel of each patch."""
     return values[:, values.shape[1] // 2, values.shape[2] // 2]
 
 
 def back_project(
     m: Float[Tensor, "N 3"],
-    distance: Float[Tensor, "N"],
+    distance: Float[Tensor, " N"],
     c2w: Float[Tensor, "N 4 4"],
 ) -> Float[Tensor, "N 3"]:
     """World points at ray distances along the rays m (camera frame, any length)."""
@@ -137,9 +137,9 @@ def closed_form_scales(
     integrated: Float[Tensor, "P h w"],
     rendered: Float[Tensor, "P h w"],
     mask: Float[Tensor, "P h w"],
-    view: Int[Tensor, "P"],
+    view: Int[Tensor, " P"],
     views: int,
-) -> Float[Tensor, "V"]:
+) -> Float[Tensor, " V"]:
     """alpha = <z_int, z_hat> / <z_int, z_int> of each view (PMNI, eq. 13, with its erratum)."""
     numerator = rendered.new_zeros(views)
     denominator = rendered.new_zeros(views)

@@ -20,9 +20,9 @@ class ChamferLoss(Loss):
 
 def chamfer_loss(
     points: Float[Tensor, "N 3"],
-    view: Int[Tensor, "N"],
+    view: Int[Tensor, " N"],
     views: int,
-    mask: Float[Tensor, "N"],
+    mask: Float[Tensor, " N"],
 ) -> Float[Tensor, ""]:
     """Mean distance of each point to the nearest point of the next view (cyclic), and back.
 

@@ -59,8 +59,8 @@ class ConsistencyLoss(Loss):
 def consistency_loss(
     x: Float[Tensor, "N 3"],
     normal: Float[Tensor, "N 3"],
-    other: Int[Tensor, "N"],
-    is_visible: Bool[Tensor, "N"],
+    other: Int[Tensor, " N"],
+    is_visible: Bool[Tensor, " N"],
     c2w: Float[Tensor, "V 4 4"],
     intrinsics: Float[Tensor, "V 3 3"],
     normals: Float[Tensor, "V H W 3"],
@@ -82,10 +82,10 @@ def consistency_loss(
 
 def sample_views(
     pixel: Float[Tensor, "N 2"],
-    view: Int[Tensor, "N"],
+    view: Int[Tensor, " N"],
     normals: Float[Tensor, "V H W 3"],
     masks: Float[Tensor, "V H W"],
-) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, "N"]]:
+) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
     """Unit normals at pixels (column, row) of views, bilinear; and whether all four are inside."""
     count, height, width = masks.shape
     # The views are the slices of a volume, sampled exactly at a slice: no loop over views.

@@ -21,7 +21,7 @@ def depth_loss(
     integrated: Float[Tensor, "P h w"],
     rendered: Float[Tensor, "P h w"],
     mask: Float[Tensor, "P h w"],
-    scale: Float[Tensor, "P"],
+    scale: Float[Tensor, " P"],
 ) -> Float[Tensor, ""]:
     """Mean of |alpha z_int - z_hat|, normalised units."""
     return masked_mean((scale[:, None, None] * integrated - rendered).abs(), mask)

@@ -28,7 +28,7 @@ def robust_depth_loss(
     integrated: Float[Tensor, "P h w"],
     rendered: Float[Tensor, "P h w"],
     mask: Float[Tensor, "P h w"],
-    view: Int[Tensor, "P"],
+    view: Int[Tensor, " P"],
     views: int,
 ) -> Float[Tensor, ""]:
     """Mean of |a - b|, both standardised in each view by median and mean absolute deviation.
@@ -43,8 +43,8 @@ def robust_depth_loss(
 
 
 def standardise(
-    values: Float[Tensor, "N"], group: Int[Tensor, "N"], groups: int
-) -> Float[Tensor, "N"]:
+    values: Float[Tensor, " N"], group: Int[Tensor, " N"], groups: int
+) -> Float[Tensor, " N"]:
     """(values - median) / mean absolute deviation from it, group by group."""
     centred = values - group_medians(values, group, groups)[group]
     count = torch.bincount(group, minlength=groups).clamp(min=1)
@@ -53,8 +53,8 @@ def standardise(
 
 
 def group_medians(
-    values: Float[Tensor, "N"], group: Int[Tensor, "N"], groups: int
-) -> Float[Tensor, "groups"]:
+    values: Float[Tensor, " N"], group: Int[Tensor, " N"], groups: int
+) -> Float[Tensor, " groups"]:
     """The (upper) median of each group's values; zero for an empty group."""
     by_value = torch.argsort(values.detach())
     order = by_value[torch.argsort(group[by_value], stable=True)]

@@ -17,7 +17,7 @@ class SurfaceLoss(Loss):
 
 
 def surface_loss(
-    sdf: SDF, points: Float[Tensor, "N 3"], mask: Float[Tensor, "N"]
+    sdf: SDF, points: Float[Tensor, "N 3"], mask: Float[Tensor, " N"]
 ) -> Float[Tensor, ""]:
     """Mean |f| at the back-projected integrated distances."""
     return masked_mean(sdf(points).abs(), mask)
