@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import sphere
+from fixtures.training import sphere_capture
 from refinement.test_refinement import (
     cameras,
     duck,
@@ -15,7 +16,6 @@ from refinement.test_refinement import (
     wrong_poses,
 )
 from registration.test_registration_pairs import duck as near_duck
-from training.test_training_parts import sphere_capture
 
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.training import sphere_capture
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from training.test_training_parts import sphere_capture
 
 from pmni.cli.integrate import dataset_distances, integrated_distances
 from pmni.cli.main import main

@@ -8,7 +8,7 @@ from torch.autograd import grad
 
 pytest.importorskip("triton")
 
-from volume_rendering.test_rendering import Sphere, make_patches
+from fixtures.rendering import SphereSDF, make_patches
 
 import pmni.kernels.compositing
 import pmni.kernels.directional
@@ -45,7 +45,7 @@ def scene(request) -> tuple[Patches, OccupancyGrid, torch.Tensor]:
     pixels = ((63, 47), (2, 2), (50, 40), (96, 22), (98, 80))
     patches = moved(make_patches(pixels=pixels, size=request.param))
     grid = occupancy_grid(64, 0.03, DEVICE)
-    grid.refresh(Sphere())
+    grid.refresh(SphereSDF())
     return patches, grid, torch.tensor([0.1, 0.9, 0.5, 0.0, 0.3], device=DEVICE)
 
 
@@ -143,7 +143,7 @@ def rendered(scene, between: bool, inv_s: float, noise: float):
     patches, _, _ = scene
     planes = planes_within(scene, ROOM)
     x = plane_points(patches, planes)
-    f = Sphere()(x) + noise * random(*x.shape[:-1], seed=0)
+    f = SphereSDF()(x) + noise * random(*x.shape[:-1], seed=0)
     gradient = torch.nn.functional.normalize(x + 1e-3, dim=-1) + random(*x.shape, seed=1) / 3
     sources = [f.requires_grad_(), gradient.requires_grad_()]
     sources.append(torch.tensor(inv_s, device=DEVICE, requires_grad=True))

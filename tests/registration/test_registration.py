@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from training.test_training_parts import K, sphere_capture
+from fixtures.training import K, sphere_capture
 
 from pmni.cli.main import main
 from pmni.config.registration import RegisterSettings

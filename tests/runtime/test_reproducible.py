@@ -6,8 +6,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from fixtures.training import TINY, changed
 from refinement.test_refinement import duck, wrong_poses
-from training.test_trainer import TINY, changed
 
 from pmni.cli.main import main
 from pmni.data.capture import save_capture
