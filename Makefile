@@ -32,6 +32,7 @@ lint: .venv/installed-dev
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+	$(RUN) lint-imports
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
 
