@@ -8,9 +8,12 @@
 
 PYTHON ?= python3
 CORES ?= all
-CPU_TORCH := torch --extra-index-url https://download.pytorch.org/whl/cpu
+# Without a GPU PyTorch's own index has a smaller build. pip would retry for minutes where it is out
+# of reach: it is asked once, and then PyPI's build is installed.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+HAS_CPU_INDEX = $(PYTHON) -c 'import urllib.request as r; r.urlopen("$(CPU_INDEX)/torch/", timeout=3)'
 ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
-TORCH ?= $(CPU_TORCH)
+TORCH ?= torch $$($(HAS_CPU_INDEX) 2>/dev/null && echo --extra-index-url $(CPU_INDEX))
 else
 TORCH ?= torch
 endif
