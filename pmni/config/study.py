@@ -1,4 +1,4 @@
-"""Settings of an accuracy study: objects, what is made worse, and how much."""
+"""Settings of an accuracy study: objects, factors that make their captures worse, and levels."""
 
 import itertools
 import re
@@ -13,17 +13,18 @@ from pmni.config.capture import SynthesizeSettings
 from pmni.errors import InputError
 
 DATASET = "study"
+"""Name of the data set that the captures of a study form."""
 
 
 class Factor(Settings):
-    """One thing that is varied."""
+    """A property of the captures that is varied."""
 
     title: str
-    """What it is, for tables and plots, with its unit."""
+    """Title in tables and plots, with the unit."""
 
     levels: dict[str, dict[str, Any]]
-    """By name, what differs from the base case (`SynthesizeSettings`). Of one level that is
-    nothing: it is the base case."""
+    """Settings (`SynthesizeSettings`) that differ from the base case, by the level's name; exactly
+    one level, the base case, has none."""
 
     @field_validator("levels")
     @classmethod
@@ -43,31 +44,33 @@ class Cell:
     """One capture of the study."""
 
     name: str
-    """Of the object in the tables: `<object>-base` or `<object>-<factor>-<level>...`."""
+    """Name of the object in the tables: `<object>-base` or `<object>-<factor>-<level>...`."""
     scene: str
-    """The study's name for what is seen."""
+    """The study's name of the object, whatever its capture."""
     seed: int
+    """Seed of the capture's random errors."""
     levels: dict[str, str]
     """The level of every factor."""
     changed: tuple[str, ...]
     """The factors that are not at their base level."""
     settings: SynthesizeSettings
+    """How the capture is made."""
 
 
 class StudySettings(Settings):
-    """Scenes x what is wrong with their captures x ways of reconstructing them."""
+    """An accuracy study: objects x factors that make their captures worse x experiments."""
 
     objects: dict[str, dict[str, Any]] = Field(min_length=1)
-    """What is varied: by name, settings on top of `base` (at least `scene`)."""
+    """Objects that go through all factors: settings on top of `base` (`scene` at least), by name."""
 
     base_only: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Further objects, seen in the base case only."""
+    """Further objects, captured in the base case only."""
 
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings of all captures (`SynthesizeSettings`)."""
 
     factors: dict[str, Factor] = Field(default_factory=dict)
-    """What is varied."""
+    """Properties of the captures that are varied, by name."""
 
     design: Literal["one-factor", "full"] = "one-factor"
     """The base case and one factor at a time, or all combinations of levels."""
@@ -76,10 +79,29 @@ class StudySettings(Settings):
     """Each capture is made with each of these seeds."""
 
     wrong_poses_deg: float = Field(10.0, gt=0)
-    """A result with a camera rotated farther from the truth than this counts as failed."""
+    """Largest rotation error of a camera, degrees, of a result that counts as successful."""
+
+    summary: tuple[str, ...] = (
+        "chamfer_mm",
+        "mae_deg",
+        "rotation_error_mean_deg",
+        "fscore_1.0",
+        "total_seconds",
+    )
+    """Columns of the benchmark table whose medians stand in `table.md`; `table.csv` has all."""
+
+    plots: dict[str, str] = Field(
+        default_factory=lambda: {
+            "surface": "chamfer_mm",
+            "normals": "mae_deg",
+            "poses": "rotation_error_mean_deg",
+            "seconds": "total_seconds",
+        }
+    )
+    """Columns of the benchmark table that are plotted, by the name of the plot's file."""
 
     output: str = "docs/accuracy"
-    """Where tables and plots go."""
+    """Folder of tables and plots."""
 
     def cells(self) -> tuple[Cell, ...]:
         """All captures. Raises InputError naming the cell whose settings are wrong."""

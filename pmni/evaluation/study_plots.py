@@ -1,4 +1,4 @@
-"""Plots of an accuracy study: one picture a number, one panel a factor."""
+"""Plots of an accuracy study: one figure for each number, one panel for each factor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,42 +8,40 @@ import numpy as np
 import pandas as pd
 
 from pmni.config.study import StudySettings
+from pmni.evaluation.study_table import OK, quantity_of
 from pmni.io.atomic import atomic_file
 
-METRICS = {
-    "chamfer_mm": ("Chamfer, mm", ".3f"),
-    "mae_deg": ("normals off by, deg", ".2f"),
-    "rotation_error_mean_deg": ("cameras off by, deg", ".2f"),
-}
-"""Column: what it is called, and how it is written."""
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Colours of the experiments, which the colour-blind tell apart (Okabe and Ito)."""
 
-_PLOTS = {
-    "surface": ("chamfer_mm", "Chamfer distance, mm"),
-    "normals": ("mae_deg", "mean angle between normals, degrees"),
-    "poses": ("rotation_error_mean_deg", "mean rotation error of the cameras, degrees"),
-    "seconds": ("total_seconds", "seconds, all stages"),
-}
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
-_INK, _FAINT = "#24292f", "#8c959f"
-_SPREAD = 0.22
-"""Experiments stand this far apart beside a level's tick."""
+_INK = "#24292f"
+"""Colour of text."""
+
+_FAINT = "#8c959f"
+"""Colour of axes."""
+
+_SPACING = 0.22
+"""Distance between the dots of two experiments at the same level, in distances of levels."""
 
 
 def write_plots(
     folder: Path, table: pd.DataFrame, settings: StudySettings, experiments: Sequence[str]
 ) -> list[Path]:
-    """One PNG for each number of which there is any: large dots, joined where levels are numbers,
-    are medians over the objects that worked, small dots single objects; a cross at the top says
-    how many failed."""
+    """Write one PNG for each number in `settings.plots` that has values.
+
+    Large dots are medians over the objects that worked, joined where levels are numbers; small dots
+    are single objects; a cross at the top says how many failed.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
-    made = []
+    written = []
     panels = _panels(table, settings)
-    for name, (column, label) in _PLOTS.items():
-        known = table[column][(table["status"] == "ok") & (table[column] > 0)]
-        if known.empty:
+    for name, column in settings.plots.items():
+        quantity = quantity_of(column)
+        values = table[column][(table["status"] == OK) & (table[column] > 0)]
+        if values.empty:
             continue
         figure = Figure(figsize=(2.5 * len(panels) + 0.9, 3.7), dpi=110)
         FigureCanvasAgg(figure)
@@ -53,8 +51,8 @@ def write_plots(
             _draw(axes, panel, column, experiments)
         first = row[0, 0]
         first.set_yscale("log")
-        first.set_ylim(0.7 * known.min(), 2.5 * known.max())
-        first.set_ylabel(label, color=_INK)
+        first.set_ylim(0.7 * values.min(), 2.5 * values.max())
+        first.set_ylabel(quantity.heading, color=_INK)
         first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         first.yaxis.set_minor_locator(NullLocator())
         first.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -65,15 +63,16 @@ def write_plots(
         figure.tight_layout(rect=(0, 0, 1, 0.93))
         with atomic_file(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png")
-        made.append(folder / f"{name}.png")
-    return made
+        written.append(folder / f"{name}.png")
+    return written
 
 
 Panel = tuple[str, list[str], str, pd.DataFrame]
-"""Title, levels, the column that holds them, rows."""
+"""Title of a panel, its levels, the column that holds them, and the rows."""
 
 
 def _panels(table: pd.DataFrame, settings: StudySettings) -> list[Panel]:
+    """The base case by object, then each factor by level."""
     base = table[table["changed"] == "base"]
     panels: list[Panel] = [("object", list(dict.fromkeys(base["object"])), "object", base)]
     varied = table[table["object"].isin(settings.objects)]
@@ -84,30 +83,32 @@ def _panels(table: pd.DataFrame, settings: StudySettings) -> list[Panel]:
 
 
 def _draw(axes: Any, panel: Panel, column: str, experiments: Sequence[str]) -> None:
+    """Draw one panel of the number in `column`."""
     title, levels, key, rows = panel
     for index, experiment in enumerate(experiments):
-        own = rows[rows["experiment"] == experiment]
-        shift = _SPREAD * (index - (len(experiments) - 1) / 2)
+        results = rows[rows["experiment"] == experiment]
+        shift = _SPACING * (index - (len(experiments) - 1) / 2)
         colour = _COLOURS[index % len(_COLOURS)]
         medians = []
-        for place, level in enumerate(levels):
-            there = own[own[key].astype(str) == level]
-            worked = there[(there["status"] == "ok") & (there[column] > 0)][column]
-            failed = int((there["status"] != "ok").sum())
+        for index_of_level, level in enumerate(levels):
+            at_level = results[results[key].astype(str) == level]
+            worked = at_level[(at_level["status"] == OK) & (at_level[column] > 0)][column]
+            failed = int((at_level["status"] != OK).sum())
+            x = index_of_level + shift
             medians.append(worked.median() if len(worked) else np.nan)
-            axes.plot([place + shift] * len(worked), worked, ".", color=colour, alpha=0.45, ms=5)
+            axes.plot([x] * len(worked), worked, ".", color=colour, alpha=0.45, ms=5)
             if failed:
                 axes.plot(
-                    place + shift, 0.965, "x", color=colour, ms=6, mew=1.6, clip_on=False,
+                    x, 0.965, "x", color=colour, ms=6, mew=1.6, clip_on=False,
                     transform=axes.get_xaxis_transform(),
                 )  # fmt: skip
                 axes.annotate(
-                    f"{failed}/{len(there)}", (place + shift, 0.92 - 0.045 * index), color=colour,
+                    f"{failed}/{len(at_level)}", (x, 0.92 - 0.045 * index), color=colour,
                     size=6.5, ha="center", va="center", xycoords=axes.get_xaxis_transform(),
                 )  # fmt: skip
-        places = np.arange(len(levels)) + shift
+        positions = np.arange(len(levels)) + shift
         line = "-" if all(level.replace(".", "").isdecimal() for level in levels) else "none"
-        axes.plot(places, medians, "o", ls=line, color=colour, ms=4.5, lw=1.5, label=experiment)
+        axes.plot(positions, medians, "o", ls=line, color=colour, ms=4.5, lw=1.5, label=experiment)
     axes.set_title(title, size=9, color=_INK)
     turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(
