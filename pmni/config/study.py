@@ -61,7 +61,7 @@ class StudySettings(Settings):
     """An accuracy study: objects x factors that make their captures worse x experiments."""
 
     objects: dict[str, dict[str, Any]] = Field(min_length=1)
-    """Objects that go through all factors: settings on top of `base` (`scene` at least), by name."""
+    """Objects that go through all factors, by name: settings on top of `base`, `scene` at least."""
 
     base_only: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Further objects, captured in the base case only."""
