@@ -1,6 +1,7 @@
-"""Settings with former names and values, which work for one release."""
+"""Settings are strict, merge, and know their former names; a wrong file is named in one line."""
 
 import warnings
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -12,12 +13,121 @@ from pmni.config.base import (
     Settings,
     merge,
     plain_deprecations,
+    read_yaml,
+    settings_from_argument,
     settings_group,
 )
+from pmni.config.meshing import MeshSettings
 from pmni.errors import InputError
 
 
 class Inner(Settings):
+    """A nested group."""
+
+    steps: int = 3
+
+
+class Outer(Settings):
+    """A group with a nested one."""
+
+    inner: Inner = Inner()
+    rate: float = 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rat": 1}, "here: unknown key 'rat'; known here: inner, rate"),
+        ({"inner": {"step": 1}}, "here: unknown key 'inner.step'; known here: steps"),
+        ({"rate": "much"}, "here: 'rate': Input should be a valid number"),
+        ({"inner": {"steps": 1.5}}, "here: 'inner.steps': Input should be a valid integer"),
+        ({"inner": 3}, "here: 'inner': Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_values_are_one_line(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Outer.parse(values, "here")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_means_defaults() -> None:
+    assert Outer.parse(None, "here") == Outer()
+    assert settings_from_argument(Outer, None) == Outer()
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().rate = 1.0  # type: ignore[misc]
+
+
+def test_merge_is_deep_and_replaces_lists() -> None:
+    below = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+    assert merge(below, {"a": {"c": [3]}, "d": {"e": 5}}) == {
+        "a": {"b": 1, "c": [3]},
+        "d": {"e": 5},
+    }
+    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+
+
+def test_settings_argument_is_a_file_or_inline(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text("resolution: 64\n", encoding="utf-8")
+    expected = MeshSettings(resolution=64)
+    assert settings_from_argument(MeshSettings, str(file)) == expected
+    assert settings_from_argument(MeshSettings, '{"resolution": 64}') == expected
+    assert settings_from_argument(MeshSettings, " {resolution: 64}") == expected
+    assert settings_from_argument(MeshSettings, expected.model_dump_json()) == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("{resolution: 64", "--settings: not valid YAML or JSON"),
+        ("{size: 64}", "--settings: unknown key 'size'; known here: backend"),
+        ("not/there.yaml", "not/there.yaml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_wrong_settings_argument(argument: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        settings_from_argument(MeshSettings, argument)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: [\n", "line 3: not valid YAML"),
+        ("- a\n- b\n", "must be a mapping of settings, not list"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is there twice"),
+        ("a:\n  b: 1\n  b: 2\n", "line 3: 'b' is there twice"),
+    ],
+)
+def test_wrong_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_yaml(file)
+    assert str(error.value).startswith(str(file))
+    assert message in str(error.value)
+
+
+def test_yaml_anchors_may_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n", encoding="utf-8")
+    assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
+
+
+def test_empty_yaml_is_no_settings(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing\n", encoding="utf-8")
+    assert read_yaml(file) == {}
+
+
+# --- former names and values ---------------------------------------------------------------------
+
+
+class RenamedGroup(Settings):
     """A nested group."""
 
     deprecated_names: ClassVar = {"step_count": "steps"}
@@ -25,18 +135,18 @@ class Inner(Settings):
     steps: int = 3
 
 
-class Outer(Settings):
+class Renamed(Settings):
     """A group that has got a new method's name, a new setting's name and a nested group."""
 
     deprecated_names: ClassVar = {"pace": "rate", "count": "inner.steps"}
     deprecated_values: ClassVar = {"method": {"ring": "turntable"}}
 
-    inner: Inner = Inner()
+    inner: RenamedGroup = RenamedGroup()
     rate: float = 0.5
     method: Literal["turntable", "reference"] = "turntable"
-    maybe: Inner | None = None
-    several: tuple[Inner, ...] = ()
-    by_name: dict[str, Inner] = Field(default_factory=dict)
+    maybe: RenamedGroup | None = None
+    several: tuple[RenamedGroup, ...] = ()
+    by_name: dict[str, RenamedGroup] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -56,17 +166,17 @@ def test_former_names_and_values_work_with_a_warning(
     former: dict[str, object], present: dict[str, object], message: str
 ) -> None:
     with pytest.warns(DeprecatedSetting, match=message):
-        assert Outer.parse(former, "here") == Outer.parse(present, "here")
+        assert Renamed.parse(former, "here") == Renamed.parse(present, "here")
     with pytest.warns(DeprecatedSetting, match=message):
-        assert Outer.translate_deprecated(former, "here") == present
+        assert Renamed.translate_deprecated(former, "here") == present
 
 
 def test_present_names_and_values_give_no_warning() -> None:
     values = {"inner": {"steps": 1}, "rate": 1.0, "method": "reference", "several": [{}]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Outer.parse(values, "here")
-        assert Outer.translate_deprecated(values, "here") == values
+        Renamed.parse(values, "here")
+        assert Renamed.translate_deprecated(values, "here") == values
 
 
 @pytest.mark.filterwarnings("ignore::pmni.config.base.DeprecatedSetting")
@@ -74,16 +184,16 @@ def test_both_names_at_once_are_an_error() -> None:
     values = {"count": 7, "inner": {"steps": 3}}
     message = "here.*both 'inner.steps' and its former name 'count'; keep the first"
     with pytest.raises(InputError, match=message):
-        Outer.parse(values, "here")
+        Renamed.parse(values, "here")
     with pytest.raises(InputError, match=message):
-        Outer.translate_deprecated(values, "here")
+        Renamed.translate_deprecated(values, "here")
 
 
 @pytest.mark.filterwarnings("ignore::pmni.config.base.DeprecatedSetting")
 def test_former_names_replace_what_a_base_says() -> None:
     base, overlay = {"inner": {"steps": 3}}, {"count": 7}
-    merged = merge(base, Outer.translate_deprecated(overlay, "here"))
-    assert Outer.parse(merged, "here").inner.steps == 7
+    merged = merge(base, Renamed.translate_deprecated(overlay, "here"))
+    assert Renamed.parse(merged, "here").inner.steps == 7
 
 
 def test_warnings_become_single_lines_each_once() -> None:
@@ -91,8 +201,8 @@ def test_warnings_become_single_lines_each_once() -> None:
 
     def warn() -> None:
         with plain_deprecations(lines.append):
-            Outer.parse({"pace": 1.0, "method": "ring"}, "here")
-            Outer.parse({"pace": 2.0}, "here")
+            Renamed.parse({"pace": 1.0, "method": "ring"}, "here")
+            Renamed.parse({"pace": 2.0}, "here")
             warnings.warn("something else", UserWarning, stacklevel=1)
 
     with pytest.warns(UserWarning, match="something else"):
@@ -105,17 +215,17 @@ def test_warnings_become_single_lines_each_once() -> None:
 
 
 def test_the_group_of_a_field() -> None:
-    fields = Outer.model_fields
+    fields = Renamed.model_fields
     groups = {name: settings_group(field.annotation) for name, field in fields.items()}
-    assert groups == {"inner": Inner, "rate": None, "method": None} | dict.fromkeys(
-        ("maybe", "several", "by_name"), Inner
+    assert groups == {"inner": RenamedGroup, "rate": None, "method": None} | dict.fromkeys(
+        ("maybe", "several", "by_name"), RenamedGroup
     )
 
 
 def test_a_wrong_key_in_a_mapping_of_groups_is_named() -> None:
     message = "unknown key 'by_name.a.stepz'; known here: steps"
     with pytest.raises(InputError, match=message):
-        Outer.parse({"by_name": {"a": {"stepz": 1}}}, "here")
+        Renamed.parse({"by_name": {"a": {"stepz": 1}}}, "here")
 
 
 def test_names_that_groups_of_settings_have_now_are_not_former_names_too() -> None:

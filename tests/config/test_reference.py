@@ -91,6 +91,15 @@ All kinds of fields.
     assert page == expected
 
 
+def test_every_setting_is_explained() -> None:
+    """The docstrings of the fields are the documentation and the JSON schema."""
+    for _, model in references.PAGES.values():
+        for _, group in groups(model):
+            assert group.__doc__
+            for name, field in group.model_fields.items():
+                assert field.description, f"{group.__name__}.{name} is not explained"
+
+
 def test_every_class_of_settings_is_in_the_reference() -> None:
     """But for those that describe a run to the report."""
     described = {group for _, model in references.PAGES.values() for _, group in groups(model)}

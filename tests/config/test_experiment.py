@@ -1,4 +1,4 @@
-"""Settings are strict; a wrong file is named in one line that says what is wrong in it."""
+"""Experiments and the table of objects; a wrong file is named in one line."""
 
 from pathlib import Path
 
@@ -6,27 +6,21 @@ import pytest
 import yaml
 
 from pmni.config import experiment as experiments
-from pmni.config.base import Settings, merge, read_yaml, settings_from_argument
-from pmni.config.experiment import RunConfig, choose_objects, load_experiment, load_objects
-from pmni.config.meshing import MeshSettings
+from pmni.config.base import merge, read_yaml
+from pmni.config.experiment import (
+    Experiment,
+    RunConfig,
+    choose_objects,
+    load_experiment,
+    load_objects,
+)
+from pmni.config.refinement import RefineSettings
+from pmni.config.training import TrainSettings
 from pmni.errors import InputError
 
 HEADER = "object\tdataset\tlayout\tpath\tnormals\n"
 BALL = "ball\ttoys\tsupernormal\tresources/toys/ball\tnoisy\n"
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class Inner(Settings):
-    """A nested group."""
-
-    steps: int = 3
-
-
-class Outer(Settings):
-    """A group with a nested one."""
-
-    inner: Inner = Inner()
-    rate: float = 0.5
 
 
 @pytest.fixture
@@ -42,110 +36,16 @@ def write_experiment(name: str, content: object) -> None:
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-# --- settings -----------------------------------------------------------------------------------
+def train(experiment: Experiment) -> TrainSettings:
+    """The settings of `train` of an experiment that has them."""
+    assert experiment.train is not None
+    return experiment.train
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"rat": 1}, "here: unknown key 'rat'; known here: inner, rate"),
-        ({"inner": {"step": 1}}, "here: unknown key 'inner.step'; known here: steps"),
-        ({"rate": "much"}, "here: 'rate': Input should be a valid number"),
-        ({"inner": {"steps": 1.5}}, "here: 'inner.steps': Input should be a valid integer"),
-        ({"inner": 3}, "here: 'inner': Input should be a valid dictionary"),
-    ],
-)
-def test_wrong_values_are_one_line(values: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError) as error:
-        Outer.parse(values, "here")
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
-
-
-def test_nothing_means_defaults() -> None:
-    assert Outer.parse(None, "here") == Outer()
-    assert settings_from_argument(Outer, None) == Outer()
-
-
-def test_settings_cannot_change() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        Outer().rate = 1.0  # type: ignore[misc]
-
-
-def test_every_setting_is_explained() -> None:
-    """The docstrings of the fields are the documentation and the JSON schema."""
-
-    def check(schema: dict[str, object]) -> None:
-        for name, field in schema.get("properties", {}).items():  # type: ignore[attr-defined]
-            assert field.get("description"), f"{schema['title']}.{name} is not explained"
-
-    for model in (experiments.Experiment, RunConfig):
-        schema = model.model_json_schema()
-        for group in (schema, *schema["$defs"].values()):
-            check(group)
-
-
-def test_merge_is_deep_and_replaces_lists() -> None:
-    below = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
-    assert merge(below, {"a": {"c": [3]}, "d": {"e": 5}}) == {
-        "a": {"b": 1, "c": [3]},
-        "d": {"e": 5},
-    }
-    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
-
-
-def test_settings_argument_is_a_file_or_inline(tmp_path: Path) -> None:
-    file = tmp_path / "mesh.yaml"
-    file.write_text("resolution: 64\n", encoding="utf-8")
-    expected = MeshSettings(resolution=64)
-    assert settings_from_argument(MeshSettings, str(file)) == expected
-    assert settings_from_argument(MeshSettings, '{"resolution": 64}') == expected
-    assert settings_from_argument(MeshSettings, " {resolution: 64}") == expected
-    assert settings_from_argument(MeshSettings, expected.model_dump_json()) == expected
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("{resolution: 64", "--settings: not valid YAML or JSON"),
-        ("{size: 64}", "--settings: unknown key 'size'; known here: backend"),
-        ("not/there.yaml", "not/there.yaml: cannot be read (No such file or directory)"),
-    ],
-)
-def test_wrong_settings_argument(argument: str, message: str) -> None:
-    with pytest.raises(InputError) as error:
-        settings_from_argument(MeshSettings, argument)
-    assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: 1\nb: [\n", "line 3: not valid YAML"),
-        ("- a\n- b\n", "must be a mapping of settings, not list"),
-        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is there twice"),
-        ("a:\n  b: 1\n  b: 2\n", "line 3: 'b' is there twice"),
-    ],
-)
-def test_wrong_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "bad.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError) as error:
-        read_yaml(file)
-    assert str(error.value).startswith(str(file))
-    assert message in str(error.value)
-
-
-def test_yaml_anchors_may_be_overridden(tmp_path: Path) -> None:
-    file = tmp_path / "good.yaml"
-    file.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n", encoding="utf-8")
-    assert read_yaml(file) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
-
-
-def test_empty_yaml_is_no_settings(tmp_path: Path) -> None:
-    file = tmp_path / "empty.yaml"
-    file.write_text("# nothing\n", encoding="utf-8")
-    assert read_yaml(file) == {}
+def refine(experiment: Experiment) -> RefineSettings:
+    """The settings of `refine` of an experiment that has them."""
+    assert experiment.refine is not None
+    return experiment.refine
 
 
 # --- experiments --------------------------------------------------------------------------------
@@ -157,7 +57,7 @@ def test_an_experiment_holds_what_differs_from_its_base() -> None:
     write_experiment("b", {"base": "a", "train": {"steps": 9}})
     write_experiment("c", {"base": "b", "mesh": {"resolution": 32}})
     found = load_experiment("c", {"train": {"seed": 4}})
-    assert (found.summary, found.train.steps, found.train.seed) == ("first", 9, 4)
+    assert (found.summary, train(found).steps, train(found).seed) == ("first", 9, 4)
     assert found.mesh.resolution == 32
 
 
@@ -173,9 +73,9 @@ def test_a_stage_that_is_left_out_stays_out_whatever_is_laid_over_all_experiment
     )
     assert fast.train is None
     assert network.refine is None
-    assert fast.refine.device == full.refine.device == "cpu"
-    assert (full.train.seed, network.train.seed) == (4, 4)
-    assert again.train.steps == 5
+    assert refine(fast).device == refine(full).device == "cpu"
+    assert (train(full).seed, train(network).seed) == (4, 4)
+    assert train(again).steps == 5
     assert [each.kept_steps() for each in (full, fast, network)] == [(0, 3, 7), (0,), (3, 7)]
     assert [each.candidates() for each in (full, fast, network)] == [(0, 7), (0,), (7,)]
     assert load_experiment("full", {"train": None}).train is None
@@ -185,13 +85,13 @@ def test_a_stage_that_is_left_out_stays_out_whatever_is_laid_over_all_experiment
 def test_held_out_views_reach_training_and_evaluation() -> None:
     write_experiment("a", {"exclude_views": ["03", "07"]})
     found = load_experiment("a", {})
-    for settings in (found.refine, found.train, found.evaluate):
+    for settings in (refine(found), train(found), found.evaluate):
         assert settings.exclude_views == ("03", "07")
-    assert load_experiment("a", {"exclude_views": []}).train.exclude_views == ()
+    assert train(load_experiment("a", {"exclude_views": []})).exclude_views == ()
     write_experiment("b", {"base": "a", "train": None})
     found = load_experiment("b", {})
     assert found.train is None
-    assert found.refine.exclude_views == ("03", "07")
+    assert refine(found).exclude_views == ("03", "07")
 
 
 @pytest.mark.usefixtures("folder")
@@ -200,10 +100,10 @@ def test_pixels_are_held_out_where_there_are_two_surfaces_to_compare() -> None:
     write_experiment("fast", {"base": "full", "train": None})
     write_experiment("network", {"base": "full", "refine": None})
     full = load_experiment("full", {})
-    assert full.refine.heldout == full.train.heldout == 0.2
-    assert load_experiment("full", {"heldout": 0.0}).train.heldout == 0
-    assert load_experiment("fast", {}).refine.heldout == 0
-    assert load_experiment("network", {}).train.heldout == 0
+    assert refine(full).heldout == train(full).heldout == 0.2
+    assert train(load_experiment("full", {"heldout": 0.0})).heldout == 0
+    assert refine(load_experiment("fast", {})).heldout == 0
+    assert train(load_experiment("network", {})).heldout == 0
 
 
 @pytest.mark.usefixtures("folder")
@@ -263,8 +163,8 @@ def test_shipped_experiments_are_found_everywhere_and_can_be_replaced() -> None:
     write_experiment("fast", {"base": "calibrated", "summary": "Mine."})
     assert load_experiment("fast", {}).registration.method == "reference"
     write_experiment("free", {"base": "free", "summary": "Mine.", "train": {"steps": 7}})
-    assert load_experiment("free", {}).train.steps == 7
-    assert load_experiment("free", {}).train.patches == 512
+    assert train(load_experiment("free", {})).steps == 7
+    assert train(load_experiment("free", {})).patches == 512
 
 
 @pytest.mark.parametrize("overlay", [None, "config/demo.yaml", "config/full-size.yaml"])
