@@ -26,10 +26,12 @@ EXPERIMENTS = Path("config/experiments")
 """Folder of the user's own experiments, which come before shipped ones of the same name."""
 SHIPPED_EXPERIMENTS = Path(__file__).with_name("experiments")
 """Folder of the experiments that come with the package."""
-# Folders of the results that are not an experiment's.
 RESERVED = ("captures", "integration", "logs", "report", "state")
+"""Names that no experiment may have: other folders of the results are called so."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Pattern of the names of experiments, objects, data sets and normal sets."""
 COLUMNS = ("object", "dataset", "layout", "path", "normals")
+"""Columns of the table of objects."""
 
 
 class Experiment(Settings):
@@ -145,17 +147,22 @@ def load_experiment(name: str, overrides: dict[str, Any]) -> Experiment:
         raise InputError(f"experiment '{name}': this name cannot be used; choose another")
     path = _experiment_file(name)
     if path is None:
-        known = ", ".join(experiment_names())
         raise InputError(
-            f"unknown experiment '{name}': there is no {EXPERIMENTS / name}.yaml; known: {known}"
+            f"unknown experiment '{name}': there is no {EXPERIMENTS / name}.yaml; "
+            f"known: {', '.join(experiment_names())}"
         )
     values = _with_base(path, ())
     overrides = Experiment.translate_deprecated(overrides, "overrides")
-    own = Experiment.parse(values, str(path))
-    values = merge(values, {k: v for k, v in overrides.items() if not _brings_back(own, k, v)})
-    found = Experiment.parse(values, f"{path} with overrides")
-    for stage, told in _held_out(found).items():
-        for key, value in told.items():
+    without_overrides = Experiment.parse(values, str(path))
+    overrides = {
+        key: value
+        for key, value in overrides.items()
+        if not _brings_back(without_overrides, key, value)
+    }
+    values = merge(values, overrides)
+    experiment = Experiment.parse(values, f"{path} with overrides")
+    for stage, settings in _held_out(experiment).items():
+        for key, value in settings.items():
             if key in values.get(stage, {}):
                 raise InputError(
                     f"{path}: give '{key}' at the top of the experiment, not in '{stage}'"
@@ -271,19 +278,19 @@ def _object_entry(path: Path, row: dict[str, str]) -> ObjectEntry:
 def choose_objects(config: RunConfig) -> dict[str, ObjectEntry]:
     """The objects that `config` asks for. Raises InputError for one that the table lacks."""
     entries = _studied(config.study) if config.study else load_objects(Path(config.objects))
-    known = ", ".join(entries)
+    names = ", ".join(entries)
     for name in config.only:
         if name not in entries:
-            raise InputError(f"unknown object '{name}': {config.objects} has {known}")
+            raise InputError(f"unknown object '{name}': {config.objects} has {names}")
     for name in config.scenes:
         if name not in entries:
-            raise InputError(f"scenes: unknown object '{name}': {config.objects} has {known}")
+            raise InputError(f"scenes: unknown object '{name}': {config.objects} has {names}")
         entry = entries[name]
-        place = f"resources/{entry.dataset}/{name}"
-        if (entry.layout, entry.path) != ("supernormal", place):
+        folder = f"resources/{entry.dataset}/{name}"
+        if (entry.layout, entry.path) != ("supernormal", folder):
             raise InputError(
                 f"{config.objects}: object '{name}' is synthesised, so its layout must be "
-                f"supernormal and its path {place}"
+                f"supernormal and its path {folder}"
             )
     return {name: entries[name] for name in config.only or entries}
 

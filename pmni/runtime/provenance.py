@@ -23,6 +23,7 @@ PACKAGES = (
     *("pmni", "torch", "triton", "numpy", "scipy", "pypose", "trimesh"),
     *("tinycudann", "nerfacc"),
 )
+"""Names on PyPI of the packages whose versions are recorded, where they are installed."""
 
 
 def fingerprint(stage: str, settings: Settings, inputs: Mapping[str, Path]) -> str:
@@ -44,9 +45,9 @@ def record(
 
     The yielded dictionary takes what only the stage knows (backend, device, ...).
     """
-    known: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     start = time.perf_counter()
-    yield known
+    yield details
     seconds = time.perf_counter() - start
     content = {
         "stage": stage,
@@ -61,25 +62,25 @@ def record(
         "hardware": hardware(),
         "seconds": round(seconds, 3),
         "peak_memory_mb": round(peak_memory_mb(), 1),
-        **known,
+        **details,
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and the packages that shape results."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
     """The commit of the source tree this package runs from, with '+' when it has changes."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     git = ["git", "-C", str(root)]
@@ -100,11 +101,11 @@ def commit() -> str | None:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores and, when torch is loaded and sees one, the GPU."""
-    found: dict[str, Any] = {"processor": _processor_name(), "cores": os.cpu_count()}
+    parts: dict[str, Any] = {"processor": _processor_name(), "cores": os.cpu_count()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        parts["gpu"] = torch.cuda.get_device_name()
+    return parts
 
 
 def _processor_name() -> str:
