@@ -43,12 +43,12 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODINGS._added, "sinusoids", Sinusoids)
 
 
-def trained(**changes: object) -> TrainingResult:
+def trained(device: torch.device = CPU, **changes: object) -> TrainingResult:
     capture, distances = sphere_capture()
     assert capture.reference_c2w is not None
     initial = Poses(capture.views, capture.reference_c2w)
-    settings = changed(TINY, steps=4, checkpoints=[2], **changes)
-    return train(capture, distances, initial, None, settings, CPU)
+    settings = changed(TINY, **{"steps": 4, "checkpoints": [2], "device": device.type, **changes})
+    return train(capture, distances, initial, None, settings, device)
 
 
 def test_a_loss_has_a_weight_in_the_settings_a_column_in_the_history_and_an_effect() -> None:
@@ -58,6 +58,14 @@ def test_a_loss_has_a_weight_in_the_settings_a_column_in_the_history_and_an_effe
     assert "total_opacity" not in usual_row
     assert row["loss"] == pytest.approx(usual_row["loss"] + 0.5 * row["total_opacity"])
     assert weighted.history[-1]["normal"] != usual.history[-1]["normal"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_loss_is_captured_with_the_steps_on_a_gpu() -> None:
+    phases = [{"weights": {"total_opacity": 0.5}}]
+    result = trained(torch.device("cuda", 0), steps=40, graph="on", phases=phases)
+    assert 0 < result.history[-1]["total_opacity"] < 1
 
 
 def test_the_weight_of_an_unknown_loss_is_an_error() -> None:
