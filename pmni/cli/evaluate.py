@@ -19,6 +19,7 @@ from pmni.evaluation.metrics import cost_metrics
 from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_file, write_text
 from pmni.io.poses import read_poses
+from pmni.runtime.layout import CaptureFolder, error_maps_of, provenance_of
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,11 @@ def run(args: Namespace) -> None:
     mesh = load_mesh(args.mesh)
     poses = read_poses(args.poses) if args.poses else None
     initial = read_poses(args.initial_poses) if args.initial_poses else None
-    inputs = {"capture": args.capture / "capture.npz", "mesh": args.mesh}
+    inputs = {"capture": CaptureFolder(args.capture).archive, "mesh": args.mesh}
     inputs |= {"poses": args.poses} if args.poses else {}
     inputs |= {"initial_poses": args.initial_poses} if args.initial_poses else {}
     cost = cost_of(args.provenance)
-    with record("evaluate", args.output.with_suffix(".provenance.json"), settings, inputs):
+    with record("evaluate", provenance_of(args.output), settings, inputs):
         evaluation = evaluate(capture, mesh, poses, initial, settings)
         row = {
             "dataset": args.dataset,
@@ -66,7 +67,7 @@ def run(args: Namespace) -> None:
             **cost,
             "source": "ours",
         }
-        with atomic_file(args.output.with_suffix(".errors.npz")) as temporary:
+        with atomic_file(error_maps_of(args.output)) as temporary:
             np.savez_compressed(
                 temporary,
                 views=np.array(capture.views),

@@ -18,6 +18,7 @@ from pmni.exporting.scene import ExportScene, cameras_of, no_points, sample_surf
 from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_folder
 from pmni.io.poses import read_poses
+from pmni.runtime.layout import CaptureFolder, ExportFolder
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def run(args: Namespace) -> None:
     capture = load_capture(args.capture)
     cameras = cameras_of(capture, read_poses(chosen.poses), chosen.poses)
     initial = None
-    inputs = {"capture": args.capture / "capture.npz", "poses": chosen.poses}
+    inputs = {"capture": CaptureFolder(args.capture).archive, "poses": chosen.poses}
     if args.initial_poses:
         initial = cameras_of(capture, read_poses(args.initial_poses), args.initial_poses)
         if not set(initial.views) & set(cameras.views):
@@ -67,11 +68,11 @@ def run(args: Namespace) -> None:
         inputs["mesh"] = chosen.mesh
     with (
         atomic_folder(args.output) as folder,
-        record("export", folder / "provenance.json", settings, inputs) as facts,
+        record("export", ExportFolder(folder).provenance, settings, inputs) as facts,
     ):
         left_out = write_exports(folder, ExportScene(capture, cameras, points), settings)
         if settings.figure:
-            write_figure(folder / "cameras.png", capture, cameras, initial, mesh, settings)
+            write_figure(ExportFolder(folder).figure, capture, cameras, initial, mesh, settings)
         facts |= {"views": len(cameras.views), "points": len(points.positions)}
         facts |= {"iteration": chosen.iteration, "left_out": left_out}
     for name, reason in left_out.items():

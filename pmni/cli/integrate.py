@@ -22,6 +22,7 @@ from pmni.integration.preview import write_preview
 from pmni.integration.shrinking import enlarged, shrunk
 from pmni.io.atomic import atomic_file
 from pmni.runtime import provenance
+from pmni.runtime.layout import CaptureFolder, IntegrationFolder
 
 LOGGER = logging.getLogger("integrate")
 
@@ -42,17 +43,18 @@ def run(args: argparse.Namespace) -> None:
     """
     settings = settings_from_argument(IntegrateSettings, args.settings)
     capture = load_capture(args.capture, with_ground_truth=False)
-    inputs = {"capture": args.capture / "capture.npz"}
-    with provenance.record("integrate", args.output / "provenance.json", settings, inputs) as known:
+    inputs = {"capture": CaptureFolder(args.capture).archive}
+    output = IntegrationFolder(args.output)
+    with provenance.record("integrate", output.provenance, settings, inputs) as known:
         if settings.method == "dataset":
             distances = dataset_distances(capture)
         else:
             distances, iterations = integrated_distances(capture, settings, args.threads)
             known["iterations"] = iterations
         distances = (distances / np.nanmedian(distances, axis=(1, 2), keepdims=True)).astype("f4")
-        with atomic_file(args.output / "ray_distance.npz") as temporary:
+        with atomic_file(output.ray_distances) as temporary:
             np.savez_compressed(temporary, ray_distance=distances, views=np.array(capture.views))
-        with atomic_file(args.output / "preview.png") as temporary:
+        with atomic_file(output.preview) as temporary:
             write_preview(temporary, distances, capture.intrinsics, capture.views)
     LOGGER.info("%s: ray distances of %d views", capture.name, len(distances))
 

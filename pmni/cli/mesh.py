@@ -14,6 +14,7 @@ from pmni.io.ply import write_ply
 from pmni.meshing.extract import extract
 from pmni.meshing.marching_cubes import load_mesher
 from pmni.runtime.devices import acquire_device
+from pmni.runtime.layout import CaptureFolder, provenance_of
 from pmni.runtime.provenance import record
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def run(args: Namespace) -> None:
     settings = settings_from_argument(MeshSettings, args.settings)
     mesher = load_mesher(settings.backend)
     capture = load_capture(args.capture, with_ground_truth=False)
-    inputs = {"capture": args.capture / "capture.npz", "checkpoint": args.checkpoint}
-    provenance = args.output.with_suffix(".provenance.json")
+    inputs = {"capture": CaptureFolder(args.capture).archive, "checkpoint": args.checkpoint}
+    provenance = provenance_of(args.output)
     with (
         acquire_device(settings.device) as device,
         record("mesh", provenance, settings, inputs) as known,

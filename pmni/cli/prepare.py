@@ -12,6 +12,7 @@ from pmni.data.readers import read_capture
 from pmni.data.resize import resized
 from pmni.io.atomic import atomic_folder
 from pmni.io.disk import full_disk_named
+from pmni.runtime.layout import CaptureFolder
 from pmni.runtime.provenance import record
 
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     with (
         full_disk_named(args.output),
         atomic_folder(args.output) as folder,
-        record("prepare", folder / "provenance.json", settings, files) as known,
+        record("prepare", CaptureFolder(folder).provenance, settings, files) as known,
     ):
         capture, found = read_capture(
             args.layout, args.path, args.name, args.normals, settings.depth_init_scale
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         files |= found
         capture = resized(capture, settings.upsample_factor)
         save_capture(folder, capture)
-        write_preview(folder / "preview.png", capture)
+        write_preview(CaptureFolder(folder).preview, capture)
         known |= {
             "layout": args.layout,
             "normals": args.normals,

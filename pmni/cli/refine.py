@@ -24,6 +24,7 @@ from pmni.refinement.solver import GaussNewtonSolver, Report, check_converged
 from pmni.runtime import provenance
 from pmni.runtime.determinism import deterministic
 from pmni.runtime.devices import acquire_device
+from pmni.runtime.layout import CaptureFolder, RefinementFolder
 from pmni.sdf.checkpoint import save_band
 
 LOGGER = logging.getLogger("refine")
@@ -42,20 +43,21 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_from_argument(RefineSettings, args.settings)
     capture = load_capture(args.capture, with_ground_truth=False)
     initial = read_poses(args.poses)
-    inputs = {"capture": args.capture / "capture.npz", "poses": args.poses}
+    inputs = {"capture": CaptureFolder(args.capture).archive, "poses": args.poses}
+    output = RefinementFolder(args.output)
     with (
         deterministic(settings.deterministic),
         acquire_device(settings.device) as device,
-        provenance.record("refine", args.output / "provenance.json", settings, inputs) as known,
+        provenance.record("refine", output.provenance, settings, inputs) as known,
     ):
         solver, rows = refine(capture, initial, settings, device)
         known |= {"device": device.type, "history": rows[-1]}
         known["backend"] = "triton" if kernels.use_triton(device) else "torch"
         if device.type == "cuda":
             known["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-        save_band(args.output / "surface.safetensors", complete_surface(solver))
-        write_rows(args.output / "history.csv", rows)
-        write_poses(args.output / "refined_poses.json", refined_poses(solver))
+        save_band(output.surface, complete_surface(solver))
+        write_rows(output.history, rows)
+        write_poses(output.poses, refined_poses(solver))
 
 
 def refine(

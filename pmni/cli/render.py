@@ -17,6 +17,7 @@ from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_normal_map
 from pmni.io.poses import read_poses
 from pmni.runtime.devices import acquire_device
+from pmni.runtime.layout import CaptureFolder, StageFolder
 from pmni.runtime.provenance import record
 from pmni.sdf.rendering import Images, render_views
 
@@ -47,7 +48,7 @@ def run(args: Namespace) -> None:
     if not views:
         raise InputError(f"{args.poses}: has no pose of any view of {args.capture}")
     inputs = {
-        "capture": args.capture / "capture.npz",
+        "capture": CaptureFolder(args.capture).archive,
         "checkpoint": args.checkpoint,
         "poses": args.poses,
     }
@@ -58,7 +59,7 @@ def run(args: Namespace) -> None:
         device = claim.enter_context(acquire_device(settings.device))
         with (
             atomic_folder(args.output) as folder,
-            record("render", folder / "provenance.json", settings, inputs) as known,
+            record("render", StageFolder(folder).provenance, settings, inputs) as known,
         ):
             surface = load_surface(args.checkpoint, device)
             images = render_views(

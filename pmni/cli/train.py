@@ -21,7 +21,7 @@ from pmni.io.tables import write_rows
 from pmni.runtime import provenance
 from pmni.runtime.determinism import deterministic
 from pmni.runtime.devices import acquire_device
-from pmni.runtime.layout import TrainingFolder
+from pmni.runtime.layout import CaptureFolder, IntegrationFolder, TrainingFolder
 from pmni.runtime.signals import StopRequest
 from pmni.sdf.checkpoint import load_surface
 from pmni.sdf.narrow_band import NarrowBandSDF
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
     """
     settings = settings_from_argument(TrainSettings, args.settings)
     inputs = {
-        "capture": args.capture / "capture.npz",
-        "ray_distances": args.ray_distances / "ray_distance.npz",
+        "capture": CaptureFolder(args.capture).archive,
+        "ray_distances": IntegrationFolder(args.ray_distances).ray_distances,
         "poses": args.poses,
     }
     if args.surface is not None:
