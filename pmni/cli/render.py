@@ -19,12 +19,13 @@ from pmni.io.poses import read_poses
 from pmni.runtime.devices import acquire_device
 from pmni.runtime.layout import CaptureFolder, StageFolder
 from pmni.runtime.provenance import record
-from pmni.sdf.rendering import Images, render_views
+from pmni.sdf.rendering import Images, render_surface
 
 log = logging.getLogger(__name__)
 
 FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
-"""Camera-space normal files are x right, y up, z towards the camera."""
+"""Signs that turn the camera frame (y down, z forward) into the axes of normal files (y up, z
+towards the camera)."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,7 +39,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage. Views without a pose are left out."""
-    from pmni.sdf.baking import bake
     from pmni.sdf.checkpoint import load_surface
 
     settings = settings_from_argument(RenderSettings, args.settings)
@@ -52,30 +52,27 @@ def run(args: Namespace) -> None:
         "checkpoint": args.checkpoint,
         "poses": args.poses,
     }
-    K, c2w = capture.intrinsics[[capture.views.index(view) for view in views]], poses.select(views)
-    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / K[:, 0, 0]))
+    rows = [capture.views.index(view) for view in views]
+    K, c2w = capture.intrinsics[rows], poses.select(views)
     shape = capture.masks.shape[1:]
     with ExitStack() as claim:
         device = claim.enter_context(acquire_device(settings.device))
         with (
             atomic_folder(args.output) as folder,
-            record("render", StageFolder(folder).provenance, settings, inputs) as known,
+            record("render", StageFolder(folder).provenance, settings, inputs) as facts,
         ):
             surface = load_surface(args.checkpoint, device)
-            images = render_views(
-                bake(surface, pixel, device, settings.min_cells, settings.max_cells),
-                *(K, c2w, shape, settings.chunk, device),
-            )
+            images = render_surface(surface, K, c2w, shape, settings, device)
             claim.close()  # other jobs can compute while this one writes
             _write(folder, views, images, capture.scale)
-            known |= {"device": str(device), "views": len(views)}
+            facts |= {"device": str(device), "views": len(views)}
     log.info("%d views of %d x %d pixels", len(views), *reversed(shape))
 
 
 def _write(folder: Path, views: list[str], images: Images, scale: float) -> None:
-    """All views' files, and their ray distances in dataset units."""
+    """Write the images of all views, and their ray distances in dataset units."""
     with ThreadPoolExecutor() as pool:
-        written = [
+        writes = [
             pool.submit(_write_view, folder / view, normals)
             for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
         ]
@@ -84,18 +81,18 @@ def _write(folder: Path, views: list[str], images: Images, scale: float) -> None
             ray_distance=images.distance * np.float32(scale),
             views=np.array(views),
         )
-        for view in written:
-            view.result()
+        for write in writes:
+            write.result()
 
 
 def _write_view(path: Path, normals: Float[np.ndarray, "H W 3"]) -> None:
-    """An EXR, and a PNG in the usual colours, (n + 1) / 2 as red, green and blue, with a
+    """Write an EXR, and a PNG in the usual colours, (n + 1) / 2 as red, green and blue, with a
     transparent background."""
     import cv2
 
     write_normal_map(path.with_name(f"{path.name}.exr"), normals)
-    seen = (normals != 0).any(-1, keepdims=True)
-    image = np.concatenate([(normals[..., ::-1] + 1) / 2, seen], -1) * seen
+    hit = (normals != 0).any(-1, keepdims=True)
+    image = np.concatenate([(normals[..., ::-1] + 1) / 2, hit], -1) * hit
     path.with_name(f"{path.name}.png").write_bytes(
         cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes()
     )

@@ -1,4 +1,4 @@
-"""What cameras see of a surface: normals and ray distances of all their pixels."""
+"""Rendering of a surface by sphere tracing: normals and ray distances of all pixels."""
 
 import itertools
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.config.meshing import RenderSettings
 from pmni.geometry.cameras import pixel_grid, ray_directions
+from pmni.sdf.baking import bake
 from pmni.sdf.sdf import SDF
 from pmni.sdf.sphere_tracing import box_interval, clear_distance, trace
 
@@ -24,6 +26,21 @@ class Images:
     """Unit vectors in the camera frame (OpenCV axes); zero where there is no surface."""
     distance: Float[np.ndarray, "V H W"]
     """Along the ray, normalised units; NaN where there is no surface."""
+
+
+def render_surface(
+    surface: SDF,
+    intrinsics: Float[np.ndarray, "V 3 3"],
+    c2w: Float[np.ndarray, "V 4 4"],
+    shape: tuple[int, int],
+    settings: RenderSettings,
+    device: torch.device,
+) -> Images:
+    """Normals and ray distances of any surface: a network is sampled on a grid first, whose cells
+    are about as large as the pixels on the object."""
+    pixel = float(np.median(np.linalg.norm(c2w[:, :3, 3], axis=1) / intrinsics[:, 0, 0]))
+    grid = bake(surface, pixel, device, settings.min_cells, settings.max_cells)
+    return render_views(grid, intrinsics, c2w, shape, settings.chunk, device)
 
 
 @torch.no_grad()
