@@ -1,5 +1,4 @@
-"""Checkpoints of the surface as safetensors, guarded by a checksum: networks, grids, and grids
-corrected by a network."""
+"""Surfaces as safetensors with a checksum: networks, narrow-band grids, and residual SDFs."""
 
 import json
 from collections.abc import Mapping
@@ -20,24 +19,21 @@ from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
 
-# Every backend's hash grid is stored under the same name.
-_TINYCUDA_KEY, _GRID_KEY = "encoding.grid.params", "encoding.params"
-
-
-_BAND_KEYS = ("blocks", "values", "base", "seen")
+BAND_KEYS = ("blocks", "values", "base", "seen")
+"""Names of a narrow-band grid's tensors in a file."""
 
 
 def save_surface(
     path: Path, surface: NeuralSDF | ResidualSDF, field: FieldSettings, step: int
 ) -> None:
-    """Write a surface as safetensors, with what is needed to rebuild it, and its checksum.
+    """Write a trained surface, and its checksum.
 
-    `field` are the settings of its network.
+    Args:
+        field: settings of its network, with which `load_surface` builds it again.
+        step: training steps done, for people.
     """
     network = surface.correction if isinstance(surface, ResidualSDF) else surface
-    tensors = {
-        key.replace(_TINYCUDA_KEY, _GRID_KEY): value for key, value in network.state_dict().items()
-    }
+    tensors = dict(network.state_dict())
     metadata = {
         "field": field.model_dump_json(),
         "active_levels": str(network.active),
@@ -50,7 +46,7 @@ def save_surface(
 
 
 def save_band(path: Path, surface: NarrowBandSDF) -> None:
-    """Write a grid surface as safetensors, and its checksum."""
+    """Write a grid surface, and its checksum."""
     _write(path, _band_tensors(surface), {"cells": str(surface.grid.cells)})
 
 
@@ -59,19 +55,21 @@ def _band_tensors(surface: NarrowBandSDF) -> dict[str, Tensor]:
     observed = torch.ones_like(surface.values, dtype=torch.bool)
     observed = observed if surface.observed is None else surface.observed
     tensors = (blocks, surface.values, surface.background.values, observed)
-    return dict(zip(_BAND_KEYS, tensors, strict=True))
+    return dict(zip(BAND_KEYS, tensors, strict=True))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with atomic_file(path) as temporary:
-        temporary.write_bytes(_in_order(safetensors.torch.save(on_cpu, metadata)))
+        temporary.write_bytes(_with_sorted_metadata(safetensors.torch.save(on_cpu, metadata)))
     write_checksum(path)
 
 
-def _in_order(content: bytes) -> bytes:
-    """A file of safetensors with the metadata in order: else the same surface has another checksum
-    each time. The header is JSON, as long as the first eight bytes say."""
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """The content of a file with sorted metadata, so that equal surfaces have equal checksums.
+
+    A safetensors file begins with the length of its JSON header, in eight bytes.
+    """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -82,8 +80,10 @@ def _in_order(content: bytes) -> bytes:
 def load_surface(
     path: Path, device: torch.device, backend: str | None = None
 ) -> NeuralSDF | NarrowBandSDF | ResidualSDF:
-    """The surface of a checkpoint; a network is computed by `backend` (None: the one it was
-    trained with).
+    """The surface in a file.
+
+    Args:
+        backend: implementation of a network; None takes that of its training.
 
     Raises InputError when the file is missing, damaged or of another kind.
     """
@@ -102,8 +102,6 @@ def load_surface(
     if backend is not None:
         field = field.model_copy(update={"backend": backend})
     network = NeuralSDF(field, seed=0)
-    if field.backend == "tinycudann" and _GRID_KEY in tensors:
-        tensors[_TINYCUDA_KEY] = tensors.pop(_GRID_KEY)
     network.load_state_dict(tensors)
     network.active = active
     network = network.to(device).eval()
@@ -111,8 +109,8 @@ def load_surface(
 
 
 def _band(cells: int, tensors: dict[str, Tensor], device: torch.device) -> NarrowBandSDF:
-    """The grid surface; its tensors are taken out."""
-    blocks, values, base, observed = (tensors.pop(key).to(device) for key in _BAND_KEYS)
+    """The grid surface; removes its tensors from `tensors`."""
+    blocks, values, base, observed = (tensors.pop(key).to(device) for key in BAND_KEYS)
     side = cells // BLOCK + 1
     active = torch.zeros(side, side, side, dtype=torch.bool, device=device)
     active[blocks.long().unbind(-1)] = True

@@ -1,5 +1,7 @@
 """The hash grid of tiny-cuda-nn (CUDA only), in single precision."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ class TinyCudaGrid(Encoding):
     """
 
     graph_capturable = False
+    grid: Any
 
     def __init__(self, settings: FieldSettings, seed: int) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class TinyCudaGrid(Encoding):
                 "hash grid backend 'tinycudann' cannot be used here "
                 f"({error}); install tiny-cuda-nn, or set train.field.backend: auto"
             ) from None
-        self.grid = tinycudann.Encoding(
+        encoding = tinycudann.Encoding(
             n_input_dims=3,
             encoding_config={
                 "otype": "HashGrid",
@@ -40,20 +43,20 @@ class TinyCudaGrid(Encoding):
             seed=seed,
             dtype=torch.float32,
         )
+        # Not a submodule, so that the state dict has the parameters where `HashGrid` has them.
+        object.__setattr__(self, "grid", encoding)
+        self.params: nn.Parameter = encoding.params
+        """All entries, level after level."""
         self.features = settings.features
         self.width = settings.levels * settings.features
-
-    @property
-    def params(self) -> nn.Parameter:
-        """All entries, level after level."""
-        return self.grid.params
 
     def forward(
         self, x: Float[Tensor, "N 3"], active: int, num_valid: Int[Tensor, ""] | None = None
     ) -> Float[Tensor, "N D"]:
         """Features (N, width) of points in [0, 1]^3; zero from level `active` on."""
         columns = torch.arange(self.width, device=x.device) < active * self.features
-        return self.grid(x) * columns
+        features: Tensor = self.grid(x)
+        return features * columns
 
     def backend_on(self, device: torch.device) -> str:
         """tiny-cuda-nn on every device."""

@@ -15,6 +15,7 @@ import pmni.kernels.network
 from pmni import kernels
 from pmni.config.training import FieldSettings
 from pmni.kernels.mlp import values, values_and_slopes
+from pmni.runtime.determinism import deterministic
 from pmni.sdf.network import NeuralSDF
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -283,8 +284,8 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
 
 @pytest.mark.usefixtures("_kernels_everywhere")
 @pytest.mark.parametrize("real", [None, 5, 13])
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_points_of_several_nodes(real, deterministic, monkeypatch):
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_points_of_several_nodes(real, is_deterministic, monkeypatch):
     field, _ = networks(FIELDS["hash grid"])
     x = random(15, 3, seed=9).clamp(-0.9, 0.9).requires_grad_()
     real = None if real is None else torch.tensor(real, device=DEVICE)
@@ -294,7 +295,7 @@ def test_points_of_several_nodes(real, deterministic, monkeypatch):
         loss = value.square().sum() + (gradient * random(15, 3, seed=10)).sum()
         return [value, gradient, *grad(loss, [x, *field.parameters()])]
 
-    with deterministic(deterministic):  # which fills with NaN what is not initialised
+    with deterministic(is_deterministic):  # which fills with NaN what is not initialised
         at_once = found()
         monkeypatch.setattr(pmni.kernels.network, "AT_A_TIME", 6)
         by_parts = found()
