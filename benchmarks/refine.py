@@ -17,9 +17,10 @@ from benchmarks.surfaces import capture_of, with_views
 from benchmarks.timing import PeakMemory, Stopwatch
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
+from pmni.data.views import Views
 from pmni.refinement import solver as stage
 from pmni.refinement.initial_surface import initial_hull
-from pmni.refinement.observations import load_observations
+from pmni.refinement.observations import Observations
 from pmni.refinement.schedule import coarse_to_fine
 from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.perturbation import add_view_errors
@@ -113,14 +114,14 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         save_capture(folder, capture)
         memory = stack.enter_context(PeakMemory(bench.device))
         stack.enter_context(watch.phase(REST))
-        observations = load_observations(load_capture(folder), (), bench.device)
+        observations = Observations.of(Views.of(load_capture(folder), device=bench.device))
         note("load")
-        surface = initial_hull(observations, c2w)
+        surface = initial_hull(observations, c2w, bench.sizes.refine.visual_hull)
         note("hull")
         if detailed:
             stack.enter_context(watch.watching(*WATCHED))
         sizes = bench.sizes
-        solver = GaussNewtonSolver(observations, surface, c2w, sizes.refine, sizes.coarsest)
+        solver = GaussNewtonSolver(observations, surface, c2w, sizes.refine)
         steps = 0
         for report in coarse_to_fine(solver):
             note(f"{report.cells} cells")

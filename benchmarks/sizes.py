@@ -27,7 +27,6 @@ class Sizes:
     height: int
     width: int
     refine: RefineSettings
-    coarsest: int
     """Cells of the first grid."""
     view_counts: tuple[int, ...]
     image_factors: tuple[float, ...]
@@ -73,7 +72,6 @@ GPU = Sizes(
     height=512,
     width=612,
     refine=RefineSettings(),
-    coarsest=64,
     view_counts=(5, 10, 20, 40, 80),
     image_factors=(0.25, 0.5, 1.0, 2.0),
     train=TrainSettings(),
@@ -102,7 +100,6 @@ CPU = Sizes(
     height=128,
     width=153,
     refine=RefineSettings(cells=128, pixels=1000, iterations=(6, 8, 5)),
-    coarsest=64,
     view_counts=(6, 12, 24),
     image_factors=(0.5, 1.0, 2.0),
     train=TrainSettings.parse(
@@ -132,8 +129,9 @@ QUICK = Sizes(
     views=6,
     height=40,
     width=48,
-    refine=RefineSettings(cells=32, iterations=(1, 1, 1), pixels=100, conjugate_gradients=5),
-    coarsest=16,
+    refine=RefineSettings(
+        cells=32, coarsest_cells=16, iterations=(1, 1, 1), pixels=100, conjugate_gradients=5
+    ),
     view_counts=(3, 6),
     image_factors=(1.0,),
     train=TrainSettings.parse(

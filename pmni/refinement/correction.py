@@ -1,4 +1,4 @@
-"""A capture with what refinement found wrong with it put right."""
+"""A capture corrected for the systematic errors that refinement has estimated."""
 
 from dataclasses import replace
 
@@ -14,18 +14,18 @@ from pmni.refinement.state import State
 from pmni.sdf.narrow_band import NarrowBandSDF
 
 
-def corrected(
+def correct_capture(
     capture: Capture, refined: Poses, surface: NarrowBandSDF, device: torch.device
 ) -> Capture:
-    """Normals and focal lengths of the views with refined poses, corrected; others as they are.
+    """The capture with corrected normals and focal lengths of the views with refined poses.
 
-    Poses that `refine` did not write say nothing about normals, and nothing is changed.
+    Poses that `refine` did not make say nothing about normals, and nothing is changed.
     """
     information = refined.information
     if "normal_bias" not in information:
         return capture
     normals, intrinsics = capture.normals.copy(), capture.intrinsics.copy()
-    flattening = torch.tensor(information["flattening"], device=device)
+    tilt = torch.tensor(information["normal_tilt_bias"], device=device)
     log_focal = torch.tensor(information["focal_factor"], device=device).log()
     for index, name in enumerate(capture.views):
         if name not in refined.views:
@@ -37,10 +37,10 @@ def corrected(
         bias = torch.tensor(information["normal_bias"][name], device=device)[None]
         c2w = torch.as_tensor(refined.select([name]), device=device)
         state = replace(
-            State.start(surface, c2w), bias=bias, flattening=flattening, log_focal=log_focal
+            State.start(surface, c2w), bias=bias, normal_tilt_bias=tilt, log_focal=log_focal
         )
         rays = pixel_directions(torch.linalg.inv(K), pixels, log_focal)
-        found = correct_normals(K, state, normalize(measured, dim=-1), pixels, rays)
-        normals[index, row, column] = found.normals[0].cpu().numpy()
+        correction = correct_normals(K, state, normalize(measured, dim=-1), pixels, rays)
+        normals[index, row, column] = correction.normals[0].cpu().numpy()
         intrinsics[index, [0, 1], [0, 1]] *= information["focal_factor"]
     return replace(capture, normals=normals, intrinsics=intrinsics)

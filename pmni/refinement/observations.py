@@ -1,4 +1,4 @@
-"""What the views measured, as refinement uses it: normals at pixels, and points on contours."""
+"""Normals at pixels and points on contours: what refinement compares the surface with."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,42 +7,89 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from pmni.data.capture import Capture
-from pmni.data.heldout import heldout_blocks
+from pmni.config.refinement import RefineSettings
+from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.geometry.cameras import ray_directions
-from pmni.sdf.visual_hull import mask_distances
 
-FEWEST_PIXELS = 50
-"""Of the object that a view must show."""
+MIN_VIEWS = 3
+"""Views without which nothing can be refined."""
+DEFAULTS = RefineSettings()
+"""Settings where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class Observations:
-    """The views that take part. Pixels and contour points of all views stand in one list."""
+    """Pixels and contour points of V views, those of all views in one list, view by view."""
 
     names: tuple[str, ...]
     intrinsics: Float[Tensor, "V 3 3"]
     pixels: Int[Tensor, "N 2"]
-    """Column and row of the pixels inside the masks, view by view."""
+    """(column, row) of the pixels inside the masks."""
     normals: Float[Tensor, "N 3"]
-    """Their normals, camera frame, unit."""
+    """Unit normals of the pixels, camera frame."""
     contour_depth: Float[Tensor, " N"]
-    """How far they are from the contour, pixels."""
+    """Distance of the pixels from their mask's contour, pixels."""
     first_pixel: Int[Tensor, " V+1"]
-    """Where each view's pixels begin."""
+    """Index of each view's first pixel in the list, and the number of pixels."""
     pixel_index: Int[Tensor, "V H W"]
-    """Where each pixel stands in the list; -1 where it does not."""
+    """Index of each image pixel in the list; -1 for those that are not in it."""
     contour: Float[Tensor, "M 2"]
-    """Points of the masks' contours: halfway between neighbouring pixels inside and outside."""
+    """(u, v) of contour points: halfway between neighbouring pixels inside and outside a mask."""
     first_contour_point: Int[Tensor, " V+1"]
+    """Index of each view's first contour point, and the number of points."""
     contour_distance: Float[Tensor, "V H W"]
-    """Signed distance of all pixels from the contour, pixels; positive outside."""
+    """Signed distance of all image pixels from the contour, pixels; positive outside."""
     sizes: Int[Tensor, "V 2"]
-    """(height, width) of each view's own image."""
+    """(height, width) of each view's image before padding."""
+
+    @classmethod
+    def of(cls, views: Views, min_pixels: int = DEFAULTS.min_view_pixels) -> "Observations":
+        """The pixels and contour points of views that are not excluded.
+
+        Raises InputError for fewer than 3 views, a view that shows fewer than `min_pixels` pixels
+        of the object, and images without any contour.
+        """
+        if len(views) < MIN_VIEWS:
+            raise InputError(
+                f"{views.object_name}: {len(views)} views are too few to refine; give {MIN_VIEWS}"
+            )
+        usable = views.masks & ~views.excluded_pixels
+        counts = usable.sum((1, 2))
+        for name, count in zip(views.names, counts.tolist(), strict=True):
+            if count < min_pixels:
+                raise InputError(
+                    f"{views.object_name}: view {name} shows only {count} pixels of the object; "
+                    "exclude it or correct its mask"
+                )
+        contours = _contours(views)
+        if not any(map(len, contours)):
+            raise InputError(
+                f"{views.object_name}: the object fills all images; its outline must be seen"
+            )
+        pixel_index = torch.full(usable.shape, -1, dtype=torch.int32, device=views.device)
+        pixel_index[usable] = torch.arange(
+            int(counts.sum()), dtype=torch.int32, device=views.device
+        )
+        contour_counts = torch.tensor([len(points) for points in contours], device=views.device)
+        return cls(
+            names=views.names,
+            intrinsics=views.intrinsics.float(),
+            pixels=usable.nonzero()[:, [2, 1]],
+            normals=normalize(views.normals[usable], dim=-1),
+            contour_depth=-views.contour_distance[usable],
+            first_pixel=_offsets(counts),
+            pixel_index=pixel_index,
+            contour=torch.as_tensor(np.concatenate(contours), device=views.device),
+            first_contour_point=_offsets(contour_counts),
+            contour_distance=views.contour_distance,
+            sizes=views.sizes,
+        )
 
     def __len__(self) -> int:
+        """The number of views."""
         return len(self.names)
 
     @property
@@ -52,28 +99,27 @@ class Observations:
 
     def sample_pixels(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
         """`count` random pixels of each view, as indices into the list."""
-        return _draw(self.first_pixel, count, generator)
+        return _sample(self.first_pixel, count, generator)
 
     def sample_contour(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
         """`count` random contour points of each view, as indices into the list.
 
         Those of a view without a contour are another's.
         """
-        return _draw(self.first_contour_point, count, generator)
+        return _sample(self.first_contour_point, count, generator)
 
     def directions(
         self, pixels: Float[Tensor, "V P 2"], log_focal: Float[Tensor, ""]
     ) -> Float[Tensor, "V P 3"]:
-        """As `pixel_directions`."""
-        return pixel_directions(self._to_rays[:, None], pixels, log_focal)
+        """Camera-frame unit directions of pixels (see `pixel_directions`)."""
+        return pixel_directions(self._inverse_intrinsics[:, None], pixels, log_focal)
 
     @cached_property
-    def _to_rays(self) -> Float[Tensor, "V 3 3"]:
-        """K^-1."""
+    def _inverse_intrinsics(self) -> Float[Tensor, "V 3 3"]:
         return torch.linalg.inv(self.intrinsics.cpu()).to(self.intrinsics)
 
-    def copies(self, view: int, count: int) -> "Observations":
-        """One view, so many times."""
+    def repeat_view(self, view: int, count: int) -> "Observations":
+        """One view, `count` times."""
         first, last = self.first_pixel[view : view + 2].tolist()
         begin, end = self.first_contour_point[view : view + 2].tolist()
         number = torch.arange(count + 1, device=self.device)
@@ -94,7 +140,7 @@ class Observations:
         )
 
     def pixel_footprint(self, centres: Float[Tensor, "V 3"]) -> Float[Tensor, " V"]:
-        """How wide a pixel of each view is at the object, normalised units."""
+        """Width of a pixel of each view at the object, normalised units."""
         distance = torch.linalg.vector_norm(centres, dim=-1)
         return distance / self.intrinsics[:, 0, 0].to(distance)
 
@@ -109,72 +155,6 @@ def pixel_directions(
     return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
 
 
-def _draw(first: Int[Tensor, " _"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
-    lengths = first.diff()[:, None]
-    uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
-    index = first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
-    return index.clamp(0, int(first[-1]) - 1)
-
-
-def load_observations(
-    capture: Capture,
-    exclude: tuple[str, ...],
-    device: torch.device,
-    heldout: float = 0.0,
-) -> Observations:
-    """The views of a capture that are not excluded, without the pixels and contour points in the
-    part `heldout` of the blocks of pixels.
-
-    Raises InputError for an unknown view, too few views, or one that shows hardly anything.
-    """
-    chosen = capture.view_indices(exclude)
-    if len(chosen) < 3:
-        raise InputError(f"{capture.name}: {len(chosen)} views are too few to refine; give 3")
-    withheld = heldout_blocks(capture.masks, heldout)
-    sizes = capture.image_sizes()[chosen]
-    distances = mask_distances(capture.masks[chosen], sizes)
-    pixels: list[np.ndarray] = []
-    normals: list[np.ndarray] = []
-    depths: list[np.ndarray] = []
-    contours: list[np.ndarray] = []
-    for index, distance, (height, width) in zip(chosen, distances, sizes, strict=True):
-        mask = capture.masks[index]
-        usable = mask & ~withheld[index]
-        row, column = np.nonzero(usable)
-        if len(row) < FEWEST_PIXELS:
-            raise InputError(
-                f"{capture.name}: view {capture.views[index]} shows only {len(row)} pixels of the "
-                "object; exclude it or correct its mask"
-            )
-        pixels.append(np.stack([column, row], -1))
-        normals.append(capture.normals[index, row, column])
-        depths.append(-distance[row, column])
-        points = contour_points(mask[:height, :width])
-        u, v = points.astype(int).T
-        contours.append(points[~withheld[index, v, u]])
-    if not any(map(len, contours)):
-        raise InputError(f"{capture.name}: the object fills all images; its outline must be seen")
-    first_pixel = np.cumsum([0, *map(len, pixels)])
-    first_contour_point = np.cumsum([0, *map(len, contours)])
-    pixel_index = np.full(distances.shape, -1, np.int32)
-    for image, first, place in zip(pixel_index, first_pixel, pixels, strict=False):
-        image[place[:, 1], place[:, 0]] = np.arange(first, first + len(place))
-    found = torch.as_tensor(np.concatenate(normals), dtype=torch.float32, device=device)
-    return Observations(
-        names=tuple(capture.views[index] for index in chosen),
-        intrinsics=torch.as_tensor(capture.intrinsics[chosen], dtype=torch.float32, device=device),
-        pixels=torch.as_tensor(np.concatenate(pixels), device=device),
-        normals=torch.nn.functional.normalize(found, dim=-1),
-        contour_depth=torch.as_tensor(np.concatenate(depths), device=device),
-        first_pixel=torch.as_tensor(first_pixel, device=device),
-        pixel_index=torch.as_tensor(pixel_index, device=device),
-        contour=torch.as_tensor(np.concatenate(contours), dtype=torch.float32, device=device),
-        first_contour_point=torch.as_tensor(first_contour_point, device=device),
-        contour_distance=torch.as_tensor(distances, device=device),
-        sizes=torch.as_tensor(sizes, device=device),
-    )
-
-
 def contour_points(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "M 2"]:
     """(u, v) of the midpoints of all neighbouring pixels of which one is in the mask.
 
@@ -185,3 +165,26 @@ def contour_points(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "M 2"]:
     v, u = np.nonzero(mask[1:] != mask[:-1])
     along_columns = np.stack([u, v + 0.5], -1)
     return np.concatenate([along_rows, along_columns]).astype(np.float32)
+
+
+def _contours(views: Views) -> list[Float[np.ndarray, "_ 2"]]:
+    """Contour points of each view without those in excluded pixels."""
+    contours = []
+    masks, excluded = views.masks.cpu().numpy(), views.excluded_pixels.cpu().numpy()
+    for mask, hidden, (height, width) in zip(masks, excluded, views.sizes.tolist(), strict=True):
+        points = contour_points(mask[:height, :width])
+        u, v = points.astype(int).T
+        contours.append(points[~hidden[v, u]])
+    return contours
+
+
+def _offsets(counts: Int[Tensor, " V"]) -> Int[Tensor, " _"]:
+    """0 and the cumulative sums of counts."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _sample(first: Int[Tensor, " _"], count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:
+    lengths = first.diff()[:, None]
+    uniform = torch.rand(len(lengths), count, generator=generator, device=first.device)
+    index = first[:-1, None] + torch.minimum((uniform * lengths).long(), lengths - 1)
+    return index.clamp(0, int(first[-1]) - 1)

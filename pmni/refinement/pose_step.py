@@ -1,7 +1,5 @@
 """A Gauss-Newton step of the poses on a surface that stays as it is."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from pmni.config.refinement import RefineSettings
 from pmni.refinement.normal_equations import NormalEquations
 from pmni.refinement.observations import Observations
-from pmni.refinement.solver import DAMPING, GaussNewtonSolver
+from pmni.refinement.solver import GaussNewtonSolver
 from pmni.refinement.state import SHARED_UNKNOWNS, State
 from pmni.sdf.narrow_band import NarrowBandSDF
 
@@ -24,21 +22,18 @@ def pose_step(
     """The poses after one step from `c2w`.
 
     Each view's pose is solved for together with its own normal bias and contour offset, which are
-    then forgotten: with the surface fixed, the views' blocks of the normal equations are all there
-    is.
+    then forgotten: with the surface fixed, the normal equations are the views' blocks.
     """
     solver = GaussNewtonSolver(observations, surface.background, c2w, settings)
     solver.state = State.start(surface, c2w)
-    now = solver.linearize()
+    linearization = solver.linearize()
     equations = NormalEquations(
         surface,
-        (now.normals, now.contours),
+        linearization.terms[:2],
         len(observations),
-        solver.prior(now),
+        solver.prior(linearization),
         solver.free_view(),
         torch.zeros(SHARED_UNKNOWNS, dtype=torch.bool, device=c2w.device),
-        DAMPING,
+        settings.solver,
     )
-    step = equations.precondition(equations.rhs())
-    still = torch.zeros_like(surface.values)
-    return solver.state.retract(replace(step, surface=still), 0).c2w()
+    return solver.state.retract_views(equations.precondition(equations.rhs())).c2w()

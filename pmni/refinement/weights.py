@@ -1,4 +1,4 @@
-"""What each residual counts, from the usual sizes of the residuals themselves."""
+"""Robust weights of residuals, from the usual sizes of the residuals themselves."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pmni.config.refinement import ResidualSettings, RobustWeightSettings
 from pmni.refinement.normal_equations import WeightedResiduals
-from pmni.refinement.residuals import Residuals, trust
+from pmni.refinement.residuals import Residuals, occlusion_weight
 
-FINEST_CONTOUR = 0.2
-"""Least scale of contour residuals, pixels."""
-EXACT_CONTOUR, RIM, MOST_RIM = 0.35, 2.0, 5.0
-"""Contour residuals up to so many pixels say that the contours are not jittered; beyond, so many
-times the excess is the width of the rim where normals are not trusted, at most so many pixels."""
+GAUSSIAN_MAD = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -22,59 +20,82 @@ class Scales:
     """The usual sizes of residuals, from which the weights follow."""
 
     normal: float
-    """Median length, radians."""
+    """Median length of normals' residuals, radians."""
     contour: float
-    """Robust standard deviation, pixels."""
+    """Robust standard deviation of contours' residuals, pixels."""
     normal_by_view: Float[Tensor, " V"]
-    """Median length in each view, radians; pi where nothing is hit."""
+    """Median length of normals' residuals in each view, radians; pi where nothing is hit."""
 
 
-def boundary_erosion(offsets: Float[Tensor, " V"], scales: Scales) -> Float[Tensor, " V"]:
-    """How many pixels inside each view's contour there may be something else than the object;
-    `offsets` in pixels."""
-    jittered = RIM * max(scales.contour - EXACT_CONTOUR, 0.0)
-    return (offsets.clamp(min=0) + jittered).clamp(max=MOST_RIM)
+def eroded_boundary(
+    offsets: Float[Tensor, " V"], scales: Scales, settings: RobustWeightSettings
+) -> Float[Tensor, " V"]:
+    """Width inside each view's contour, pixels, that may show something else than the object.
+
+    `offsets` are the contours' offsets, pixels.
+    """
+    jitter = settings.erosion_factor * max(scales.contour - settings.smooth_contour_px, 0.0)
+    return (offsets.clamp(min=0) + jitter).clamp(max=settings.max_erosion_px)
 
 
-def measure(normals: Residuals, contours: Residuals, sizes: Float[Tensor, " V"]) -> Scales:
-    """The usual sizes of the residuals."""
+def measure_scales(
+    normals: Residuals,
+    contours: Residuals,
+    footprint: Float[Tensor, " V"],
+    settings: RobustWeightSettings,
+) -> Scales:
+    """The usual sizes of the residuals; `footprint` is a pixel's width at the object."""
     lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
-    view_jacobian = lower_medians(lengths.view(len(sizes), -1))
-    off = (contours.lengths().view(len(sizes), -1) / sizes[:, None]).reshape(-1)
+    by_view = lower_medians(lengths.view(len(footprint), -1))
+    off = (contours.lengths().view(len(footprint), -1) / footprint[:, None]).reshape(-1)
     off = off[contours.valid > 0]
     return Scales(
         normal=float(lengths.nanmedian()),
-        contour=max(1.4826 * float(off.median()), FINEST_CONTOUR),
-        normal_by_view=view_jacobian.nan_to_num(math.pi),
+        contour=max(GAUSSIAN_MAD * float(off.median()), settings.min_contour_scale_px),
+        normal_by_view=by_view.nan_to_num(math.pi),
     )
 
 
 def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, " V"]:
-    """Of each row's numbers; NaN where there are none. As `nanmedian`, whose choice among equals is
-    not the same every time on a GPU."""
+    """Medians of each row's numbers (the lower of two), NaN where there are none.
+
+    As `nanmedian`, whose choice among equals is not the same every time on a GPU.
+    """
     middle = (values.isfinite().sum(1) - 1).clamp(min=0) // 2
     return values.sort(dim=1).values.gather(1, middle[:, None])[:, 0]
 
 
-def weighted_normals(normals: Residuals, scales: Scales, settled: bool) -> WeightedResiduals:
+def weight_normals(
+    normals: Residuals,
+    scales: Scales,
+    converged: bool,
+    settings: RobustWeightSettings,
+    residuals: ResidualSettings,
+) -> WeightedResiduals:
     """Huber weights of 1 up to a few times the usual residual.
 
-    Where the surface is `settled`, what does not fit it shows another part of the object, behind
-    whose edge the ray has passed: it counts for nothing, or it would make dents and bumps.
+    Where the surface has `converged`, a normal that does not fit shows another part of the object,
+    behind whose edge the ray has passed: it loses its weight, or it would make dents and bumps.
     """
-    threshold = min(max(3 * scales.normal, 0.25), 0.8)
+    threshold = settings.normal_factor * scales.normal
+    threshold = min(max(threshold, settings.normal_min), settings.normal_max)
     weight = normals.valid * (threshold / normals.lengths().clamp(min=1e-6)).clamp(max=1)
-    if settled:
-        weight = weight * trust(normals.value)
+    if converged:
+        weight = weight * occlusion_weight(normals.value, residuals)
     return WeightedResiduals(normals, weight.sqrt())
 
 
-def weighted_distances(
-    distances: Residuals, strength: float, sizes: Float[Tensor, " V"], scales: Scales
+def weight_distances(
+    distances: Residuals,
+    strength: float,
+    footprint: Float[Tensor, " V"],
+    scales: Scales,
+    settings: RobustWeightSettings,
 ) -> WeightedResiduals:
     """Huber weights of `strength` for the squares of distances, in pixels."""
-    pixel = sizes[:, None].expand(-1, len(distances.valid) // len(sizes)).reshape(-1)
+    pixel = footprint[:, None].expand(-1, len(distances.valid) // len(footprint)).reshape(-1)
     off = distances.lengths() / pixel
-    threshold = min(max(3 * scales.contour, 2.5), 15.0)
+    threshold = settings.contour_factor * scales.contour
+    threshold = min(max(threshold, settings.contour_min_px), settings.contour_max_px)
     weight = distances.valid * (threshold / off.clamp(min=1e-6)).clamp(max=1) / pixel**2
     return WeightedResiduals(distances, (strength * weight).sqrt())

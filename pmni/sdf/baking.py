@@ -38,7 +38,7 @@ def _bake_residual(residual: ResidualSDF, device: torch.device) -> NarrowBandSDF
     nodes = grid_nodes(len(coarse), device).view(-1, 3)
     return NarrowBandSDF(
         surface.grid,
-        surface.values + surface.grid.sampled(correction),
+        surface.values + surface.grid.sample(correction),
         GridSDF(coarse + evaluate_in_chunks(correction, nodes).view_as(coarse)),
         surface.observed,
     )

@@ -8,30 +8,30 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from pmni import kernels
+from pmni.config.refinement import NarrowBandSettings
 from pmni.kernels.types import NarrowBandTensors
 from pmni.sdf.block_grid import BLOCK, BlockGrid, trilinear
 from pmni.sdf.grid import GridSDF, grid_nodes
-from pmni.sdf.reinitialization import reinitialized_values, reinitialized_values_dense
+from pmni.sdf.reinitialization import reinitialize_dense_values, reinitialize_values
 from pmni.sdf.sdf import SDF
 
-HALF_WIDTH = 4.0
-"""The blocks whose middle is within this many cells and half a block of the surface are on: all
-points within 1.6 cells of it are in the fine grid, and most within this many."""
-SPARE = 1.5
-"""Cells beyond that, which are switched on too, so that the surface may move a little."""
 DENSE_CELLS = 64
-"""A grid of so many cells along a side, or fewer, has all its nodes. The coarse grid has as many,
-or a quarter of the fine one's if that is more."""
-FROZEN = 1.5
-"""Cells from the surface within which redistancing leaves the values alone."""
-CLIP = 8.0
-"""Cells (of the coarse grid) to which values are limited."""
+"""Largest number of cells along a side of a grid that has all its nodes. The background grid has as
+many, or a quarter of the fine grid's if that is more."""
+CHUNK = 2**18
+"""Points evaluated at a time where memory counts."""
+DEFAULTS = NarrowBandSettings()
+"""Width, truncation and fixed nodes of bands for which nothing else is said."""
 
 
 class NarrowBandSDF:
-    """Trilinear in the cells of `grid`, whose nodes have `values`; elsewhere the `background`'s.
+    """A signed distance function: trilinear in the cells of a fine grid, else a background.
 
-    A grid that has all its nodes is its own background: both hold the same values.
+    Args:
+        grid: the fine nodes; where it has all, `background` holds the same values.
+        values: signed distances at its nodes, normalised units.
+        background: a coarse dense grid.
+        observed: whether cameras have observed the surface around each node; None if unknown.
     """
 
     def __init__(
@@ -103,64 +103,78 @@ class NarrowBandSDF:
         return single and not (wanted and torch.is_grad_enabled()) and kernels.use_triton(x.device)
 
 
-def resample(sdf: SDF, cells: int, device: torch.device, sweeps: int) -> NarrowBandSDF:
-    """`sdf` on the grid of so many cells around its surface."""
+def resample(
+    sdf: SDF,
+    cells: int,
+    device: torch.device,
+    sweeps: int,
+    settings: NarrowBandSettings = DEFAULTS,
+) -> NarrowBandSDF:
+    """`sdf` on a grid of `cells` along a side around its surface, reinitialised by `sweeps`."""
     if cells <= DENSE_CELLS:
         grid = BlockGrid.dense(cells, device)
     else:
         everywhere = torch.ones((cells // BLOCK + 1,) * 3, dtype=torch.bool, device=device)
-        grid = BlockGrid(cells, _near(sdf, cells, HALF_WIDTH + SPARE, everywhere))
+        width = settings.half_width_cells + settings.margin_cells
+        grid = BlockGrid(cells, _near_blocks(sdf, cells, width, everywhere))
     coarse = max(min(cells, DENSE_CELLS), cells // 4) + 1
     nodes = grid_nodes(coarse, device).view(-1, 3)
     background = GridSDF(evaluate_in_chunks(sdf, nodes).view(coarse, coarse, coarse))
-    return reinitialize(NarrowBandSDF(grid, grid.sampled(sdf), background), sweeps)
+    return reinitialize(NarrowBandSDF(grid, grid.sample(sdf), background), sweeps, settings)
 
 
-def reinitialize(sdf: NarrowBandSDF, sweeps: int) -> NarrowBandSDF:
-    """`sdf` redistanced, with a background that agrees with it where both have nodes."""
+def reinitialize(
+    sdf: NarrowBandSDF, sweeps: int, settings: NarrowBandSettings = DEFAULTS
+) -> NarrowBandSDF:
+    """`sdf` as a distance function again (|grad f| = 1), its surface unmoved and values truncated.
+
+    The background takes the fine grid's values where both have nodes.
+    """
     grid, background = sdf.grid, sdf.background.values
-    near = sdf.values.abs() <= FROZEN * grid.spacing
-    values = reinitialized_values(grid, sdf.values, near, sweeps)
-    rows, known = grid.coarser_nodes(grid.cells // (len(background) - 1))
-    background = background.masked_scatter(known, values[rows])
-    if len(rows) < background.numel():
-        background = reinitialized_values_dense(background, known, sweeps)
-    limit = CLIP * 2 / (len(background) - 1)
-    return NarrowBandSDF(
-        grid, values.clamp(-limit, limit), GridSDF(background.clamp(-limit, limit))
-    )
+    fixed = sdf.values.abs() <= settings.fixed_cells * grid.spacing
+    values = reinitialize_values(grid, sdf.values, fixed, sweeps)
+    index, fine = grid.coarser_nodes(grid.cells // (len(background) - 1))
+    background = background.masked_scatter(fine, values[index])
+    if len(index) < background.numel():
+        background = reinitialize_dense_values(background, fine, sweeps)
+    limit = settings.truncation_cells * 2 / (len(background) - 1)
+    truncated = GridSDF(background.clamp(-limit, limit))
+    return NarrowBandSDF(grid, values.clamp(-limit, limit), truncated)
 
 
-def rebuild_band(sdf: NarrowBandSDF) -> NarrowBandSDF:
-    """`sdf` on blocks that surround its surface again, if the surface came near to their end.
+def rebuild_band(sdf: NarrowBandSDF, settings: NarrowBandSettings = DEFAULTS) -> NarrowBandSDF:
+    """`sdf` on blocks around its surface again, if the surface came near to the band's end.
 
-    The background must agree with the band (`reinitialize`)."""
+    The background must agree with the band (see `reinitialize`).
+    """
     grid = sdf.grid
     if grid.cells <= DENSE_CELLS:
         return sdf
     reachable = max_pool3d(grid.active[None].float(), 3, stride=1, padding=1)[0] > 0
-    needed = _near(sdf, grid.cells, HALF_WIDTH, reachable & ~grid.active)
-    if not needed.any():
+    half_width = settings.half_width_cells
+    missing = _near_blocks(sdf, grid.cells, half_width, reachable & ~grid.active)
+    if not missing.any():
         return sdf
-    grid = BlockGrid(grid.cells, _near(sdf, grid.cells, HALF_WIDTH + SPARE, reachable))
+    width = half_width + settings.margin_cells
+    grid = BlockGrid(grid.cells, _near_blocks(sdf, grid.cells, width, reachable))
     first = sdf.grid.node_indices(grid.blocks * BLOCK)
     kept = first >= 0
     values = sdf.values.new_empty(len(grid.blocks), BLOCK**3)
     values[kept] = sdf.values.view(-1, BLOCK**3)[first[kept] // BLOCK**3]
-    values[~kept] = grid.sampled(sdf, grid.blocks[~kept]).view(-1, BLOCK**3)
+    values[~kept] = grid.sample(sdf, grid.blocks[~kept]).view(-1, BLOCK**3)
     return NarrowBandSDF(grid, values.view(-1), sdf.background)
 
 
-def _near(
-    sdf: SDF, cells: int, width: float, among: Bool[Tensor, "m m m"]
+def _near_blocks(
+    sdf: SDF, cells: int, width: float, candidates: Bool[Tensor, "m m m"]
 ) -> Bool[Tensor, "m m m"]:
-    """Which of some blocks reach within `width` cells of the surface."""
+    """Which candidate blocks reach within `width` cells of the surface."""
     spacing = 2 / cells
-    centres = (torch.nonzero(among) * BLOCK + (BLOCK - 1) / 2) * spacing - 1
+    centres = (torch.nonzero(candidates) * BLOCK + (BLOCK - 1) / 2) * spacing - 1
     near = evaluate_in_chunks(sdf, centres).abs() < (width + BLOCK / 2) * spacing
-    return torch.zeros_like(among).masked_scatter(among, near)
+    return torch.zeros_like(candidates).masked_scatter(candidates, near)
 
 
 def evaluate_in_chunks(sdf: SDF, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
     """f at many points, with little memory."""
-    return torch.cat([sdf(part) for part in x.split(2**18)])
+    return torch.cat([sdf(part) for part in x.split(CHUNK)])

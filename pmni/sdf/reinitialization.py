@@ -13,7 +13,7 @@ STEP = 0.5
 """Of the pseudo-time, in cells: the largest that is stable in three dimensions."""
 
 
-def reinitialized_values(
+def reinitialize_values(
     grid: BlockGrid, values: Float[Tensor, " N"], fixed: Bool[Tensor, " N"], sweeps: int
 ) -> Float[Tensor, " N"]:
     """A function on a sparse grid after so many sweeps; `fixed` nodes keep their values."""
@@ -25,7 +25,7 @@ def reinitialized_values(
     return values
 
 
-def reinitialized_values_dense(
+def reinitialize_dense_values(
     values: Float[Tensor, "n n n"], fixed: Bool[Tensor, "n n n"], sweeps: int
 ) -> Float[Tensor, "n n n"]:
     """The same on all nodes of a grid on [-1, 1]^3."""

@@ -29,7 +29,7 @@ class GaussNewtonPoses:
     @torch.no_grad()
     def step(self, sdf: SDF, c2w: Float[Tensor, "V 4 4"], seed: int) -> Float[Tensor, "V 4 4"]:
         """The poses after a step from `c2w`; the drawn pixels depend on the seed alone."""
-        cells = self.cells or finest_cells(self.observations, c2w)
+        cells = self.cells or finest_cells(self.observations, c2w, RefineSettings().cell_pixels)
         surface = resample(sdf, cells, self.observations.device, self.redistancing_sweeps)
         moved = pose_step(self.observations, surface, c2w.double(), RefineSettings(seed=seed))
         return moved.to(c2w)

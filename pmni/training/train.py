@@ -13,8 +13,8 @@ from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.geometry.poses import Poses
 from pmni.io.tables import Row
-from pmni.refinement.correction import corrected
-from pmni.refinement.observations import load_observations
+from pmni.refinement.correction import correct_capture
+from pmni.refinement.observations import Observations
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.training.gauss_newton_poses import GaussNewtonPoses
 from pmni.training.loop import KeptIteration, TrainingLoop
@@ -104,7 +104,7 @@ def make_trainer(
 ) -> Trainer:
     """The training of a capture before its first step. Raises InputError as `train` does."""
     if surface is not None:
-        capture = corrected(capture, initial, surface, device)
+        capture = correct_capture(capture, initial, surface, device)
     elif settings.warm_start.source == "surface":
         raise InputError("warm_start.source is 'surface', but no surface is given")
     views = Views.of(capture, ray_distances, settings.exclude_views, settings.heldout, device)
@@ -113,9 +113,7 @@ def make_trainer(
     c2w = torch.as_tensor(initial.select(views.names), dtype=torch.float32, device=device)
     pose_steps = None
     if settings.poses.method == "gauss_newton":
-        observations = load_observations(
-            capture, settings.exclude_views, device, heldout=settings.heldout
-        )
+        observations = Observations.of(views)
         cells = None if surface is None else surface.grid.cells
         pose_steps = GaussNewtonPoses(observations, cells, settings.poses.redistancing_sweeps)
     return Trainer(views, c2w, settings, surface, pose_steps)

@@ -18,7 +18,7 @@ from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.checkpoint import load_surface, save_band
 from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.narrow_band import CLIP, FROZEN, NarrowBandSDF, rebuild_band, reinitialize, resample
-from pmni.sdf.reinitialization import reinitialized_values, reinitialized_values_dense, upwind_slope
+from pmni.sdf.reinitialization import reinitialize_dense_values, reinitialize_values, upwind_slope
 
 CPU = torch.device("cpu")
 RADIUS = 0.6
@@ -213,7 +213,7 @@ def test_a_sweep_reaches_half_a_cell():
 def test_fixed_nodes_keep_their_values():
     sdf = with_slope(1.6, 0.4)
     fixed = torch.rand(len(sdf.values), generator=torch.Generator().manual_seed(0)) < 0.3
-    after = reinitialized_values(sdf.grid, sdf.values, fixed, 5)
+    after = reinitialize_values(sdf.grid, sdf.values, fixed, 5)
     assert torch.equal(after[fixed], sdf.values[fixed])
     assert not torch.equal(after[~fixed], sdf.values[~fixed])
 
@@ -228,8 +228,8 @@ def test_sparse_and_dense_redistancing_agree():
     )
     fixed = torch.zeros(len(sdf.grid), dtype=torch.bool)
     fixed[rows] = near
-    dense = reinitialized_values_dense(sdf.background.values, near, 4)
-    sparse = reinitialized_values(sdf.grid, sdf.values, fixed, 4)[rows]
+    dense = reinitialize_dense_values(sdf.background.values, near, 4)
+    sparse = reinitialize_values(sdf.grid, sdf.values, fixed, 4)[rows]
     inner = slice(5, -5)
     torch.testing.assert_close(sparse[(inner,) * 3], dense[(inner,) * 3], atol=1e-5, rtol=0)
 

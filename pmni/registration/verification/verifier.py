@@ -14,12 +14,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from pmni.config.refinement import RefineSettings
+from pmni.config.refinement import (
+    ConcavitySettings,
+    PriorSettings,
+    RefineSettings,
+    VisualHullSettings,
+)
 from pmni.data.capture import Capture
+from pmni.data.views import Views as CaptureViews
 from pmni.errors import ConvergenceError, LostSurfaceError
 from pmni.geometry.cameras import invert_rigid
 from pmni.refinement.initial_surface import initial_hull
-from pmni.refinement.observations import load_observations
+from pmni.refinement.observations import Observations
 from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.multiview.graph import PairGraph
 from pmni.registration.multiview.lookalikes import turns
@@ -139,9 +145,14 @@ class Verifier:
         self.graph, self.name, self.views = graph, capture.name, capture.views
         self.turning_loss = turning_loss(views, graph)
         small = shrunk(capture, views)
-        self.observations = load_observations(small, (), views.depth.device)
+        self.observations = Observations.of(CaptureViews.of(small, device=views.depth.device))
         self.settings = RefineSettings(
-            cells=COARSE, bias_deg=0.0, flattening=False, open_hollows=False, seed=seed
+            cells=COARSE,
+            coarsest_cells=COARSEST,
+            seed=seed,
+            visual_hull=VisualHullSettings(nodes=COARSEST + 1),
+            priors=PriorSettings(bias_field_deg=0.0, normal_tilt_bias=False),
+            concavities=ConcavitySettings(enabled=False),
         )
 
     def best(
@@ -244,9 +255,9 @@ class Verifier:
         steps: int = STEPS,
     ) -> Trial:
         start = torch.as_tensor(centred(c2w, self.observations), device=self.observations.device)
-        surface = initial_hull(self.observations, start, COARSEST + 1)
+        surface = initial_hull(self.observations, start, self.settings.visual_hull)
         settings = self.settings.model_copy(update={"pixels": pixels, "conjugate_gradients": steps})
-        solver = GaussNewtonSolver(self.observations, surface, start, settings, COARSEST)
+        solver = GaussNewtonSolver(self.observations, surface, start, settings)
         for cells in plan:
             solver.step(cells)
         state = solver.state
@@ -254,7 +265,7 @@ class Verifier:
 
     def replaced(self, trial: Trial) -> Float[np.ndarray, "V 4 4"] | None:
         """The poses with misplaced views where the pairs suggest that they are explained best, or,
-        if a few of them fit violates there, anywhere else; without any, with those that are
+        if a few of them fit nowhere there, anywhere else; without any, with those that are
         explained nearly as well on another side of the object that looks like theirs, unless all
         are equal steps about one axis. None if there are neither."""
         least = OUTLIER * float(trial.explained.median())
