@@ -36,12 +36,12 @@ class Prior:
 
 @dataclass(frozen=True)
 class _ScaledTerm:
-    """K residuals of D components and their derivatives, times the weights' square roots."""
+    """K residuals of D components (M components a view), times their weights' square roots."""
 
     nodes: Int[Tensor, "K 8"]
     weights: Float[Tensor, "K D 8"]
-    view_jacobian: Float[Tensor, "V KD 16"]
-    shared_jacobian: Float[Tensor, "KD 2"]
+    view_jacobian: Float[Tensor, "V M 16"]
+    shared_jacobian: Float[Tensor, "VM 2"]
     value: Float[Tensor, "K D"]
 
 

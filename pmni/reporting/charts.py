@@ -37,7 +37,7 @@ TITLES = {
     "hit_fraction": "Part of the rays that hit the surface",
     "translation_change": "Shift of the cameras in an iteration, normalised",
     "surface_change": "Change of the distance function in an iteration, normalised",
-    "flattening": "Common flattening of the normals",
+    "normal_tilt_bias": "Common tilt of the normals",
     "focal_factor": "Common factor of the focal lengths",
 }
 

@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import sphere
-from fixtures.training import sphere_capture
-from refinement.test_refinement import (
+from fixtures.refinement import (
+    blob,
     cameras,
-    duck,
+    observations_of,
     refined,
     rotation_errors,
     surface_errors,
     wrong_poses,
 )
+from fixtures.training import sphere_capture
 from registration.test_registration_pairs import duck as near_duck
 
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
 from pmni.data.views import Views
 from pmni.errors import InputError
-from pmni.refinement.observations import contour_points, load_observations
+from pmni.refinement.observations import contour_points
 from pmni.refinement.residuals import contour_residuals
 from pmni.refinement.state import State
 from pmni.registration.pairwise.scoring import agreement
@@ -86,7 +87,7 @@ def test_distances_are_from_contours_not_from_borders():
 
 def test_a_cut_is_no_contour():
     capture = sphere_cut()
-    found, padded = (load_observations(c, (), CPU) for c in (capture, replace(capture, sizes=None)))
+    found, padded = (observations_of(c) for c in (capture, replace(capture, sizes=None)))
     rows = slice(int(found.first_contour_point[2]), int(found.first_contour_point[3]))
     whole = contour_points(sphere_capture(views=8)[0].masks[2])
     kept = whole[whole[:, 0] <= 33]
@@ -100,7 +101,7 @@ def test_a_view_without_a_contour_has_no_residuals_of_one():
     masks[7] = True
     normals = capture.normals.copy()
     normals[7] = [0, 0, -1]
-    observations = load_observations(replace(capture, masks=masks, normals=normals), (), CPU)
+    observations = observations_of(replace(capture, masks=masks, normals=normals))
     index = observations.sample_contour(50, torch.Generator().manual_seed(0))
     c2w = torch.tensor(capture.reference_c2w)
     state = State.start(resample(sphere(0.5), 32, CPU, 4), c2w)
@@ -143,7 +144,7 @@ def test_what_no_view_shows_is_outside_the_hull():
 
 # ------------------------------------------------------------------------------- refinement
 def test_a_cut_view_does_no_harm_to_poses_and_surface():
-    capture, mesh = duck()
+    capture, mesh = blob()
     smaller = cut(capture, {3: (52, 60)})
     assert smaller.masks[3].sum() < 0.75 * capture.masks[3].sum()
     solver, _ = refined(smaller, wrong_poses(), pixels=800)
@@ -239,5 +240,5 @@ def test_an_object_that_fills_all_images_is_one_line():
     normals = np.broadcast_to(np.float32([0, 0, -1]), capture.normals.shape).copy()
     full = replace(capture, masks=np.ones_like(capture.masks), normals=normals)
     with pytest.raises(InputError, match="sphere: the object fills all images; its outline must"):
-        load_observations(full, (), CPU)
+        observations_of(full)
     assert 4 * full.masks.shape[2] < UNSEEN

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pmni.config.refinement import LinearSolverSettings
 from pmni.refinement.normal_equations import (
-    GRADIENT_WEIGHT,
-    THIN_PLATE_DISTANCE,
-    THIN_PLATE_WEIGHT,
     NormalEquations,
     Prior,
     WeightedResiduals,
@@ -27,7 +25,7 @@ from pmni.sdf.narrow_band import NarrowBandSDF
 
 CPU = torch.device("cpu")
 VIEWS, PIXELS, POINTS = 3, 200, 40
-DAMPING = 1e-3
+SETTINGS = LinearSolverSettings(damping=1e-3)
 
 
 @cache
@@ -39,7 +37,7 @@ def grid() -> BlockGrid:
 
 
 def with_values(grid: BlockGrid, values: Tensor) -> NarrowBandSDF:
-    """The base is of no importance here."""
+    """The background is of no importance here."""
     return NarrowBandSDF(grid, values, GridSDF(torch.zeros(3, 3, 3)))
 
 
@@ -47,7 +45,9 @@ def with_values(grid: BlockGrid, values: Tensor) -> NarrowBandSDF:
 def surface() -> NarrowBandSDF:
     """A rough one, of which some nodes are too far away to be smoothed."""
     generator = torch.Generator().manual_seed(1)
-    values = torch.randn(len(grid()), generator=generator) * THIN_PLATE_DISTANCE * grid().spacing
+    values = (
+        torch.randn(len(grid()), generator=generator) * SETTINGS.thin_plate_cells * grid().spacing
+    )
     return with_values(grid(), values)
 
 
@@ -64,7 +64,7 @@ def residuals(count: int, components: int, generator: torch.Generator) -> Residu
     scale = torch.logspace(-1, 1, VIEW_UNKNOWNS)
     return Residuals(
         value=torch.randn(total, components, generator=generator),
-        rows=rows,
+        nodes=rows,
         weights=weights,
         view_jacobian=torch.randn(total, components, VIEW_UNKNOWNS, generator=generator) * scale,
         shared_jacobian=torch.randn(total, components, SHARED_UNKNOWNS, generator=generator),
@@ -82,7 +82,7 @@ class Problem:
 
     def equations(self, kind: type[NormalEquations] = NormalEquations) -> NormalEquations:
         return kind(
-            self.surface, self.terms, VIEWS, self.prior, self.free_view, self.free_shared, DAMPING
+            self.surface, self.terms, VIEWS, self.prior, self.free_view, self.free_shared, SETTINGS
         )
 
 
@@ -135,7 +135,7 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
         r, w = term.residuals, term.root_weight.double()
         count, components = r.value.shape
         A = torch.zeros(count, components, unknowns, dtype=torch.float64)
-        index = r.rows[:, None].expand(-1, components, -1)
+        index = r.nodes[:, None].expand(-1, components, -1)
         A.scatter_add_(2, index, -r.weights.double())
         for view in range(VIEWS):
             mine = slice(view * count // VIEWS, (view + 1) * count // VIEWS)
@@ -156,7 +156,7 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
     blocks.append(torch.diag(weight.sqrt()))
     sides.append(-weight.sqrt() * value)
     damping = torch.zeros(unknowns, dtype=torch.float64)
-    damping[views] = DAMPING * squares.view(-1)
+    damping[views] = SETTINGS.damping * squares.view(-1)
     blocks.append(torch.diag(damping.sqrt()))
     # the gradient_term: differences of neighbours, and a little of the values themselves
     laplacian = torch.zeros(nodes, unknowns, dtype=torch.float64)
@@ -166,15 +166,17 @@ def dense_rows(given: Problem, density: float) -> tuple[Tensor, Tensor]:
         A = torch.zeros(len(there), unknowns, dtype=torch.float64)
         A[torch.arange(len(there)), there] = 1
         A[torch.arange(len(there)), neighbour[there]] = -1
-        blocks.append(A * (GRADIENT_WEIGHT * density) ** 0.5)
+        blocks.append(A * (SETTINGS.gradient_weight * density) ** 0.5)
         laplacian[there] += A
         laplacian[neighbour[there]] -= A
     values = torch.zeros(unknowns, dtype=torch.float64)
-    values[:nodes] = (GRADIENT_WEIGHT * density * 1e-3) ** 0.5
+    values[:nodes] = (SETTINGS.gradient_weight * density * 1e-3) ** 0.5
     blocks.append(torch.diag(values))
     # the bending of the surface with its increment, near the surface
     f, h = given.surface.values.double(), given.surface.grid.spacing
-    strength = (THIN_PLATE_WEIGHT / 3 / h**2 * (f.abs() <= THIN_PLATE_DISTANCE * h)).sqrt()
+    strength = (
+        SETTINGS.thin_plate_weight / 3 / h**2 * (f.abs() <= SETTINGS.thin_plate_cells * h)
+    ).sqrt()
     blocks.append(laplacian * strength[:, None])
     bent = strength * (laplacian[:, :nodes] @ f)
     A = torch.cat(blocks) * free
@@ -299,7 +301,7 @@ def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
         weights = trilinear_gradient(place, wide.spacing)
         r = Residuals(
             value=(weights @ (measured - height - bump)[rows][..., None])[..., 0],
-            rows=rows,
+            nodes=rows,
             weights=weights,
             view_jacobian=torch.zeros(count, 3, VIEW_UNKNOWNS),
             shared_jacobian=torch.zeros(count, 3, SHARED_UNKNOWNS),
@@ -307,7 +309,7 @@ def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
         )
         terms = (WeightedResiduals(r, torch.ones(count)),)
         bumpy = with_values(wide, height + bump)
-        step = NormalEquations(bumpy, terms, VIEWS, given.prior, *fixed, DAMPING).solve(100)
+        step = NormalEquations(bumpy, terms, VIEWS, given.prior, *fixed, SETTINGS).solve(100)
         return float((bump + step.surface)[middle] / 0.02)
 
     # a bump that many rays measure stays, one that few measure sinks
@@ -364,7 +366,7 @@ def test_coarser_grids_need_fewer_iterations():
     bump = torch.exp(-4 * (wide.positions() - torch.tensor([0.6, 0, 0])).square().sum(-1))
     r = Residuals(
         value=(weights @ bump[rows][..., None])[..., 0],
-        rows=rows,
+        nodes=rows,
         weights=weights,
         view_jacobian=torch.zeros(6000, 3, VIEW_UNKNOWNS),
         shared_jacobian=torch.zeros(6000, 3, SHARED_UNKNOWNS),
@@ -377,7 +379,7 @@ def test_coarser_grids_need_fewer_iterations():
         """The root mean square of what remains of the residuals, relative."""
         terms = (WeightedResiduals(r, torch.ones(6000)),)
         smooth = with_values(wide, torch.zeros(len(wide)))
-        step = kind(smooth, terms, VIEWS, given.prior, *fixed, DAMPING).solve(iterations)
+        step = kind(smooth, terms, VIEWS, given.prior, *fixed, SETTINGS).solve(iterations)
         rest = r.value - (weights @ step.surface[rows][..., None])[..., 0]
         return float(rest.norm() / r.value.norm())
 
@@ -391,14 +393,14 @@ def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors():
     r = torch.zeros(len(wide))
     node = wide.node_indices(torch.tensor([[8, 8, 16]]))
     r[node] = 1.0
-    assert torch.equal(multigrid(wide, r, 1), r)
+    assert torch.equal(multigrid(wide, r, 1, 8), r)
     for levels in (2, 3):  # 16 and 8 cells; 8 is the fewest
-        spread = multigrid(wide, r, levels)
+        spread = multigrid(wide, r, levels, 8)
         assert float(spread[node]) == levels
         beside = wide.node_indices(torch.tensor([[9, 8, 16], [10, 8, 16], [9, 9, 16]]))
         expected = [[0.5, 0.0, 0.25], [0.5 + 0.75, 0.5, 0.25 + 0.75**2]][levels - 2]
         assert spread[beside].tolist() == pytest.approx(expected)
-    assert torch.equal(multigrid(wide, r, 6), multigrid(wide, r, 3))
+    assert torch.equal(multigrid(wide, r, 6, 8), multigrid(wide, r, 3, 8))
 
 
 def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass():
@@ -407,14 +409,13 @@ def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass():
     from pmni.kernels.normal_equations import add_product
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    twin = problem().equations()
-    x = unflat(torch.randn(len(flat(twin.rhs())), generator=torch.Generator().manual_seed(4)))
-    expected = twin._transposed(twin._changes(x))
+    reference = problem().equations()
+    x = unflat(torch.randn(len(flat(reference.rhs())), generator=torch.Generator().manual_seed(4)))
+    expected = reference._transposed_product(reference._jacobian_product(x))
     found = tuple(torch.ones_like(part, device=device) for part in parts(x))
-    for rows, *rest in zip(
-        twin.rows, twin.weights, twin.view_jacobian, twin.shared_jacobian, strict=True
-    ):
-        given = (*parts(x), rows.int(), *rest)
+    for term in reference.terms:
+        jacobians = term.weights, term.view_jacobian, term.shared_jacobian
+        given = (*parts(x), term.nodes.int(), *jacobians)
         add_product(*(tensor.to(device) for tensor in given), found)
     for sums, part in zip(found, parts(expected), strict=True):
         torch.testing.assert_close(sums.cpu() - 1, part, atol=1e-4, rtol=1e-4)

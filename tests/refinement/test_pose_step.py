@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from fixtures.training import CPU, Body, rotated
+from fixtures.refinement import observations_of
+from fixtures.training import Body, rotated
 
 from pmni.config.refinement import RefineSettings
 from pmni.data.capture import Capture
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.refinement.observations import load_observations
 from pmni.refinement.pose_step import pose_step
 
 
@@ -21,7 +21,7 @@ def pose_errors(capture: Capture, c2w: torch.Tensor) -> np.ndarray:
 def test_steps_of_the_poses_alone_converge_to_the_truth(body: Body) -> None:
     capture, surface = body
     assert capture.reference_c2w is not None
-    observations = load_observations(capture, (), CPU)
+    observations = observations_of(capture)
     c2w = torch.tensor(rotated(capture.reference_c2w, 3.0))
     errors = [pose_errors(capture, c2w).mean()]
     for seed in range(5):

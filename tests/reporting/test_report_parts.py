@@ -587,13 +587,13 @@ def test_a_file_that_is_no_history_is_refused(tmp_path: Path) -> None:
 def test_the_refinement_is_charted_with_its_grids(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     path.write_text(
-        "iteration,cells,seconds,normal_residual_deg,rotation_change_deg,flattening,focal_factor\n"
+        "iteration,cells,seconds,normal_residual_deg,rotation_change_deg,normal_tilt_bias,focal_factor\n"
         "1,64,0.1,9,0,0,1\n2,64,0.2,7,0,0.01,1\n3,128,0.4,6,0,0.02,1\n",
         encoding="utf-8",
     )
     named = dict(charts.refinement_charts(charts.read_history(path, "iteration")))
     # fixed cameras do not turn, and a factor that never changes says nothing
-    assert list(named) == ["Residual of the normals, degrees", "Common flattening of the normals"]
+    assert list(named) == ["Residual of the normals, degrees", "Common tilt of the normals"]
     for chart in named.values():
         assert chart["marks"] == [{"x": 0.5, "text": "64³"}, {"x": 2.5, "text": "128³"}]
         assert chart["traces"][0]["x"] == [1, 2, 3]

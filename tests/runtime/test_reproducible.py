@@ -6,8 +6,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from fixtures.refinement import blob, wrong_poses
 from fixtures.training import TINY, changed
-from refinement.test_refinement import duck, wrong_poses
 
 from pmni.cli.main import main
 from pmni.data.capture import save_capture
@@ -41,7 +41,7 @@ def test_sums_are_in_order_within_the_block_only() -> None:
     ],
 )
 def test_a_refinement_and_a_training_from_it_are_the_same_again(device, tmp_path) -> None:
-    capture, _ = duck()
+    capture, _ = blob()
     save_capture(tmp_path / "capture", capture)
     (tmp_path / "distances").mkdir()
     np.savez(

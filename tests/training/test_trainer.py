@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures.refinement import observations_of
 from fixtures.training import (
     ALL_TERMS,
     CPU,
@@ -24,7 +25,6 @@ from pmni.data.views import Views
 from pmni.errors import DivergenceError
 from pmni.geometry.cameras import invert_rigid
 from pmni.geometry.transforms import rotation_angle_deg
-from pmni.refinement.observations import load_observations
 from pmni.training.gauss_newton_poses import GaussNewtonPoses
 from pmni.training.patches import patch_rays
 from pmni.training.rng import StepRng
@@ -125,7 +125,7 @@ def from_surface(body: Body, **changes: Any) -> Trainer:
     capture, surface = body
     settings = changed(TINY, heldout=0.1, **changes)
     assert capture.reference_c2w is not None
-    observations = load_observations(capture, (), CPU, heldout=0.1)
+    observations = observations_of(capture, heldout=0.1)
     steps = GaussNewtonPoses(observations, surface.grid.cells, 4)
     moving = settings.poses.method == "gauss_newton"
     start = torch.tensor(rotated(capture.reference_c2w, 1.0), dtype=torch.float32)

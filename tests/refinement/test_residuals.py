@@ -13,14 +13,26 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from fixtures.analytic_sdfs import Analytic, sphere, torus, union
+from fixtures.analytic_sdfs import Analytic, sphere
+from fixtures.refinement import observations_of
+from fixtures.ring import (
+    CENTRE,
+    POINTS,
+    RING,
+    K,
+    cameras,
+    generator,
+    moved,
+    observations,
+    on_fine_grid,
+    truth,
+)
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from pmni.data.capture import Capture
-from pmni.errors import InputError
 from pmni.geometry.cameras import look_at
-from pmni.refinement.observations import contour_points, load_observations
+from pmni.geometry.rotations import cross_matrix
 from pmni.refinement.residuals import (
     OBJECT_SIZE,
     Residuals,
@@ -36,85 +48,12 @@ from pmni.refinement.state import (
     OFFSET,
     ROTATION,
     TRANSLATION,
-    Increment,
     State,
-    cross_matrix,
 )
-from pmni.sdf.block_grid import BLOCK, BlockGrid
-from pmni.sdf.closest_approach import closest_approach
-from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
-CPU = torch.device("cpu")
-CELLS = 128
-HEIGHT, WIDTH = 60, 72
-K = np.array([[500.0, 0, 37.2], [0, 480.0, 28.1], [0, 0, 1]])
-CENTRE = (0.08, -0.05, 0.06)
-POINTS = 150
-"""Of each kind that each view is asked for."""
 
-
-def moved(sdf: Analytic, centre: tuple[float, float, float]) -> Analytic:
-    return Analytic(lambda x: sdf(x - x.new_tensor(centre)))
-
-
-RING = moved(torus(0.5, 0.24), CENTRE)
-"""Curvatures from -1 / 0.26 to 1 / 0.24, off the origin about which cameras turn."""
-
-
-@cache
-def on_fine_grid(sdf: Analytic, cells: int = CELLS) -> NarrowBandSDF:
-    """Exact values at the nodes; no redistancing."""
-    side, coarse = cells // BLOCK + 1, min(cells, 64) + 1
-    middle = (torch.arange(side) * BLOCK + 1.5) * (2 / cells) - 1
-    middles = torch.stack(torch.meshgrid(middle, middle, middle, indexing="ij"), -1)
-    near = sdf(middles.view(-1, 3)).abs().view(side, side, side) < 9 * 2 / cells
-    grid = BlockGrid(cells, near | (cells <= 64))
-    base = GridSDF(sdf(grid_nodes(coarse, CPU).view(-1, 3)).view(coarse, coarse, coarse))
-    return NarrowBandSDF(grid, sdf(grid.positions()), base)
-
-
-def cameras() -> np.ndarray:
-    positions = 6.0 * np.array([[0.7, 0.4, 0.6], [-0.5, 0.6, 0.62], [0.1, -0.9, 0.42]])
-    target, rolls = np.array([0.03, 0.02, -0.04]), (0.3, -1.0, 2.0)
-    return np.stack([look_at(p, target, roll=r) for p, r in zip(positions, rolls, strict=True)])
-
-
-@cache
-def ring_capture() -> Capture:
-    """Exact normals and masks."""
-    v, u = np.mgrid[:HEIGHT, :WIDTH].reshape(2, -1).astype(float)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T
-    rays = torch.from_numpy(rays / np.linalg.norm(rays, axis=-1, keepdims=True))
-    masks, normals = [], []
-    for pose in torch.from_numpy(cameras()):
-        direction = rays @ pose[:3, :3].T
-        origin = pose[:3, 3].expand_as(direction).contiguous()
-        hits = trace(RING, origin, direction, *box_interval(origin, direction))
-        x = origin + hits.distance[:, None].nan_to_num() * direction
-        normal = RING.value_and_gradient(x)[1] @ pose[:3, :3] * hits.mask[:, None]
-        masks.append(hits.mask.view(HEIGHT, WIDTH).numpy())
-        normals.append(normal.view(HEIGHT, WIDTH, 3).numpy().astype(np.float32))
-    return Capture(np.stack(normals), np.stack(masks), np.stack([K] * 3), ("a", "b", "c"), "ring",
-                   reference_c2w=cameras())  # fmt: skip
-
-
-@cache
-def observations():
-    return load_observations(ring_capture(), (), CPU)
-
-
-@cache
-def truth() -> State:
-    return State.start(on_fine_grid(RING), torch.from_numpy(cameras()))
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-# --------------------------------------------------------------- the exact residuals, in float64
 def turned(vector: Tensor, by: Tensor) -> Tensor:
     """Vectors (N, 3) turned by rotation vectors (N, 3)."""
     matrix = torch.linalg.matrix_exp(cross_matrix(by))
@@ -150,7 +89,7 @@ def exact_normal(view: int, pixels: Tensor, measured: Tensor, near: Tensor, chan
     place = torch.cat([torch.ones(len(pixels), 1).double(), offset * distance / OBJECT_SIZE], -1)
     n = turned(measured.double(), place @ matrix.T)
     axis = torch.linalg.cross(-local, n)  # sin(theta) long: turning about it raises theta
-    return turned(n, change.get("flattening", torch.zeros(()).double()) * axis) @ R.T - n_f
+    return turned(n, change.get("tilt", torch.zeros(()).double()) * axis) @ R.T - n_f
 
 
 def exact_contour(view: int, pixels: Tensor, near: Tensor, change) -> Tensor:
@@ -199,10 +138,10 @@ def normals_now():
 
 
 SHAPES = {
-    "omega": (3,), "tau": (3,), "bias": (3, 3), "offset": (), "flattening": (), "log_focal": (),
+    "omega": (3,), "tau": (3,), "bias": (3, 3), "offset": (), "tilt": (), "log_focal": (),
 }  # fmt: skip
 VIEW_COLUMNS = {"omega": ROTATION, "tau": TRANSLATION, "bias": BIAS, "offset": OFFSET}
-SHARED_COLUMNS = {"flattening": NORMAL_TILT_BIAS, "log_focal": LOG_FOCAL}
+SHARED_COLUMNS = {"tilt": NORMAL_TILT_BIAS, "log_focal": LOG_FOCAL}
 
 
 def column(found: Residuals, name: str) -> Tensor:
@@ -212,7 +151,6 @@ def column(found: Residuals, name: str) -> Tensor:
     return found.shared_jacobian[..., SHARED_COLUMNS[name], None]
 
 
-# ------------------------------------------------------------------------- residuals of normals
 def test_residuals_vanish_at_the_truth():
     found, _, _, steady = normals_now()
     assert steady.sum() > 300
@@ -223,7 +161,7 @@ def test_residuals_vanish_at_the_truth():
     assert length.median() < 0.3 * h * k
 
 
-@pytest.mark.parametrize("name", ["omega", "tau", "bias", "flattening", "log_focal"])
+@pytest.mark.parametrize("name", ["omega", "tau", "bias", "tilt", "log_focal"])
 def test_derivatives_of_normal_residuals(name):
     found, index, near, steady = normals_now()
     m = observations()
@@ -246,7 +184,7 @@ def test_derivatives_of_normal_residuals_by_the_surface():
         return torch.sin(1.5 * x[:, 0]) * torch.cos(x[:, 1] + 1) + 0.5 * x[:, 2]
 
     grid = truth().surface.grid
-    got = -(found.weights @ u(grid.positions())[found.rows][..., None])[..., 0]
+    got = -(found.weights @ u(grid.positions())[found.nodes][..., None])[..., 0]
     for view in range(3):
         rows = slice(view * POINTS, (view + 1) * POINTS)
         _, d, C, _ = cast(view, observations().pixels[index[view]], {})
@@ -269,7 +207,7 @@ def test_normal_residuals_compare_with_the_gradient_of_the_cell():
     found, index, _, _ = normals_now()
     surface = truth().surface
     ok = found.valid > 0
-    corners = surface.values[found.rows].view(-1, 2, 2, 2) / surface.grid.spacing
+    corners = surface.values[found.nodes].view(-1, 2, 2, 2) / surface.grid.spacing
     # on each axis the gradient is between those of the cell's four edges
     measured = truth().rotations.float()[:, None] @ observations().normals[index][..., None]
     gradient = (measured.view(-1, 3) - found.value)[ok]
@@ -315,19 +253,18 @@ def test_pixels_that_see_nothing_do_not_count():
     assert found.view_jacobian.isfinite().all()
 
 
-# ------------------------------------------------------------------------ correction of normals
-def corrected(bias: Tensor, flattening: float) -> tuple[Tensor, Tensor, Tensor]:
+def corrected(bias: Tensor, tilt: float) -> tuple[Tensor, Tensor, Tensor]:
     """Corrected and measured normals and the rays of view 0."""
     m = observations()
     index = m.sample_pixels(POINTS, generator())
-    state = replace(truth(), bias=bias.expand(3, 3, 3), flattening=torch.tensor(flattening))
+    state = replace(truth(), bias=bias.expand(3, 3, 3), normal_tilt_bias=torch.tensor(tilt))
     pixels = m.pixels[index].float()
     local = m.directions(pixels, torch.zeros(()))
     result = correct_normals(m.intrinsics, state, m.normals[index], pixels, local)
     return result.normals, m.normals[index], local
 
 
-def test_a_positive_flattening_turns_normals_away_from_the_camera():
+def test_a_positive_tilt_bias_turns_normals_away_from_the_camera():
     after, before, local = corrected(torch.zeros(3, 3), 0.05)
     angle_before = (-(before * local).sum(-1)).clamp(-1, 1).acos()
     angle_after = (-(after * local).sum(-1)).clamp(-1, 1).acos()
@@ -348,7 +285,6 @@ def test_a_constant_bias_is_a_rotation():
     torch.testing.assert_close(after.norm(dim=-1), torch.ones_like(after[..., 0]))
 
 
-# ------------------------------------------------------------------------ residuals of contours
 @cache
 def contours_now():
     m, state = observations(), truth()
@@ -400,7 +336,7 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
     after = contour_residuals(observations(), changed, index)
     slope = (after.value - found.value)[:, 0] / step
     at_nodes = u(grid.positions())
-    expected = -(found.weights[:, 0] * at_nodes[found.rows]).sum(-1)
+    expected = -(found.weights[:, 0] * at_nodes[found.nodes]).sum(-1)
     # what is beyond the theorem is quadratic: step * |slope of u|^2 / (2 k), and the grid's place
     assert (slope - expected)[steady].abs().max() < 0.1
     assert (slope - expected)[steady].abs().median() < 0.01
@@ -440,7 +376,7 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
     normals[..., 2] = -1
     intrinsics = np.array([[focal, 0, 30], [0, focal, 30], [0, 0, 1]])
     capture = Capture(normals, np.stack([mask] * 3), intrinsics, ("a", "b", "c"), "ball")
-    m = load_observations(capture, (), CPU)
+    m = observations_of(capture)
     spot = 30 + focal * math.tan(angle) * np.array([[1, 0], [0, -1], [0.6, 0.8]])
     m = replace(
         m, contour=torch.from_numpy(spot).float(), first_contour_point=torch.tensor([0, 1, 2, 3])
@@ -458,152 +394,3 @@ def test_a_ray_beside_a_sphere_by_hand(miss, offset):
     assert float(found.view_jacobian[0, 0, TRANSLATION] @ forward) == pytest.approx(
         math.sin(angle), abs=0.01
     )
-
-
-# ----------------------------------------------------------------------------- the unknowns
-def test_an_increment_turns_cameras_about_the_origin():
-    state = State.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
-    views = torch.zeros(3, 16)
-    views[0, ROTATION] = torch.tensor([0.0, 0.0, math.pi / 2])
-    views[1, TRANSLATION] = torch.tensor([0.1, 0.2, 0.3])
-    views[2, OFFSET] = 0.01
-    views[2, BIAS] = torch.arange(9) * 1e-3
-    nothing = torch.zeros(len(state.surface.grid))
-    step = Increment(nothing, views, torch.tensor([0.03, -0.02]))
-    after = state.retract(step, 2)
-    x, y, z = cameras()[0, :3, 3]
-    np.testing.assert_allclose(after.centres[0], [-y, x, z], atol=1e-6)
-    quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
-    np.testing.assert_allclose(after.rotations[0], quarter @ cameras()[0, :3, :3], atol=1e-6)
-    np.testing.assert_allclose(after.c2w()[1, :3, 3], cameras()[1, :3, 3] + [0.1, 0.2, 0.3], 1e-6)
-    assert float(after.offsets[2]) == pytest.approx(0.01)
-    assert after.bias[2, 1].tolist() == pytest.approx([0.003, 0.004, 0.005])
-    assert (float(after.flattening), float(after.log_focal)) == pytest.approx((0.03, -0.02))
-    identity = after.rotations.transpose(1, 2) @ after.rotations
-    assert (identity - torch.eye(3)).abs().max() < 1e-12
-
-
-def test_the_surface_moves_at_most_three_cells_in_a_step():
-    state = State.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
-    far = Increment(torch.full((len(state.surface.grid),), -1.0), torch.zeros(3, 16),
-                    torch.zeros(2))  # fmt: skip
-    after = state.retract(far, 6)
-    h = state.surface.grid.spacing
-    x = normalize(torch.randn(500, 3, generator=generator()), dim=-1) * (0.6 + 3 * h)
-    assert after.surface(x).abs().max() < 0.2 * h
-
-
-# ----------------------------------------------------------------------------------- the rays
-def random_rays(count: int) -> tuple[Tensor, Tensor]:
-    origin = 5 * normalize(torch.randn(count, 3, generator=generator(3)), dim=-1)
-    target = torch.rand(count, 3, generator=generator(4)) * 1.6 - 0.8
-    return origin, normalize(target - origin, dim=-1)
-
-
-@pytest.mark.parametrize(
-    "sdf", [RING, union(sphere(0.3, (0.4, 0, 0)), sphere(0.35, (-0.4, 0.1, 0)))],
-    ids=["ring", "two balls"],
-)  # fmt: skip
-def test_least_value_is_the_least(sdf):
-    origin, direction = random_rays(400)
-    near, far = box_interval(origin, direction)
-    step = 0.03
-    at, least = closest_approach(sdf, origin, direction, near, far, step)
-    t = near[:, None] + torch.linspace(0, 1, 4001) * (far - near)[:, None]
-    x = origin[:, None] + t[..., None] * direction[:, None]
-    brute = sdf(x.reshape(-1, 3)).view(t.shape).amin(-1)
-    assert (least - brute).max() < 2e-3  # between minima, and at the kinks of distances
-    assert (least - brute).abs().median() < 5e-5
-    assert (brute - least).max() < 5e-4
-    torch.testing.assert_close(sdf(origin + at[:, None] * direction), least, atol=1e-5, rtol=0)
-
-
-def test_least_value_asks_for_few_values():
-    asked = []
-    sdf = Analytic(lambda x: asked.append(len(x)) or RING(x))
-    origin, direction = random_rays(1000)
-    closest_approach(sdf, origin, direction, *box_interval(origin, direction), 0.03)
-    assert sum(asked) < 65 * len(origin)
-
-
-# ----------------------------------------------------------------------------- the observations
-def test_contour_points_of_a_pixel_and_a_pair():
-    mask = np.zeros((4, 5), bool)
-    mask[1, 2] = True
-    assert sorted(map(tuple, contour_points(mask).tolist())) == [
-        (1.5, 1), (2, 0.5), (2, 1.5), (2.5, 1),
-    ]  # fmt: skip
-    mask[1, 3] = True
-    assert len(contour_points(mask)) == 6
-    mask[:] = True
-    assert len(contour_points(mask)) == 0  # the image's border is no contour
-
-
-def test_measurements_hold_what_the_views_show():
-    m, capture = observations(), ring_capture()
-    assert m.names == capture.views
-    assert len(m.pixels) == capture.masks.sum()
-    for view in range(3):
-        rows = slice(int(m.first_pixel[view]), int(m.first_pixel[view + 1]))
-        u, v = m.pixels[rows].T
-        assert capture.masks[view, v, u].all()
-        np.testing.assert_allclose(m.normals[rows], capture.normals[view, v, u], atol=1e-6)
-        np.testing.assert_array_equal(m.contour_depth[rows], -m.contour_distance[view, v, u])
-        contour = slice(int(m.first_contour_point[view]), int(m.first_contour_point[view + 1]))
-        np.testing.assert_array_equal(m.contour[contour], contour_points(capture.masks[view]))
-    assert (m.contour_depth > 0).all()
-
-
-def test_directions_invert_the_projection():
-    m = observations()
-    pixels = torch.rand(3, 20, 2, generator=generator()) * 50
-    focal = torch.tensor(0.05)
-    local = m.directions(pixels, focal)
-    torch.testing.assert_close(local.norm(dim=-1), torch.ones(3, 20))
-    scaled = torch.tensor(K).float()
-    scaled[[0, 1], [0, 1]] *= focal.exp()
-    projected = local @ scaled.T
-    torch.testing.assert_close(projected[..., :2] / projected[..., 2:], pixels, atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("draw", ["sample_pixels", "sample_contour"])
-def test_draws_come_from_each_view_and_can_be_repeated(draw):
-    m = observations()
-    first = m.first_pixel if draw == "sample_pixels" else m.first_contour_point
-    one, again = (getattr(m, draw)(4000, generator(5)) for _ in range(2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, getattr(m, draw)(4000, generator(6)))
-    for view in range(3):
-        assert one[view].min() >= first[view]
-        assert one[view].max() < first[view + 1]
-        middle = float((one[view] - first[view]).float().mean() / (first[view + 1] - first[view]))
-        assert middle == pytest.approx(0.5, abs=0.02)  # 4 standard errors
-
-
-def test_excluded_views_and_heldout_pixels():
-    capture = ring_capture()
-    four = replace(
-        capture, views=("a", "b", "c", "d"),
-        **{key: np.concatenate([getattr(capture, key), getattr(capture, key)[:1]])
-           for key in ("normals", "masks", "intrinsics", "reference_c2w")},
-    )  # fmt: skip
-    without = load_observations(four, ("b",), CPU)
-    assert without.names == ("a", "c", "d")
-    assert torch.equal(without.pixels[: int(without.first_pixel[1])],
-                       observations().pixels[: int(observations().first_pixel[1])])  # fmt: skip
-    part = load_observations(capture, (), CPU, heldout=0.3)
-    assert len(part.pixels) < len(observations().pixels)
-    assert len(part.contour) < len(observations().contour)
-
-
-def test_what_cannot_be_refined_is_one_line():
-    capture = ring_capture()
-    with pytest.raises(InputError, match=r"ring: exclude_views names 'x'.*views are a, b, c"):
-        load_observations(capture, ("x",), CPU)
-    with pytest.raises(InputError, match="ring: 2 views are too few to refine; give 3"):
-        load_observations(capture, ("c",), CPU)
-    masks = capture.masks.copy()
-    masks[1] = False
-    masks[1, 5, 5:12] = True
-    with pytest.raises(InputError, match="ring: view b shows only 7 pixels of the object"):
-        load_observations(replace(capture, masks=masks), (), CPU)

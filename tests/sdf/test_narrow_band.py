@@ -1,4 +1,4 @@
-"""The surface on a sparse grid: accuracy, continuity, moving, redistancing, and its file.
+"""The surface on a sparse grid: accuracy, continuity, moving, reinitialisation, and its file.
 
 Limits. Trilinear interpolation over cells of the size h is off by at most h^2 / 8 times the sum of
 |second derivatives| along the axes: h^2 / (4 r) for a sphere of radius r. Godunov's slopes are off
@@ -12,16 +12,18 @@ import safetensors.torch
 import torch
 from fixtures.analytic_sdfs import Analytic, box, sphere
 
+from pmni.config.refinement import NarrowBandSettings
 from pmni.errors import InputError
 from pmni.io.hashing import sidecar, write_checksum
 from pmni.sdf.block_grid import BLOCK, BlockGrid
 from pmni.sdf.checkpoint import load_surface, save_band
 from pmni.sdf.grid import GridSDF, grid_nodes
-from pmni.sdf.narrow_band import CLIP, FROZEN, NarrowBandSDF, rebuild_band, reinitialize, resample
+from pmni.sdf.narrow_band import NarrowBandSDF, rebuild_band, reinitialize, resample
 from pmni.sdf.reinitialization import reinitialize_dense_values, reinitialize_values, upwind_slope
 
 CPU = torch.device("cpu")
 RADIUS = 0.6
+BAND = NarrowBandSettings()
 GUARANTEED = 1.6
 """Cells from the surface within which every point is in the fine grid."""
 
@@ -73,7 +75,9 @@ def test_a_sphere_is_a_sphere_to_second_order(cells, away):
     x = shell(away * h)
     value, gradient = sdf.value_and_gradient(x)
     torch.testing.assert_close(value, sdf(x), atol=5e-7, rtol=0)
-    grown = max(abs(away) + 3**0.5 - FROZEN, 0)  # cells over which a corner's distance was grown
+    grown = max(
+        abs(away) + 3**0.5 - BAND.fixed_cells, 0
+    )  # cells over which a corner's distance was grown
     limit = h**2 / (4 * RADIUS) + grown * h**2 / RADIUS
     assert (value - away * h).abs().max() < 1.1 * limit
     # Godunov's slopes, and the differences of the corners' errors
@@ -97,7 +101,7 @@ def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else():
     assert len(ball(64).grid) == len(BlockGrid.dense(64, CPU))
 
 
-def test_beyond_the_fine_grid_the_base_counts():
+def test_beyond_the_fine_grid_the_background_counts():
     sdf = ball(128)
     x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     outside = ~sdf.grid.cell_corners(x)[2]
@@ -109,7 +113,7 @@ def test_beyond_the_fine_grid_the_base_counts():
     assert (value.sign() == distance.sign())[outside].all()
     # far from the surface the distance is limited, and never too long to be stepped along
     coarse = 2 / (len(sdf.background.values) - 1)
-    assert float(value.abs().max()) == pytest.approx(CLIP * coarse)
+    assert float(value.abs().max()) == pytest.approx(BAND.truncation_cells * coarse)
     assert (value.abs() < distance.abs() + 0.1 * coarse).all()
 
 
@@ -149,7 +153,7 @@ def test_blocks_stay_while_the_surface_hardly_moves():
 
 
 @pytest.mark.parametrize("cells_a_step", [-3.0, 3.0])
-def test_blocks_follow_the_surface(cells_a_step):
+def test_the_band_is_rebuilt_around_the_surface(cells_a_step):
     sdf = ball(128)
     h = sdf.grid.spacing
     radius = RADIUS
@@ -161,7 +165,7 @@ def test_blocks_follow_the_surface(cells_a_step):
             assert sdf.grid.cell_corners(shell(away * h, radius))[2].all()
         assert len(sdf.grid) < 0.25 * len(BlockGrid.dense(128, CPU))
     # each step reads the surface from values that were grown over at most 3 + sqrt(3) cells
-    limit = (3 * (3 + 3**0.5 - FROZEN) + 0.25) * h**2 / min(radius, RADIUS)
+    limit = (3 * (3 + 3**0.5 - BAND.fixed_cells) + 0.25) * h**2 / min(radius, RADIUS)
     assert (surface_radius(sdf, radius) - radius).abs().max() < limit < 0.6 * h
 
 
@@ -174,7 +178,7 @@ def test_finer_and_coarser_grids_keep_the_surface():
         assert (surface_radius(sdf, RADIUS) - RADIUS).abs().max() < 1.3 * limit
 
 
-# ------------------------------------------------------------------------------- redistancing
+# ------------------------------------------------------------------------------- reinitialisation
 def with_slope(factor: float, wave: float, cells: int = 64) -> NarrowBandSDF:
     """The sphere's surface, but a function that is no distance."""
     exact = sphere(RADIUS)
@@ -184,15 +188,17 @@ def with_slope(factor: float, wave: float, cells: int = 64) -> NarrowBandSDF:
 
 
 @pytest.mark.parametrize(("factor", "wave"), [(0.6, 0.0), (1.0, 0.0), (1.6, 0.0), (1.0, 0.4)])
-def test_redistancing_restores_the_slope_and_keeps_the_surface(factor, wave):
+def test_reinitialisation_restores_the_slope_and_keeps_the_surface(factor, wave):
     before = with_slope(factor, wave)
     after = reinitialize(before, 30)
     h = after.grid.spacing
     moved = (surface_radius(after, RADIUS) - surface_radius(before, RADIUS)).abs().max()
-    if factor * (1 + wave) * 3**0.5 < FROZEN:  # all corners of the surface's cells are frozen
+    if (
+        factor * (1 + wave) * 3**0.5 < BAND.fixed_cells
+    ):  # all corners of the surface's cells are frozen
         assert moved == 0
     assert moved < 0.04 * h
-    frozen = FROZEN / (factor * (1 - wave))
+    frozen = BAND.fixed_cells / (factor * (1 - wave))
     for away in (frozen + 2, frozen + 3):
         for side in (-1, 1):
             _, gradient = after.value_and_gradient(shell(side * away * h))
@@ -218,7 +224,7 @@ def test_fixed_nodes_keep_their_values():
     assert not torch.equal(after[~fixed], sdf.values[~fixed])
 
 
-def test_sparse_and_dense_redistancing_agree():
+def test_sparse_and_dense_reinitialisation_agree():
     """Away from the box's faces, which the sparse grid's blocks reach beyond."""
     sdf = with_slope(1.6, 0.4)
     n = len(sdf.background.values)

@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 import torch
 from fixtures.analytic_sdfs import Analytic, box, torus, union
+from fixtures.refinement import observations_of
 from torch import Tensor
 
-from pmni.config.refinement import RefineSettings
+from pmni.config.refinement import ConcavitySettings, RefineSettings
 from pmni.data.capture import Capture
 from pmni.geometry.cameras import look_at
 from pmni.refinement.concavities import (
-    FEWEST_SEEING,
-    FEWEST_VIEWS,
-    LEAST_FACING,
-    agreement,
     concavity_residuals,
-    refuted,
+    count_votes,
+    free_space_violations,
 )
-from pmni.refinement.observations import Observations, load_observations
+from pmni.refinement.observations import Observations
 from pmni.refinement.residuals import first_hits, rays_through
 from pmni.refinement.solver import GaussNewtonSolver
 from pmni.refinement.state import State
@@ -33,6 +31,7 @@ from pmni.sdf.grid import GridSDF, grid_nodes
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sphere_tracing import box_interval, trace, visible
 
+SETTINGS = ConcavitySettings(samples_in_front=12)
 CPU = torch.device("cpu")
 CELLS, VIEWS, HEIGHT, WIDTH = 128, 10, 90, 96
 K = np.array([[420.0, 0, 47.5], [0, 420.0, 44.5], [0, 0, 1]])
@@ -68,7 +67,7 @@ def observations(noise: float = 0.0) -> Observations:
         normals.append(normal.view(HEIGHT, WIDTH, 3).numpy().astype(np.float32))
     names = tuple(f"{view:02d}" for view in range(VIEWS))
     capture = Capture(np.stack(normals), np.stack(masks), np.stack([K] * VIEWS), names, "ring")
-    return load_observations(capture, (), CPU)
+    return observations_of(capture)
 
 
 def state(surface: Analytic) -> State:
@@ -105,9 +104,9 @@ def test_views_agree_where_they_see_the_same_point():
     seen = torch.zeros(len(x))
     for other, C in enumerate(now.centres.float()):
         facing = (n * torch.nn.functional.normalize(C - x, dim=-1)).sum(-1)
-        may_see = (facing > LEAST_FACING) & (view != other)
+        may_see = (facing > SETTINGS.min_visible_cosine) & (view != other)
         seen += may_see & visible(RING, x + 0.01 * n, C.expand_as(x))
-    votes = agreement(m, now, x[:, None], n, view)[:, 0]
+    votes = count_votes(m, now, x[:, None], n, view, SETTINGS)[:, 0]
     # Beside an edge that hides the point from a view, the view's nearest pixel may show it or not.
     assert (votes - seen).abs().median() < 0.25  # of up to 9: pixels are 0.06 radians wide
     assert ((votes - seen).abs() < 1).float().mean() > 0.9
@@ -118,7 +117,7 @@ def test_views_agree_where_they_see_the_same_point():
 def test_the_true_surface_stays():
     m, now = observations(), state(RING)
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
-    assert concavity_residuals(m, now, index).valid.mean() < 0.002
+    assert concavity_residuals(m, now, index, SETTINGS).valid.mean() < 0.002
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -126,7 +125,7 @@ def test_a_web_is_pushed_towards_what_is_behind_it(noise):
     m, now = observations(noise), state(union(RING, WEB))
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
-    found = concavity_residuals(m, now, index)
+    found = concavity_residuals(m, now, index, SETTINGS)
     pushed = found.valid > 0
     true, _ = true_points(origin, d)
     behind = ((true - x) * d).sum(-1)
@@ -147,7 +146,7 @@ def test_a_sunken_surface_is_pulled_out():
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
     before = ((x - true_points(origin, d)[0]) * d).sum(-1)  # 2 cells and more
-    found = concavity_residuals(m, now, index)
+    found = concavity_residuals(m, now, index, SETTINGS)
     pushed = found.valid > 0
     assert pushed[before > 0.025].float().mean() > 0.7
     assert (found.value[pushed, 0] < 0).float().mean() > 0.99
@@ -159,15 +158,15 @@ def test_views_refute_a_web_and_not_what_is_there():
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
     now = state(RING)
-    assert not refuted(m, now, rays(m, now, index)[2], view).any()
+    assert not free_space_violations(m, now, rays(m, now, index)[2], view, SETTINGS).any()
     now = state(union(RING, WEB))
     x = rays(m, now, index)[2]
     on_web = RING(x) > 0.03
-    found = refuted(m, now, x, view)
+    found = free_space_violations(m, now, x, view, SETTINGS)
     assert found[on_web].float().mean() > 0.5
     assert found[~on_web].float().mean() < 0.02
     # It yields there, whether or not views agree on what is behind.
-    pushes = concavity_residuals(m, now, index)
+    pushes = concavity_residuals(m, now, index, SETTINGS)
     assert (pushes.valid[found & on_web] > 0).float().mean() > 0.9
     assert (pushes.value[found & on_web & (pushes.valid > 0), 0] > 0).all()
 
@@ -177,21 +176,25 @@ def test_too_few_views_refute_nothing():
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
     shown = torch.full_like(m.pixel_index, -1)
-    shown[:FEWEST_SEEING] = m.pixel_index[:FEWEST_SEEING]  # each of them has one other too few
+    few = SETTINGS.min_violating_views
+    shown[:few] = m.pixel_index[:few]  # each of them has one other too few
     x = rays(m, now, index)[2]
-    alone = refuted(replace(m, pixel_index=shown), now, x, view)
-    assert not alone[: FEWEST_SEEING * 1000].any()
-    assert alone[FEWEST_SEEING * 1000 :].any()
+    alone = free_space_violations(replace(m, pixel_index=shown), now, x, view, SETTINGS)
+    assert not alone[: few * 1000].any()
+    assert alone[few * 1000 :].any()
 
 
 def test_two_views_are_too_few_to_agree():
     m, now = observations(), state(union(RING, WEB))
-    assert FEWEST_VIEWS > 2
+    assert SETTINGS.min_votes > 2
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     shown = torch.full_like(m.pixel_index, -1)
     shown[:3] = m.pixel_index[:3]
-    assert concavity_residuals(m, now, index).valid[:1000].sum() > 0
-    assert concavity_residuals(replace(m, pixel_index=shown), now, index).valid[:1000].sum() == 0
+    assert concavity_residuals(m, now, index, SETTINGS).valid[:1000].sum() > 0
+    assert (
+        concavity_residuals(replace(m, pixel_index=shown), now, index, SETTINGS).valid[:1000].sum()
+        == 0
+    )
 
 
 def test_refinement_looks_for_hollows_except_on_the_coarsest_grid():
