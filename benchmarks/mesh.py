@@ -9,25 +9,25 @@ import numpy as np
 import torch
 
 from benchmarks.bench import Bench
-from benchmarks.kernels import DISTANCE, GRAZING, difference, implementations, running
+from benchmarks.kernels import DISTANCE, GRAZING, TWIN, difference, implementations, running
 from benchmarks.records import Record
 from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import PeakMemory, median_seconds
-from pmni.config.meshing import RenderSettings
+from pmni.config.extensions import EXTRACTORS
+from pmni.config.meshing import MeshSettings, RenderSettings
 from pmni.geometry.cameras import turntable
 from pmni.geometry.mesh import signed_volume
-from pmni.meshing.extract import extract
-from pmni.meshing.grid_nodes import at_nodes
-from pmni.meshing.marching_cubes import load_mesher
-from pmni.meshing.node_tiles import Evaluate
-from pmni.meshing.sampling import sample
+from pmni.meshing.adaptive_sampling import sample_near_surface
+from pmni.meshing.extract import extract_zero_level
+from pmni.meshing.grid_surfaces import evaluate_at_nodes
+from pmni.meshing.node_cache import Evaluate
 from pmni.sdf.baking import bake
 from pmni.sdf.narrow_band import resample
 from pmni.sdf.rendering import Images, render_views
 from pmni.sdf.sdf import SDF
 from pmni.synthetic.rig import intrinsics
 
-PART, OWN, LIBRARY = "mesh", "torch", "pymcubes"
+PART, OWN, LIBRARY = "mesh", "marching_cubes", "pymcubes"
 REPEATS = 5
 FEW_VIEWS = 2
 """That kernels and their twin render, which would take half a minute for all."""
@@ -43,7 +43,9 @@ def run(bench: Bench) -> Iterator[Record]:
         yield from _meshed(f"formula, {cells} cells", Bumpy(), cells, bench)
         yield from _meshed(f"network {name}, {cells} cells", net, cells, bench)
     grid = resample(Bumpy(), sizes.ray_cells, device, sweeps=4)
-    yield from _meshed(f"grid, {sizes.ray_cells} cells", at_nodes(grid), sizes.ray_cells, bench)
+    yield from _meshed(
+        f"grid, {sizes.ray_cells} cells", evaluate_at_nodes(grid), sizes.ray_cells, bench
+    )
     yield from _rendered("grid", grid, bench)
     yield from _rendered(f"network {name}", net, bench)
 
@@ -54,18 +56,21 @@ def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[
     backends = [OWN]
     if cells <= bench.sizes.compared_cells and importlib.util.find_spec("mcubes") is not None:
         backends.append(LIBRARY)
-    repeats = min(REPEATS, bench.sizes.repeats)
-    seconds = median_seconds(partial(sample, surface, cells, device), device, repeats)
-    found = sample(surface, cells, device)
+    repeats, sampling = min(REPEATS, bench.sizes.repeats), MeshSettings().sampling
+    seconds = median_seconds(
+        partial(sample_near_surface, surface, cells, sampling, device), device, repeats
+    )
+    found = sample_near_surface(surface, cells, sampling, device)
     known: dict[str, Any] = {"values": found.evaluations, "crossed_cells": found.cells.shape[1]}
     yield Record(PART, f"{name}: cells", OWN, seconds, "s", known)
     grid = found.without_zeros()
     volume = None
     for backend in reversed(backends):  # the library first: it is the reference
-        mesher = load_mesher(backend)
-        seconds = median_seconds(partial(mesher, grid), device, repeats)
+        extractor = EXTRACTORS[backend]()
+        seconds = median_seconds(partial(extractor, grid), device, repeats)
         yield Record(PART, f"{name}: triangles", backend, seconds, "s", {}, (LIBRARY,))
-        whole = partial(extract, surface, cells, mesher, False, device)
+        settings = MeshSettings(extractor=backend)
+        whole = partial(extract_zero_level, surface, cells, settings, device)
         with PeakMemory(device) as memory:
             extraction = whole()
         size = signed_volume(extraction.mesh)
@@ -113,4 +118,4 @@ def _images(
             twin = found if twin is None else twin
             seconds = median_seconds(images, device, min(REPEATS, sizes.repeats))
         off = None if variant == variants[0] else difference(found, twin, GRAZING)
-        yield Record(PART, label, variant, seconds, "s", known, (OWN,), off)
+        yield Record(PART, label, variant, seconds, "s", known, (TWIN,), off)

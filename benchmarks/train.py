@@ -13,6 +13,7 @@ from benchmarks.records import Record
 from benchmarks.surfaces import capture_of
 from benchmarks.timing import PeakMemory, Stopwatch, synchronise
 from pmni.config.base import merge
+from pmni.config.meshing import MeshSettings
 from pmni.config.training import TrainSettings
 from pmni.data.capture import Capture
 from pmni.data.views import Views
@@ -20,8 +21,7 @@ from pmni.evaluation.distances import point_tree, surface_errors
 from pmni.geometry.mesh import Mesh
 from pmni.geometry.ray_casting import Rays, cast_rays, mask_rays
 from pmni.geometry.transforms import Similarity
-from pmni.meshing.extract import extract
-from pmni.meshing.marching_cubes import load_mesher
+from pmni.meshing.extract import extract_zero_level
 from pmni.training import trainer as loop
 from pmni.training.objective import Objective
 from pmni.training.optimizer import Optimizer
@@ -216,8 +216,6 @@ class Judge:
     def chamfer_mm(self, trainer: Trainer, cells: int) -> float:
         """Of the surface as it is now, meshed with so many cells."""
         with torch.no_grad():
-            found = extract(
-                trainer.surface, cells, load_mesher("torch"), False, trainer.device
-            ).mesh
+            found = extract_zero_level(trainer.surface, cells, MeshSettings(), trainer.device).mesh
         mesh = Mesh(self.to_dataset(found.vertices), found.faces)
         return surface_errors(point_tree(cast_rays(mesh, self.rays).points), self.truth).chamfer

@@ -4,15 +4,12 @@ import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import torch
-
 from pmni.config.base import settings_from_argument
+from pmni.config.extensions import EXTRACTORS
 from pmni.config.meshing import MeshSettings
 from pmni.data.capture import load_capture
-from pmni.geometry.mesh import Mesh
 from pmni.io.ply import write_ply
 from pmni.meshing.extract import extract
-from pmni.meshing.marching_cubes import load_mesher
 from pmni.runtime.devices import acquire_device
 from pmni.runtime.layout import CaptureFolder, provenance_of
 from pmni.runtime.provenance import record
@@ -30,30 +27,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the stage."""
-    from pmni.meshing.grid_nodes import at_nodes, grid_of, is_observed
     from pmni.sdf.checkpoint import load_surface
 
     settings = settings_from_argument(MeshSettings, args.settings)
-    mesher = load_mesher(settings.backend)
+    EXTRACTORS[settings.extractor]()  # fails at once where its library is missing
     capture = load_capture(args.capture, with_ground_truth=False)
     inputs = {"capture": CaptureFolder(args.capture).archive, "checkpoint": args.checkpoint}
     provenance = provenance_of(args.output)
     with (
         acquire_device(settings.device) as device,
-        record("mesh", provenance, settings, inputs) as known,
+        record("mesh", provenance, settings, inputs) as facts,
     ):
         surface = load_surface(args.checkpoint, device)
-        grid = grid_of(surface)
-        resolution = settings.resolution if grid is None else grid.grid.cells
-        found = extract(at_nodes(surface), resolution, mesher, settings.keep == "all", device)
-        vertices = torch.from_numpy(found.mesh.vertices).float().to(device)
-        observed = None if grid is None else is_observed(grid, vertices).cpu().numpy()
-        mesh = Mesh(capture.to_dataset(found.mesh.vertices), found.mesh.faces, observed)
+        found = extract(surface, settings, capture.scale, capture.offset, device)
+        mesh = found.mesh
         write_ply(args.output, mesh)
-        known |= {
-            "backend": settings.backend,
+        facts |= {
+            "extractor": settings.extractor,
             "device": str(device),
-            "resolution": resolution,
+            "resolution": found.resolution,
             "evaluations": found.evaluations,
             "components": found.components,
             "box_edges": found.box_edges,

@@ -44,6 +44,19 @@ ENCODINGS: Registry[Any] = Registry(
 """Encodings of the neural SDF's input: functions of (FieldSettings, seed) that return a
 `pmni.sdf.encoding.Encoding`."""
 
+EXTRACTORS: Registry[Any] = Registry(
+    "mesh extractor",
+    "pmni.mesh_extractors",
+    {
+        "marching_cubes": "pmni.meshing.sparse_marching_cubes:make_extractor",
+        "pymcubes": "pmni.meshing.pymcubes:make_extractor",
+        "skimage": "pmni.meshing.scikit_image:make_extractor",
+        "open3d": "pmni.meshing.open3d:make_extractor",
+    },
+)
+"""Mesh extractors: functions without arguments that return a `pmni.meshing.extractor.Extractor`,
+and raise MissingBackendError where the library that it needs is not installed."""
+
 METRICS: Registry[Any] = Registry(
     "metric",
     "pmni.metrics",

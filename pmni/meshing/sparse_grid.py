@@ -12,34 +12,37 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SparseGrid:
-    """Node (i, j, k) lies at -1 + 2 (i, j, k) / resolution."""
+    """Values at the corners of the crossed cells; node (i, j, k) lies at
+    -1 + 2 (i, j, k) / resolution."""
 
     resolution: int
     nodes: Int32[Tensor, "3 N"]
-    """The nodes of the cells."""
+    """Indices (i, j, k) of all corners of the cells."""
     values: Float32[Tensor, " N"]
-    """Their values."""
+    """Values at the nodes."""
     cells: Int32[Tensor, "8 C"]
-    """The corners of all cells whose corners differ in sign: which nodes; x slowest, z fastest."""
+    """Numbers of the nodes at the corners of all cells whose corners differ in sign; x slowest, z
+    fastest."""
     evaluations: int
-    """How many values were computed to find them."""
+    """Number of values that were computed to find the cells."""
 
     def without_zeros(self) -> "SparseGrid":
-        """Values nearer to zero than about 1e-4 cells moved there, their sign kept.
+        """The grid with values nearer to zero than about 1e-4 cells moved to that distance.
 
-        No vertex then lies on a node, no face is degenerate, and each vertex's edge is plain.
+        Signs stay. No vertex then lies on a node, so that no face is degenerate and each vertex
+        lies on one edge.
         """
-        least = 1e-4 * self.values.abs().mean()
-        moved = torch.where(self.values < 0, -least, least)
-        return replace(self, values=torch.where(self.values.abs() < least, moved, self.values))
+        minimum = 1e-4 * self.values.abs().mean()
+        moved = torch.where(self.values < 0, -minimum, minimum)
+        return replace(self, values=torch.where(self.values.abs() < minimum, moved, self.values))
 
     def blocks(
         self, size: int
     ) -> Iterator[tuple[Int[np.ndarray, "3"], Float32[np.ndarray, "I J K"]]]:
-        """Dense blocks of `size` cells a side that hold all the cells: origin, values at nodes.
+        """Origin and node values of dense blocks, `size` cells a side, that hold all the cells.
 
-        Nodes of no cell take the value of one that they are connected to without crossing the
-        surface: right in sign, which is all that marching cubes asks of them.
+        Nodes of no cell take the value of a node that they are connected to without crossing the
+        surface: marching cubes needs their sign only.
         """
         nodes, values = self.nodes.T.cpu().numpy().astype(np.int64), self.values.cpu().numpy()
         cells = self.cells.cpu().numpy()

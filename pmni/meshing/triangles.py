@@ -1,4 +1,4 @@
-"""Triangles on the device where they were made: components, and where they end."""
+"""Triangles as tensors, and their connected components."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,21 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-_UNITS = 2.0**40
+_AREA_UNITS = 2.0**40
+"""Units of the fixed-point areas that are summed up: integer sums have no order."""
 
 
 @dataclass(frozen=True)
 class Triangles:
-    """Corners counter-clockwise seen from outside."""
+    """A triangle mesh; corners are counter-clockwise seen from outside."""
 
     vertices: Float64[Tensor, "N 3"]
-    """In [-1, 1]^3."""
+    """Positions in [-1, 1]^3."""
     faces: Int[Tensor, "F 3"]
 
-    def of_faces(self, chosen: Bool[Tensor, " F"]) -> "Triangles":
-        """Some faces and their vertices, in the order in which they are."""
-        faces = self.faces[chosen]
+    def select_faces(self, selected: Bool[Tensor, " F"]) -> "Triangles":
+        """The selected faces and their vertices, in their present order."""
+        faces = self.faces[selected]
         used = torch.zeros(len(self.vertices), dtype=torch.bool, device=faces.device)
         used[faces.reshape(-1).long()] = True
         number = used.cumsum(0).to(faces.dtype) - 1
@@ -38,11 +39,10 @@ def largest_component(triangles: Triangles) -> tuple[Triangles, int]:
     if len(roots) == 1:
         return triangles, 1
     areas = triangles.areas()
-    # integers: their sums do not depend on the order
-    shares = (areas / areas.sum() * _UNITS).long()
+    shares = (areas / areas.sum() * _AREA_UNITS).long()
     share = torch.zeros(len(roots), dtype=torch.int64, device=label.device)
     share.index_add_(0, label, shares)
-    return triangles.of_faces(label == share.argmax()), len(roots)
+    return triangles.select_faces(label == share.argmax()), len(roots)
 
 
 def components(faces: Int[Tensor, "F 3"], count: int) -> Int[Tensor, " N"]:
@@ -52,17 +52,17 @@ def components(faces: Int[Tensor, "F 3"], count: int) -> Int[Tensor, " N"]:
     Vishkin, 1982; with minima instead of arbitrary writes).
     """
     a, b, c = faces.T.long()
-    one, other = torch.cat([a, a]), torch.cat([b, c])
+    start, end = torch.cat([a, a]), torch.cat([b, c])
     parent = torch.arange(count, device=faces.device)
-    while len(one):
-        low, high = torch.minimum(one, other), torch.maximum(one, other)
+    while len(start):
+        low, high = torch.minimum(start, end), torch.maximum(start, end)
         parent.scatter_reduce_(0, high, low, "amin")
         while True:
             grandparent = parent[parent]
             if torch.equal(grandparent, parent):
                 break
             parent = grandparent
-        one, other = parent[one], parent[other]
-        apart = one != other
-        one, other = one[apart], other[apart]
+        start, end = parent[start], parent[end]
+        apart = start != end
+        start, end = start[apart], end[apart]
     return parent

@@ -84,7 +84,7 @@ def test_settings_argument_is_a_file_or_inline(tmp_path: Path) -> None:
     ("argument", "message"),
     [
         ("{resolution: 64", "--settings: not valid YAML or JSON"),
-        ("{size: 64}", "--settings: unknown key 'size'; known here: backend"),
+        ("{size: 64}", "--settings: unknown key 'size'; known here: device, extractor"),
         ("not/there.yaml", "not/there.yaml: cannot be read (No such file or directory)"),
     ],
 )

@@ -1,4 +1,9 @@
-"""Marching cubes on the cells of a sparse grid, in PyTorch, on any device."""
+"""Marching cubes on the cells of a sparse grid, in PyTorch, on any device.
+
+The project has its own because those of the libraries take dense grids and run on the CPU: this one
+visits the crossed cells only, on the device of the values, and its meshes are closed and manifold
+whatever the values are.
+"""
 
 from functools import cache
 
@@ -6,16 +11,22 @@ import torch
 from jaxtyping import Float64, Int32
 from torch import Tensor
 
-from pmni.meshing.cases import EDGE_AXIS, EDGES, case_table
+from pmni.meshing.case_table import EDGE_AXIS, EDGES, case_table
+from pmni.meshing.extractor import Extractor
 from pmni.meshing.sparse_grid import SparseGrid
 from pmni.meshing.triangles import Triangles
 
 CELLS = {"cpu": 1 << 12, "cuda": 1 << 20}
-"""Cells that are cut into triangles at once."""
+"""Number of cells that are cut into triangles at once, by device."""
 
 
-def triangulate(grid: SparseGrid) -> Triangles:
-    """The surface: closed but at the border of the box; no edge and no vertex where parts touch.
+def make_extractor() -> Extractor:
+    """The extractor, as `EXTRACTORS` registers it."""
+    return marching_cubes
+
+
+def marching_cubes(grid: SparseGrid) -> Triangles:
+    """The zero level: closed except at the border of the box, and manifold.
 
     Vertices in the order of the nodes before them, faces in the order of the cells.
     """
@@ -49,7 +60,7 @@ def _vertices(grid: SparseGrid) -> tuple[Int32[Tensor, " M"], Float64[Tensor, "V
 def _faces(
     grid: SparseGrid, cells: Int32[Tensor, "8 C"], number: Int32[Tensor, " M"]
 ) -> Int32[Tensor, "F 3"]:
-    """The triangles in some of the grid's cells."""
+    """The triangles in the given cells of the grid."""
     counts, edges, lower, axis = _tables(cells.device)
     case = torch.zeros(cells.shape[1], dtype=torch.int32, device=cells.device)
     for corner, nodes in enumerate(cells):
@@ -73,8 +84,8 @@ def _tables(
 ) -> tuple[
     Int32[Tensor, "256"], Int32[Tensor, "3 256 most"], Int32[Tensor, "12"], Int32[Tensor, "12"]
 ]:
-    """Of each case: how many triangles, the edges of their corners; of each edge: its lower corner,
-    its axis."""
+    """Number of triangles of each case, edges of their corners; lower corner and axis of each
+    edge."""
     counts, table = (torch.from_numpy(part).int() for part in case_table())
     lower = torch.tensor([a for a, _ in EDGES], dtype=torch.int32)
     axis = torch.tensor(EDGE_AXIS, dtype=torch.int32)

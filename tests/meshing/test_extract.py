@@ -1,6 +1,8 @@
 """Surfaces are found whole, outward, and the same whatever the backend."""
 
 import importlib
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,34 +12,47 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
+from torch import Tensor
 
+from pmni.config.extensions import EXTRACTORS
+from pmni.config.meshing import MeshSettings, SurfaceSamplingSettings
 from pmni.errors import DivergenceError, InputError, MissingBackendError
 from pmni.geometry.mesh import Mesh, open_edges, signed_volume, vertex_normals
 from pmni.meshing import sparse_grid
-from pmni.meshing.extract import Extraction, extract
-from pmni.meshing.marching_cubes import load_mesher
-from pmni.meshing.sampling import sample
+from pmni.meshing.adaptive_sampling import sample_near_surface
+from pmni.meshing.extract import Extraction, extract_zero_level
+from pmni.meshing.extractor import Extractor
+from pmni.meshing.sparse_grid import SparseGrid
 from pmni.meshing.triangles import Triangles, largest_component
 
 CPU = torch.device("cpu")
-BACKENDS = ["torch", "pymcubes", "skimage", "open3d"]
+NAMES = ["marching_cubes", "pymcubes", "skimage", "open3d"]
 TORUS = torus(0.55, 0.2)
 TORUS_VOLUME = 2 * np.pi**2 * 0.55 * 0.2**2
 
 
-def mesher(backend: str):
+def extractor(name: str) -> Extractor:
     try:
-        return load_mesher(backend)
+        found: Extractor = EXTRACTORS[name]()
     except MissingBackendError:
-        if backend == "skimage":
+        if name == "skimage":
             raise
-        pytest.skip(f"{backend} is not installed")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def sample(sdf: Callable[[Tensor], Tensor], resolution: int) -> SparseGrid:
+    return sample_near_surface(sdf, resolution, SurfaceSamplingSettings(), CPU)
 
 
 def run(
-    sdf: Analytic, resolution: int, backend: str = "torch", keep_all: bool = False
+    sdf: Callable[[Tensor], Tensor],
+    resolution: int,
+    name: str = "marching_cubes",
+    keep: Literal["largest", "all"] = "largest",
 ) -> Extraction:
-    return extract(sdf, resolution, mesher(backend), keep_all, CPU)
+    extractor(name)
+    return extract_zero_level(sdf, resolution, MeshSettings(extractor=name, keep=keep))
 
 
 def dense_vertices(sdf: Analytic, resolution: int) -> np.ndarray:
@@ -64,8 +79,8 @@ SURFACES = {
 def test_sparse_sampling_finds_all_that_dense_sampling_finds(name, resolution):
     # a shift, so that no part of the surface lies in a plane of the grid
     sdf = Analytic(lambda x: SURFACES[name](x - x.new_tensor([0.01371, -0.00713, 0.00937])))
-    grid = sample(sdf, resolution, CPU)
-    vertices = mesher("skimage")(grid.without_zeros()).vertices.numpy()
+    grid = sample(sdf, resolution)
+    vertices = extractor("skimage")(grid.without_zeros()).vertices.numpy()
     dense = dense_vertices(sdf, resolution)
     for ours, theirs in ((vertices, dense), (dense, vertices)):
         off = KDTree(theirs).query(ours)[0] * resolution / 2
@@ -78,14 +93,14 @@ def test_sparse_sampling_finds_all_that_dense_sampling_finds(name, resolution):
 @given(st.tuples(*[st.floats(-0.9, 0.9)] * 3))
 def test_a_speck_between_coarse_corners_is_found(centre):
     # 192 cells start from 48: a coarse cell is 0.042 wide, the speck 0.03
-    grid = sample(sphere(0.015, centre), 192, CPU)
+    grid = sample(sphere(0.015, centre), 192)
     assert grid.cells.shape[1] >= 8
     centres = (grid.nodes[:, grid.cells[0]].numpy().T + 0.5) / 96 - 1
     assert np.linalg.norm(centres - centre, axis=1).max() < 0.015 + np.sqrt(3) / 192
 
 
 def test_few_values_are_computed():
-    coarse, fine = sample(TORUS, 128, CPU), sample(TORUS, 256, CPU)
+    coarse, fine = sample(TORUS, 128), sample(TORUS, 256)
     assert fine.evaluations < 0.05 * 257**3
     # four times as many for twice the resolution: a surface, not a volume
     assert fine.evaluations < 4 * coarse.evaluations
@@ -101,10 +116,10 @@ def test_the_surface_is_followed_where_the_values_hide_it():
     assert signed_volume(found.mesh) == pytest.approx(1.0, rel=0.02)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("resolution", [64, 97])
-def test_faces_look_outward_and_close(backend, resolution):
-    found = run(TORUS, resolution, backend)
+def test_faces_look_outward_and_close(name: str, resolution: int) -> None:
+    found = run(TORUS, resolution, name)
     assert signed_volume(found.mesh) == pytest.approx(TORUS_VOLUME, rel=0.01)
     assert len(open_edges(found.mesh)) == 0
     assert (found.components, found.box_edges) == (1, 0)
@@ -112,30 +127,30 @@ def test_faces_look_outward_and_close(backend, resolution):
     assert len(found.mesh.vertices) * 2 == len(found.mesh.faces)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_every_face_looks_to_the_positive_side(backend):
-    mesh = run(TORUS, 64, backend).mesh
+@pytest.mark.parametrize("name", NAMES)
+def test_every_face_looks_to_the_positive_side(name):
+    mesh = run(TORUS, 64, name).mesh
     corners = mesh.vertices[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     _, gradient = TORUS.value_and_gradient(torch.from_numpy(corners.mean(1)))
     assert (np.einsum("ij,ij->i", normals, gradient.numpy()) > 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_vertices_are_within_second_order_of_the_surface(backend):
+@pytest.mark.parametrize("name", NAMES)
+def test_vertices_are_within_second_order_of_the_surface(name):
     coarse, fine = (
-        TORUS(torch.from_numpy(run(TORUS, resolution, backend).mesh.vertices)).abs().max().item()
+        TORUS(torch.from_numpy(run(TORUS, resolution, name).mesh.vertices)).abs().max().item()
         for resolution in (64, 128)
     )
     assert fine < 2e-4
     assert fine < coarse / 3
 
 
-@pytest.mark.parametrize("backend", ["torch", "pymcubes", "open3d"])
-@pytest.mark.parametrize("name", ["sphere", "torus", "slope 4"])
-def test_backends_agree(backend, name):
-    ours = run(SURFACES[name], 96, backend).mesh.vertices
-    reference = run(SURFACES[name], 96, "skimage").mesh.vertices
+@pytest.mark.parametrize("name", ["marching_cubes", "pymcubes", "open3d"])
+@pytest.mark.parametrize("surface", ["sphere", "torus", "slope 4"])
+def test_extractors_agree(name: str, surface: str) -> None:
+    ours = run(SURFACES[surface], 96, name).mesh.vertices
+    reference = run(SURFACES[surface], 96, "skimage").mesh.vertices
     assert ours.shape == reference.shape
     assert KDTree(ours).query(reference)[0].max() < 1e-5
 
@@ -150,7 +165,7 @@ def test_values_of_exactly_zero_do_no_harm():
 def test_the_largest_component_is_kept_unless_all_are_wanted():
     both = union(sphere(0.4, (-0.4, 0, 0)), sphere(0.2, (0.6, 0, 0)))
     volumes = [4 / 3 * np.pi * radius**3 for radius in (0.4, 0.2)]
-    kept, everything = run(both, 96), run(both, 96, keep_all=True)
+    kept, everything = run(both, 96), run(both, 96, keep="all")
     assert kept.components == everything.components == 2
     assert signed_volume(kept.mesh) == pytest.approx(volumes[0], rel=0.01)
     assert signed_volume(everything.mesh) == pytest.approx(sum(volumes), rel=0.01)
@@ -182,10 +197,10 @@ def test_a_missing_backend_is_an_error_that_says_what_to_install(monkeypatch):
     def absent(name):
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr("pmni.meshing.marching_cubes.import_module", absent)
-    for backend, package in [("pymcubes", "PyMCubes"), ("open3d", "open3d")]:
-        with pytest.raises(MissingBackendError, match=f"'{backend}'.*pip install {package}"):
-            load_mesher(backend)
+    monkeypatch.setattr("pmni.meshing.extractor.import_module", absent)
+    for name, package in [("pymcubes", "PyMCubes"), ("open3d", "open3d")]:
+        with pytest.raises(MissingBackendError, match=f"'{name}'.*pip install {package}"):
+            EXTRACTORS[name]()
 
 
 @pytest.mark.parametrize("inside_out", [False, True])
@@ -198,7 +213,7 @@ def test_a_library_may_turn_its_faces_either_way(monkeypatch, inside_out):
             vertices, faces, *rest = skimage.marching_cubes(values, level)
             return vertices, faces[:, ::-1] if inside_out else faces, *rest
 
-    monkeypatch.setattr("pmni.meshing.marching_cubes.import_module", lambda name: Library)
+    monkeypatch.setattr("pmni.meshing.extractor.import_module", lambda name: Library)
     assert signed_volume(run(TORUS, 48, "skimage").mesh) > 0
 
 
@@ -220,7 +235,7 @@ def test_filled_corners_have_the_sign_of_their_neighbours(start, count, seed):
 
 
 def test_blocks_hold_every_cell_with_its_own_values():
-    grid = sample(TORUS, 66, CPU)
+    grid = sample(TORUS, 66)
     corners = grid.nodes.T[grid.cells.long()].numpy()  # 8 C 3
     values = grid.values[grid.cells.long()].numpy()
     seen = 0

@@ -6,11 +6,11 @@ import torch
 from fixtures.analytic_sdfs import sphere, torus
 from scipy.spatial import KDTree
 
+from pmni.config.meshing import MeshSettings
 from pmni.config.training import FieldSettings
-from pmni.meshing import node_tiles
-from pmni.meshing.extract import extract
-from pmni.meshing.grid_nodes import at_nodes, grid_of, is_observed
-from pmni.meshing.triangulation import triangulate
+from pmni.meshing import node_cache
+from pmni.meshing.extract import extract_zero_level
+from pmni.meshing.grid_surfaces import evaluate_at_nodes, is_observed, narrow_band
 from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
@@ -40,19 +40,19 @@ def test_nodes_have_the_values_that_interpolation_gives(band):
     assert near.sum() > 1000
     for surface in (band, corrected(band)):
         with torch.no_grad():
-            off = at_nodes(surface)(points) - surface(points)
+            off = evaluate_at_nodes(surface)(points) - surface(points)
         assert off[near].abs().max() < 1e-5
 
 
 def test_nodes_that_are_off_have_the_values_of_the_base(band):
     points = torch.tensor([[0.0, 0, 0], [1, 1, 1], [-1, -1, -1]])
-    torch.testing.assert_close(at_nodes(band)(points), band(points))
+    torch.testing.assert_close(evaluate_at_nodes(band)(points), band(points))
 
 
 def test_the_mesh_is_that_of_the_interpolated_function(band):
     ours, theirs = (
-        extract(evaluate, band.grid.cells, triangulate, False, CPU).mesh
-        for evaluate in (at_nodes(band), band)
+        extract_zero_level(evaluate, band.grid.cells, MeshSettings()).mesh
+        for evaluate in (evaluate_at_nodes(band), band)
     )
     assert len(ours.faces) == len(theirs.faces)
     assert KDTree(ours.vertices).query(theirs.vertices)[0].max() < 1e-4 * band.grid.spacing
@@ -60,8 +60,8 @@ def test_the_mesh_is_that_of_the_interpolated_function(band):
 
 def test_a_surface_without_a_grid_stays_as_it_is():
     surface = sphere(0.5)
-    assert grid_of(surface) is None
-    assert at_nodes(surface) is surface
+    assert narrow_band(surface) is None
+    assert evaluate_at_nodes(surface) is surface
 
 
 def test_what_was_seen_does_not_depend_on_how_much_is_asked_at_once(band, monkeypatch):
@@ -72,5 +72,5 @@ def test_what_was_seen_does_not_depend_on_how_much_is_asked_at_once(band, monkey
     known = partly.is_observed(points)
     assert known.any()
     assert not known.all()
-    monkeypatch.setitem(node_tiles.POINTS, "cpu", 700)
+    monkeypatch.setitem(node_cache.POINTS, "cpu", 700)
     torch.testing.assert_close(is_observed(partly, points), known)

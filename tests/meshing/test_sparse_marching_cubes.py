@@ -1,5 +1,6 @@
 """The project's own marching cubes: closed and manifold whatever the values, and where it is."""
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -11,22 +12,28 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
+from torch import Tensor
 
+from pmni.config.meshing import MeshSettings, SurfaceSamplingSettings
 from pmni.geometry.mesh import Mesh, area_vectors, open_edges, signed_volume
-from pmni.meshing import node_tiles, triangulation
-from pmni.meshing.cases import CORNERS, EDGE_AXIS, EDGES, case_table
-from pmni.meshing.extract import extract
-from pmni.meshing.sampling import sample
+from pmni.meshing import node_cache, sparse_marching_cubes
+from pmni.meshing.adaptive_sampling import sample_near_surface
+from pmni.meshing.case_table import CORNERS, EDGE_AXIS, EDGES, case_table
+from pmni.meshing.extract import extract_zero_level
 from pmni.meshing.sparse_grid import SparseGrid
+from pmni.meshing.sparse_marching_cubes import marching_cubes
 from pmni.meshing.triangles import components, largest_component
-from pmni.meshing.triangulation import triangulate
 
 CPU = torch.device("cpu")
 TORUS = torus(0.55, 0.2)
 
 
+def sample(sdf: Callable[[Tensor], Tensor], resolution: int) -> SparseGrid:
+    return sample_near_surface(sdf, resolution, SurfaceSamplingSettings(), CPU)
+
+
 def dense_grid(values: np.ndarray) -> SparseGrid:
-    """All cells of a dense grid that cross zero, whatever `sample` makes of it."""
+    """All cells of a dense grid that cross zero."""
     side = len(values)
     nodes = np.indices((side,) * 3).reshape(3, -1)
     cells = np.indices((side - 1,) * 3).reshape(3, -1)
@@ -44,7 +51,7 @@ def dense_grid(values: np.ndarray) -> SparseGrid:
 
 def mesh_of(values: np.ndarray) -> Mesh:
     """In grid units."""
-    found = triangulate(dense_grid(values))
+    found = marching_cubes(dense_grid(values))
     half = (len(values) - 1) / 2
     return Mesh((found.vertices.numpy() + 1) * half, found.faces.numpy())
 
@@ -163,7 +170,7 @@ def test_plain_cells_are_cut_like_those_of_pymcubes():
     ],
 )
 def test_analytic_surfaces(sdf, euler, volume, area):
-    mesh = extract(sdf, 128, triangulate, True, CPU).mesh
+    mesh = extract_zero_level(sdf, 128, MeshSettings(keep="all")).mesh
     assert len(open_edges(mesh)) == 0
     assert faces_around_are_one_fan(mesh)
     assert len(mesh.vertices) - len(mesh.faces) // 2 == euler
@@ -180,7 +187,7 @@ def test_sparse_is_dense(sdf, resolution):
     line = torch.arange(resolution + 1).double() * (2 / resolution) - 1
     points = torch.cartesian_prod(line, line, line).float()
     values = sdf(points).reshape((len(line),) * 3).numpy()
-    dense, sparse = triangulate(dense_grid(values)), triangulate(sample(sdf, resolution, CPU))
+    dense, sparse = marching_cubes(dense_grid(values)), marching_cubes(sample(sdf, resolution))
     assert len(dense.faces) == len(sparse.faces)
     order = [np.lexsort(found.vertices.numpy().T) for found in (dense, sparse)]
     np.testing.assert_array_equal(dense.vertices[order[0]], sparse.vertices[order[1]])
@@ -189,11 +196,11 @@ def test_sparse_is_dense(sdf, resolution):
 
 
 def test_the_mesh_does_not_depend_on_how_much_is_done_at_once(monkeypatch):
-    whole = extract(TORUS, 110, triangulate, False, CPU).mesh
+    whole = extract_zero_level(TORUS, 110, MeshSettings()).mesh
     for points, cells in [(1 << 11, 1000), (1 << 20, 1 << 20)]:
-        monkeypatch.setitem(node_tiles.POINTS, "cpu", points)
-        monkeypatch.setitem(triangulation.CELLS, "cpu", cells)
-        other = extract(TORUS, 110, triangulate, False, CPU).mesh
+        monkeypatch.setitem(node_cache.POINTS, "cpu", points)
+        monkeypatch.setitem(sparse_marching_cubes.CELLS, "cpu", cells)
+        other = extract_zero_level(TORUS, 110, MeshSettings()).mesh
         np.testing.assert_array_equal(whole.vertices, other.vertices)
         np.testing.assert_array_equal(whole.faces, other.faces)
 
@@ -206,7 +213,7 @@ def test_no_node_is_evaluated_twice(resolution):
         seen.append(x.clone())
         return TORUS(x)
 
-    grid = sample(watched, resolution, CPU)
+    grid = sample(watched, resolution)
     assert all(len(part) for part in seen)
     points = torch.cat(seen)
     assert len(points) == grid.evaluations
@@ -240,7 +247,7 @@ def test_components_are_those_of_scipy(seed, count):
 def test_the_largest_component_is_the_one_of_the_largest_area():
     # the plate has the smaller volume but the larger area
     both = union(sphere(0.3, (0, 0, 0.6)), box(0.8, 0.8, 0.03))
-    found = triangulate(sample(both, 128, CPU).without_zeros())
+    found = marching_cubes(sample(both, 128).without_zeros())
     kept, count = largest_component(found)
     assert count == 2
     assert kept.vertices[:, 2].abs().max() < 0.05
@@ -249,7 +256,7 @@ def test_the_largest_component_is_the_one_of_the_largest_area():
 
 def test_no_vertex_on_a_node_and_no_thin_face():
     exact = Analytic(lambda x: x.abs().amax(1) - 0.5)
-    mesh = extract(exact, 64, triangulate, False, CPU).mesh
+    mesh = extract_zero_level(exact, 64, MeshSettings()).mesh
     assert (np.linalg.norm(area_vectors(mesh), axis=1) > 0).all()
     assert len(open_edges(mesh)) == 0
 
@@ -260,7 +267,8 @@ def test_a_gpu_finds_the_same_mesh():
     # exact on both: products and sums of few bits
     ball = Analytic(lambda x: (x * x).sum(-1) - 0.5)
     ours, theirs = (
-        extract(ball, 128, triangulate, False, torch.device(name)).mesh for name in ("cpu", "cuda")
+        extract_zero_level(ball, 128, MeshSettings(), torch.device(name)).mesh
+        for name in ("cpu", "cuda")
     )
     np.testing.assert_array_equal(ours.faces, theirs.faces)
     np.testing.assert_allclose(ours.vertices, theirs.vertices, atol=1e-9)

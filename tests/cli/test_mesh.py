@@ -97,7 +97,7 @@ def test_the_stage_writes_a_mesh_in_dataset_units(monkeypatch, tmp_path, capture
     radius = np.linalg.norm(mesh.vertices - [1, 2, 3], axis=1)
     np.testing.assert_allclose(radius, 30, atol=0.1)
     said = json.loads((tmp_path / "meshes/iter_00000010.provenance.json").read_text())
-    assert (said["stage"], said["backend"], said["device"]) == ("mesh", "torch", "cpu")
+    assert (said["stage"], said["extractor"], said["device"]) == ("mesh", "marching_cubes", "cpu")
     assert (said["components"], said["box_edges"]) == (1, 0)
     assert said["vertices"] == len(mesh.vertices)
     assert set(said["inputs"]) == {"capture", "checkpoint"}
