@@ -13,6 +13,7 @@ from pmni.config.base import settings_from_argument
 from pmni.config.meshing import RenderSettings
 from pmni.data.capture import load_capture
 from pmni.errors import InputError
+from pmni.geometry.cameras import flip_yz
 from pmni.io.atomic import atomic_folder
 from pmni.io.images import write_normal_map
 from pmni.io.poses import read_poses
@@ -22,10 +23,6 @@ from pmni.runtime.provenance import record
 from pmni.sdf.rendering import Images, render_surface
 
 log = logging.getLogger(__name__)
-
-FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
-"""Signs that turn the camera frame (y down, z forward) into the axes of normal files (y up, z
-towards the camera)."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -74,7 +71,7 @@ def _write(folder: Path, views: list[str], images: Images, scale: float) -> None
     with ThreadPoolExecutor() as pool:
         writes = [
             pool.submit(_write_view, folder / view, normals)
-            for view, normals in zip(views, images.normals * FILE_AXES, strict=True)
+            for view, normals in zip(views, flip_yz(images.normals), strict=True)
         ]
         np.savez_compressed(
             folder / "depth.npz",

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni.data.capture import Capture
+from pmni.geometry.cameras import flip_yz
 
-CAMERA_TO_COLOUR = np.array([1.0, -1.0, -1.0], np.float32)
-"""Colours show x right, y up, z towards the camera, as is usual."""
 TILE = 240
 """Longest side of a view on the sheet, pixels."""
 GAP, CAPTION, TITLE = 14, 26, 64
@@ -20,7 +19,7 @@ def normal_colours(
     normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "H W 4"]:
     """RGBA of camera-frame normals, transparent outside the mask."""
-    rgb = (normals * CAMERA_TO_COLOUR + 1) / 2
+    rgb = (flip_yz(normals) + 1) / 2
     return np.concatenate([rgb, mask[..., None]], -1).astype(np.float32)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pmni.data.capture import Capture
 from pmni.data.heldout import heldout_blocks
-from pmni.sdf.visual_hull import mask_distances
+from pmni.geometry.silhouettes import signed_distances
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,5 @@ class Views:
     @cached_property
     def contour_distance(self) -> Float[Tensor, "V H W"]:
         """Signed distance of each pixel from the mask's contour, pixels, positive outside."""
-        distances = mask_distances(self.masks.cpu().numpy(), self.sizes.cpu().numpy())
+        distances = signed_distances(self.masks.cpu().numpy(), self.sizes.cpu().numpy())
         return torch.as_tensor(distances, device=self.device)

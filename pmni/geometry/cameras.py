@@ -33,6 +33,17 @@ def project(points: Array, K: Array) -> tuple[Array, Array]:
     return homogeneous[..., :2] / depth[..., None], depth
 
 
+def flip_yz(vectors: Array) -> Array:
+    """Camera-frame vectors (..., 3) in the axes of normal maps on disk, or back: y and z negated.
+
+    The camera frame is OpenCV's (x right, y down, z forward). Camera-space normal maps, and their
+    usual colours, have OpenGL's axes (x right, y up, z towards the camera).
+    """
+    flipped = vectors * 1
+    flipped[..., 1:] *= -1
+    return flipped
+
+
 def invert_rigid(transform: Array) -> Array:
     """The inverse of rigid transforms (..., 4, 4): c2w <-> w2c."""
     inverse = transform * 1

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from pmni.config.reporting import ReportSettings
 from pmni.data.capture import Capture
+from pmni.geometry.cameras import flip_yz
 from pmni.io.images import read_normal_map
 from pmni.reporting import images
 from pmni.reporting.sources import Run, Unavailable, load
@@ -130,7 +131,7 @@ def _rendered_layer(
         normals = crop.cut(normals)
         length = np.linalg.norm(normals, axis=-1)
         mask = np.isfinite(length) & (length > 0.5)
-        ours = np.where(mask[..., None], normals, 0) * np.array([1, -1, -1], np.float32)
+        ours = flip_yz(np.where(mask[..., None], normals, 0))
         picture = crop.shrink(images.normal_image(ours, mask))
         return Tile(path.stem, images.data_uri(picture, settings.image_quality))
 

@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pmni.geometry.cameras import flip_yz
+
 ERROR_COLOURS = "inferno"
 DISTANCE_COLOURS = "viridis"
 
@@ -60,7 +62,7 @@ def normal_image(
     normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 4"]:
     """RGBA of camera-frame normals (OpenCV axes) in the usual colours: x right, y up, z to us."""
-    colours = (normals * [1.0, -1.0, -1.0] + 1) * 127.5
+    colours = (flip_yz(normals) + 1) * 127.5
     return _rgba(colours, mask)
 
 

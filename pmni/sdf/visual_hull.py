@@ -1,40 +1,11 @@
 """The tolerant visual hull of masks, as a signed distance function on a grid."""
 
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.ndimage import distance_transform_edt
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from pmni.sdf.grid import grid_nodes
-
-
-def mask_distances(
-    masks: Bool[np.ndarray, "V H W"], sizes: Int[np.ndarray, "V 2"] | None = None
-) -> Float[np.ndarray, "V H W"]:
-    """Signed distance to the contour in pixels, positive outside; the contour lies halfway.
-
-    The border of an image is no contour. `sizes` are the images' own heights and widths, where they
-    are padded; beyond them the distances go on as at the border.
-    """
-    shown = np.broadcast_to(masks.shape[1:] if sizes is None else sizes, (len(masks), 2))
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(_mask_distance, masks, shown)))
-
-
-def _mask_distance(mask: Bool[np.ndarray, "H W"], size: Int[np.ndarray, "2"]) -> np.ndarray:
-    height, width = size
-    shown = mask[:height, :width]
-    if shown.all():
-        distance = np.full(shown.shape, -np.hypot(height, width), np.float32)
-    else:
-        outside, inside = distance_transform_edt(~shown), distance_transform_edt(shown)
-        distance = np.where(shown, 0.5 - inside, outside - 0.5).astype(np.float32)
-    beyond = (mask.shape[0] - height, mask.shape[1] - width)
-    return np.pad(distance, ((0, beyond[0]), (0, beyond[1])), "edge")
 
 
 @torch.no_grad()
@@ -48,9 +19,9 @@ def visual_hulls(
 ) -> Float[Tensor, "M n n n"]:
     """Approximate signed distances from hulls of the masks at grid nodes, normalised units.
 
-    `distances` and `sizes` are those of `mask_distances`. In the k-th hull (from 0 to `most`) a
-    point's value is the (k + 1)-th largest over views of its pixel's distance to the contour times
-    depth over focal length: k views may disagree, as wrong poses make them.
+    `distances` and `sizes` are those of `silhouettes.signed_distances`. In the k-th hull (from 0 to
+    `most`) a point's value is the (k + 1)-th largest over views of its pixel's distance to the
+    contour times depth over focal length: k views may disagree, as wrong poses make them.
 
     A view whose border cuts off the object says nothing of what is beyond. A point of which no
     more than k views say anything has the least of their values; one that none sees is outside.

@@ -1,9 +1,10 @@
 """Masks as segmentation finds them: a little too large or too small, with a ragged edge."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 from scipy.ndimage import distance_transform_edt
 
+from pmni.geometry.silhouettes import nearest_across_contour, signed_distance
 from pmni.synthetic.noise import random_fields
 
 _RAGGED_LENGTH = 4.0
@@ -22,8 +23,7 @@ def wrong_mask(
     field = raggedness * random_fields(mask.shape, np.array([_RAGGED_LENGTH]), 1, rng)[..., 0]
     if not mask.any():
         return mask
-    distance, row, column = _signed_distance(mask)
-    return distance < shared + field[row, column]
+    return signed_distance(mask) < shared + field[nearest_across_contour(mask)]
 
 
 def extended(
@@ -32,13 +32,3 @@ def extended(
     """The image with each pixel outside the mask taken from the nearest one inside."""
     row, column = distance_transform_edt(~mask, return_distances=False, return_indices=True)
     return image[row, column]
-
-
-def _signed_distance(
-    mask: Bool[np.ndarray, "H W"],
-) -> tuple[Float[np.ndarray, "H W"], np.ndarray, np.ndarray]:
-    """Pixels to the contour midway between pixels (+ outside), and the nearest pixel beyond it."""
-    out, nearest_in = distance_transform_edt(~mask, return_indices=True)
-    inside, nearest_out = distance_transform_edt(mask, return_indices=True)
-    row, column = np.where(mask, nearest_out, nearest_in)
-    return np.where(mask, 0.5 - inside, out - 0.5), row, column

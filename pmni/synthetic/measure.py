@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pmni.config.capture import SynthesizeSettings
+from pmni.geometry.cameras import flip_yz
 from pmni.geometry.mesh import Mesh
 from pmni.synthetic.mask_errors import extended, wrong_mask
 from pmni.synthetic.noise import angle_between, photometric_stereo
 from pmni.synthetic.rendering import View
 from pmni.synthetic.shading import shading_errors
-from pmni.synthetic.writer import FILE_AXES
 
 # Streams of random numbers: another error of one kind leaves those of the other kinds alone.
 NOISE, MASKS, SHADING = 2, 4, 5
@@ -51,10 +51,9 @@ def measure(
     for view, image in zip(views, shaded, strict=True):
         normals = view.normals if image is None else image
         if settings.normal_noise > 0:
-            normals = FILE_AXES * photometric_stereo(
-                normals * FILE_AXES, view.mask, -view.rays * FILE_AXES,
-                np.deg2rad(settings.normal_noise), noise,
-            )  # fmt: skip
+            angle = np.deg2rad(settings.normal_noise)
+            rays = flip_yz(view.rays)
+            normals = flip_yz(photometric_stereo(flip_yz(normals), view.mask, -rays, angle, noise))
         error = np.rad2deg(angle_between(normals[view.mask], view.normals[view.mask]).mean())
         mask = view.mask
         if settings.mask_offset > 0 or settings.mask_raggedness > 0:

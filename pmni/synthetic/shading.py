@@ -23,11 +23,11 @@ from scipy.spatial import cKDTree
 from scipy.stats import norm
 
 from pmni.errors import InputError
+from pmni.geometry.cameras import flip_yz
 from pmni.geometry.mesh import Mesh
 from pmni.synthetic.noise import angle_between, facing, random_fields, turn
 from pmni.synthetic.rendering import View
 from pmni.synthetic.shapes import normalised
-from pmni.synthetic.writer import FILE_AXES
 
 _STRONGEST = 3.0  # of interreflection, at severity 1: more than one bounce, albedo near 1
 _SAMPLES, _DIRECTIONS, _NEIGHBOURS = 24_000, 128, 6
@@ -156,12 +156,12 @@ def _view_errors(
     patch = random_fields(view.mask.shape, np.array([_PATCH_LENGTH * per_row]), 1, rng)
     grain = random_fields(view.mask.shape, np.array([_GRAIN_LENGTH * per_row]), 2, rng)
     height, tangent = patch[view.mask][:, 0], _PATCH_ANGLE * grain[view.mask]
-    towards = -rays * FILE_AXES
-    outliers = facing(turn(true * FILE_AXES, tangent), towards) * FILE_AXES
+    towards = -flip_yz(rays)
+    outliers = flip_yz(facing(turn(flip_yz(true), tangent), towards))
 
     def wrong(severity: float) -> Float[np.ndarray, "N 3"]:
         bent = normalised(true + _STRONGEST * severity * bend)
-        seen = facing(bent * FILE_AXES, towards) * FILE_AXES
+        seen = flip_yz(facing(flip_yz(bent), towards))
         bent = np.where(bend.any(1, keepdims=True), seen, true)
         covered = shadow & (height > norm.ppf(1 - severity**2))
         return np.where(covered[:, None], outliers, bent)

@@ -31,14 +31,11 @@ import numpy as np
 import trimesh
 from jaxtyping import Bool, Float
 
-from pmni.geometry.cameras import invert_rigid
+from pmni.geometry.cameras import flip_yz, invert_rigid
 from pmni.geometry.mesh import Mesh
 from pmni.io.images import write_mask, write_normal_map
 from pmni.synthetic.mask_errors import extended
 from pmni.synthetic.rendering import View
-
-FILE_AXES = np.array([1.0, -1.0, -1.0])
-"""OpenCV's camera axes <-> the axes of the stored camera-space normals."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def write_normals(
     """Normals given in the camera frame, written in the camera's (file axes) and, with known
     poses, the world's."""
     write_normal_map(
-        layout.file(f"normal_camera_space_{kind}", view, ".exr"), normals * FILE_AXES, half
+        layout.file(f"normal_camera_space_{kind}", view, ".exr"), flip_yz(normals), half
     )
     if layout.known_poses:
         write_normal_map(

@@ -22,6 +22,7 @@ from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
 from pmni.data.views import Views
 from pmni.errors import InputError
+from pmni.geometry.silhouettes import signed_distances
 from pmni.refinement.observations import contour_points
 from pmni.refinement.residuals import contour_residuals
 from pmni.refinement.state import State
@@ -31,7 +32,7 @@ from pmni.registration.verification.verifier import shrunk
 from pmni.registration.views import UNSEEN, make_views
 from pmni.sdf.grid import grid_nodes
 from pmni.sdf.narrow_band import resample
-from pmni.sdf.visual_hull import mask_distances, visual_hulls
+from pmni.sdf.visual_hull import visual_hulls
 from pmni.training.patches import PatchSampler
 from pmni.training.rng import StepRng
 
@@ -80,9 +81,9 @@ def test_distances_are_from_contours_not_from_borders():
     mask[0, :2, 2:4] = True
     sizes = np.array([[2, 4]])
     expected = [1.5, 0.5, -0.5, -1.5, -1.5, -1.5]  # the last two as at the border
-    assert mask_distances(mask, sizes)[0].tolist() == [expected] * 3
-    assert mask_distances(mask)[0, 0].tolist() == [1.5, 0.5, -0.5, -0.5, 0.5, 1.5]
-    assert (mask_distances(np.ones((1, 2, 3), bool)) < -3).all()
+    assert signed_distances(mask, sizes)[0].tolist() == [expected] * 3
+    assert signed_distances(mask)[0, 0].tolist() == [1.5, 0.5, -0.5, -0.5, 0.5, 1.5]
+    assert (signed_distances(np.ones((1, 2, 3), bool)) < -3).all()
 
 
 def test_a_cut_is_no_contour():
@@ -116,12 +117,12 @@ def test_what_only_a_cut_view_does_not_show_stays_in_the_hull():
     nodes = grid_nodes(33, CPU)
     inside = torch.linalg.vector_norm(nodes, dim=-1) < 0.46
     sizes = torch.from_numpy(capture.image_sizes())
-    distances = torch.from_numpy(mask_distances(capture.masks, capture.image_sizes()))
+    distances = torch.from_numpy(signed_distances(capture.masks, capture.image_sizes()))
     hull = visual_hulls(distances, K, c2w, 33, 0, sizes)[0]
     assert (hull[inside] < 0).all()
     outside = torch.linalg.vector_norm(nodes, dim=-1) > 0.62
     assert (hull[outside] > 0).all()
-    padded = torch.from_numpy(mask_distances(capture.masks))
+    padded = torch.from_numpy(signed_distances(capture.masks))
     assert (visual_hulls(padded, K, c2w, 33, 0)[0][inside] > 0).any()
 
 
@@ -131,7 +132,7 @@ def test_what_no_view_shows_is_outside_the_hull():
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
     sizes = capture.image_sizes()
     hulls = visual_hulls(
-        torch.from_numpy(mask_distances(capture.masks, sizes)), K, c2w, 33, 1,
+        torch.from_numpy(signed_distances(capture.masks, sizes)), K, c2w, 33, 1,
         torch.from_numpy(sizes),
     )  # fmt: skip
     nodes = grid_nodes(33, CPU)

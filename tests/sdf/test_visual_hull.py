@@ -5,14 +5,15 @@ import torch
 from fixtures.training import sphere_capture
 
 from pmni.data.views import Views
+from pmni.geometry.silhouettes import signed_distances
 from pmni.sdf.grid import grid_nodes
-from pmni.sdf.visual_hull import mask_distances, visual_hulls
+from pmni.sdf.visual_hull import visual_hulls
 
 
 def test_contour_lies_halfway_between_pixels() -> None:
     mask = np.zeros((5, 7), bool)
     mask[:, 3:] = True
-    assert mask_distances(mask[None])[0, 2].tolist() == [2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
+    assert signed_distances(mask[None])[0, 2].tolist() == [2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
 
 
 def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view() -> None:
@@ -22,7 +23,7 @@ def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view() -> Non
     nodes = grid_nodes(33, torch.device("cpu"))
     radius = torch.linalg.vector_norm(nodes, dim=-1)
     # On the equator of the viewing circle the silhouettes touch the sphere.
-    distances = torch.from_numpy(mask_distances(capture.masks))
+    distances = torch.from_numpy(signed_distances(capture.masks))
     hull = visual_hulls(distances, views.intrinsics.float(), c2w, 33, 0)[0]
     assert (hull[radius < 0.46] < 0).all()
     assert (hull[radius > 0.62] > 0).all()
@@ -35,7 +36,7 @@ def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view() -> Non
 
 def test_hulls_are_the_values_of_the_views_in_order() -> None:
     capture, _ = sphere_capture(views=6)
-    distances = torch.from_numpy(mask_distances(capture.masks))
+    distances = torch.from_numpy(signed_distances(capture.masks))
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     views = zip(distances.split(1), K.split(1), c2w.split(1), strict=True)

@@ -28,8 +28,8 @@ from pmni.data.readers.files import (
 )
 from pmni.data.readers.raw import RawCapture, read_maps
 from pmni.data.readers.reader import Reader
-from pmni.data.readers.supernormal import FILE_TO_CAMERA
 from pmni.errors import InputError
+from pmni.geometry.cameras import flip_yz
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
 from pmni.io.poses import read_poses
 
@@ -57,9 +57,7 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
-        normals=read_maps(
-            files.values(), views, lambda path: read_normal_map(path) * FILE_TO_CAMERA
-        ),
+        normals=read_maps(files.values(), views, lambda path: flip_yz(read_normal_map(path))),
         masks=read_maps([mask_files[key] for key in files], views, read_mask),
         intrinsics=intrinsics,
         intrinsics_sources=tuple(str(path) for path in intrinsics_files),

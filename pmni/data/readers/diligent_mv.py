@@ -29,10 +29,9 @@ from pmni.data.readers.files import (
 )
 from pmni.data.readers.raw import Maps, RawCapture, read_maps
 from pmni.data.readers.reader import Reader
-from pmni.data.readers.supernormal import FILE_TO_CAMERA
 from pmni.data.validation import check_same_size, holds_normal
 from pmni.errors import InputError
-from pmni.geometry.cameras import invert_rigid
+from pmni.geometry.cameras import flip_yz, invert_rigid
 from pmni.geometry.poses import check_rigid
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
 
@@ -144,7 +143,7 @@ def _normal_maps(stems: list[Path]) -> Maps:
 
     def read(path: Path) -> np.ndarray:
         image = _mat_normals(path) if path.suffix == ".mat" else read_normal_map(path)
-        return image * FILE_TO_CAMERA
+        return flip_yz(image)
 
     return read_maps(files, [stem.parent.name for stem in stems], read)
 

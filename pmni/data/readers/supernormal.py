@@ -35,10 +35,8 @@ from pmni.data.readers.files import (
 from pmni.data.readers.raw import Maps, RawCapture, read_maps
 from pmni.data.readers.reader import Reader
 from pmni.errors import InputError
+from pmni.geometry.cameras import flip_yz
 from pmni.io.images import NORMAL_SUFFIXES, read_distances, read_mask, read_normal_map
-
-FILE_TO_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)
-"""Camera-space axes of the files to the camera frame."""
 
 
 def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
@@ -180,7 +178,7 @@ def _read_normals(
     """Normals in the camera frame, from either kind of folder."""
     views = [path.stem for path in files.values()]
     if name.startswith("normal_camera_space"):
-        return read_maps(files.values(), views, lambda path: read_normal_map(path) * FILE_TO_CAMERA)
+        return read_maps(files.values(), views, lambda path: flip_yz(read_normal_map(path)))
     if c2w is None:
         folder = next(iter(files.values())).parent
         raise InputError(
