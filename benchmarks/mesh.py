@@ -25,7 +25,7 @@ from pmni.sdf.baking import bake
 from pmni.sdf.narrow_band import resample
 from pmni.sdf.rendering import Images, render_views
 from pmni.sdf.sdf import SDF
-from pmni.synthetic.rig import intrinsics
+from pmni.synthetic.camera_rig import intrinsics
 
 PART, OWN, LIBRARY = "mesh", "marching_cubes", "pymcubes"
 REPEATS = 5

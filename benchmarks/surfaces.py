@@ -13,12 +13,12 @@ from pmni.config.training import FieldSettings
 from pmni.data.capture import Capture
 from pmni.data.normalisation import around_mesh
 from pmni.sdf.network import NeuralSDF
-from pmni.synthetic.measure import measure
-from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.camera_rig import intrinsics, turntable_poses
+from pmni.synthetic.mesh_surface import MeshSurface
 from pmni.synthetic.rendering import render
-from pmni.synthetic.rig import intrinsics, turntable_poses
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
-from pmni.synthetic.solid import make_solid
+from pmni.synthetic.sensor import simulate_sensor
+from pmni.synthetic.tessellation import tessellate
 
 SCENE = "fish"
 RIG = SynthesizeSettings(scene=SCENE, pose_jitter=1.0, normal_noise=4.0)
@@ -59,13 +59,13 @@ def network(settings: FieldSettings, device: torch.device) -> NeuralSDF:
 @cache
 def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
     """A turntable set up by hand and normals 4 degrees off: made, not fetched."""
-    solid = make_solid(SCENES[SCENE](), HALF_SIDE, faces).fitted(RIG.radius)
+    solid = tessellate(SCENES[SCENE](), HALF_SIDE, faces).scaled_to(RIG.radius)
     K = intrinsics(height, width)
     elevation = float(np.deg2rad(RIG.elevation))
     c2w = turntable_poses(views, elevation, RIG.distance, RIG.pose_jitter, _stream(0))
     seen = render(MeshSurface(solid.mesh), K, c2w, height, width)
     normals, masks, ground_truth_normals, distances = [], [], [], []
-    for view, measured in measure(seen, c2w, solid.mesh, RIG, _stream):
+    for view, measured in simulate_sensor(seen, c2w, solid.mesh, RIG, _stream):
         normals.append(measured.normals.astype(np.float32))
         ground_truth_normals.append(view.normals.astype(np.float32))
         masks.append(measured.mask)

@@ -1,6 +1,6 @@
 """Settings of `prepare` and `synthesize`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ class PrepareSettings(Settings):
 
 class SynthesizeSettings(Settings):
     """A synthetic capture with exact ground truth, seen by DiLiGenT-like cameras."""
+
+    deprecated_names: ClassVar = {"mask_raggedness": "mask_jitter"}
 
     scene: str = "blob"
     """The name of an analytic scene, or the path of a mesh file."""
@@ -66,8 +68,8 @@ class SynthesizeSettings(Settings):
     mask_offset: float = Field(0.0, ge=0, le=10)
     """Standard deviation over the views of how far a mask is too large or too small, pixels."""
 
-    mask_raggedness: float = Field(0.0, ge=0, le=10)
-    """Standard deviation along a mask's contour of its error in each place, pixels."""
+    mask_jitter: float = Field(0.0, ge=0, le=10)
+    """Standard deviation along a mask's contour of the contour's displacement, pixels."""
 
     up: Literal["x", "y", "z"] = "z"
     """The up axis of a mesh file."""
@@ -81,5 +83,5 @@ class SynthesizeSettings(Settings):
     @property
     def normal_set(self) -> str:
         """The folder with the normals as they are measured: the exact ones if nothing is wrong."""
-        wrong = (self.normal_noise, self.shading_error, self.mask_offset, self.mask_raggedness)
+        wrong = (self.normal_noise, self.shading_error, self.mask_offset, self.mask_jitter)
         return f"normal_camera_space_{'noisy' if any(wrong) else 'GT'}"

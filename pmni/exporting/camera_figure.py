@@ -15,7 +15,7 @@ from pmni.exporting.shading import Viewpoint, shade
 from pmni.geometry.cameras import look_at
 from pmni.geometry.mesh import Mesh
 from pmni.geometry.transforms import Similarity, rotation_angle_deg
-from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.mesh_surface import MeshSurface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
-from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.mesh_surface import MeshSurface
 
 CLAY = np.array([0.85, 0.82, 0.775])
 """Colour of the surface in full light: red, green, blue in [0, 1]."""

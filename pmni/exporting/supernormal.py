@@ -6,14 +6,10 @@ and `pmni prepare` read. Camera-space normal files are x right, y up, z towards 
 
 from pathlib import Path
 
-import numpy as np
-
 from pmni.exporting.exporter import Exporter
 from pmni.exporting.scene import MASK_FOLDER, NORMAL_FOLDER, ExportScene
+from pmni.geometry.cameras import flip_yz
 from pmni.io.images import write_mask, write_normal_map
-
-FILE_AXES = np.array([1.0, -1.0, -1.0], np.float32)
-"""Signs that turn the camera frame (y down, z forward) into the axes of normal files."""
 
 
 def write_supernormal(folder: Path, scene: ExportScene) -> None:
@@ -23,7 +19,7 @@ def write_supernormal(folder: Path, scene: ExportScene) -> None:
     capture = scene.capture
     for view, name in zip(scene.cameras.views, scene.image_names, strict=True):
         index = capture.views.index(view)
-        write_normal_map(folder / NORMAL_FOLDER / name, capture.normals[index] * FILE_AXES)
+        write_normal_map(folder / NORMAL_FOLDER / name, flip_yz(capture.normals[index]))
         write_mask(folder / MASK_FOLDER / name, capture.masks[index])
 
 

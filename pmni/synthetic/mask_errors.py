@@ -1,4 +1,4 @@
-"""Masks as segmentation finds them: a little too large or too small, with a ragged edge."""
+"""Errors of segmentation: masks a little too large or too small, with jittered contours."""
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -7,26 +7,26 @@ from scipy.ndimage import distance_transform_edt
 from pmni.geometry.silhouettes import nearest_across_contour, signed_distance
 from pmni.synthetic.noise import random_fields
 
-_RAGGED_LENGTH = 4.0
-"""Standard deviation of the smoothing of the contour's errors, pixels."""
+_CORRELATION_LENGTH = 4.0
+"""Standard deviation of the smoothing of the contour's jitter, pixels."""
 
 
-def wrong_mask(
-    mask: Bool[np.ndarray, "H W"], offset: float, raggedness: float, rng: np.random.Generator
+def perturb_mask(
+    mask: Bool[np.ndarray, "H W"], offset: float, jitter: float, rng: np.random.Generator
 ) -> Bool[np.ndarray, "H W"]:
     """The mask with its contour moved outwards by d(s) pixels, inwards where d is negative.
 
     d(s) = one number for the whole mask, normal with standard deviation `offset`, plus a smooth
-    Gaussian process along the contour with standard deviation `raggedness`.
+    Gaussian process along the contour with standard deviation `jitter`.
     """
     shared = offset * rng.standard_normal()
-    field = raggedness * random_fields(mask.shape, np.array([_RAGGED_LENGTH]), 1, rng)[..., 0]
+    field = jitter * random_fields(mask.shape, np.array([_CORRELATION_LENGTH]), 1, rng)[..., 0]
     if not mask.any():
         return mask
     return signed_distance(mask) < shared + field[nearest_across_contour(mask)]
 
 
-def extended(
+def extrapolate(
     image: Shaped[np.ndarray, "H W *C"], mask: Bool[np.ndarray, "H W"]
 ) -> Shaped[np.ndarray, "H W *C"]:
     """The image with each pixel outside the mask taken from the nearest one inside."""

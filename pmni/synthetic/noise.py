@@ -1,6 +1,4 @@
-"""What measurement does to normals. One function for each kind of error, all of the same form:
-true normals, mask, directions towards the camera, size and random numbers in, wrong normals out.
-"""
+"""Random errors of measured normals."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -8,15 +6,23 @@ from scipy import fft
 
 from pmni.errors import InputError
 
-# Correlation lengths (standard deviation of the smoothing, pixels of an image 512 pixels high) of
-# equally strong parts: grain, texture-sized errors, shading-sized errors, and a drift across the
-# whole image.
-_LENGTHS = (2.0, 8.0, 32.0, 120.0)
+_CORRELATION_LENGTHS = (2.0, 8.0, 32.0, 120.0)
+"""Standard deviations of the smoothing of the equally strong parts of the noise, in pixels of an
+image `_REFERENCE_HEIGHT` pixels high: grain, texture, shading, drift across the image."""
 _REFERENCE_HEIGHT = 512
-_FLATTENING = 0.6  # of a normal at right angles to the view, relative to the random part
-_AT_CENTRE, _AT_RIM = 0.6, 1.4  # the random part's size where the surface faces us, and at 90 deg
-_LARGEST = np.deg2rad(80.0)  # no normal turns farther
-_LEAST_FACING = 0.02  # cosine of the most grazing noisy normal with the direction to the camera
+"""Image height to which the correlation lengths refer, pixels."""
+_FLATTENING = 0.6
+"""Tilt towards the viewer of a normal at 90 degrees to the view, relative to the random part."""
+_FACING_AMPLITUDE = 0.6
+"""Relative amplitude of the random part where the surface faces the camera."""
+_GRAZING_AMPLITUDE = 1.4
+"""Relative amplitude of the random part at 90 degrees to the view."""
+_MAX_ROTATION = np.deg2rad(80.0)
+"""Largest rotation of a normal, radians."""
+_MIN_FACING = 0.02
+"""Smallest cosine between a noisy normal and the direction to the camera."""
+_MAX_ITERATIONS = 200
+"""Largest number of fixed-point iterations that fit the amplitude to the mean angle."""
 
 
 def photometric_stereo(
@@ -40,15 +46,16 @@ def photometric_stereo(
     true, towards = normals[mask], towards_camera[mask]
     random = smooth_field(mask.shape, rng)[mask]
     slope = 1 - np.clip(true[:, 2:], 0, 1)
-    tangent = (_AT_CENTRE + (_AT_RIM - _AT_CENTRE) * slope) * random - _FLATTENING * true[:, :2]
+    amplitude = _FACING_AMPLITUDE + (_GRAZING_AMPLITUDE - _FACING_AMPLITUDE) * slope
+    tangent = amplitude * random - _FLATTENING * true[:, :2]
 
     size = mean_angle / np.linalg.norm(tangent, axis=1).mean()
-    for _ in range(200):
-        turned = facing(turn(true, size * tangent), towards)
-        reached = float(angle_between(turned, true).mean())
+    for _ in range(_MAX_ITERATIONS):
+        rotated = clamp_to_visible(rotate_normals(true, size * tangent), towards)
+        reached = float(angle_between(rotated, true).mean())
         if abs(reached / mean_angle - 1) < 1e-6:
             noisy = np.zeros_like(normals)
-            noisy[mask] = turned
+            noisy[mask] = rotated
             return noisy
         size *= mean_angle / reached  # the mean grows almost in proportion to the size
     raise InputError(
@@ -59,7 +66,8 @@ def photometric_stereo(
 
 def smooth_field(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "H W 2"]:
     """Two Gaussian random fields of variance 1 with equal parts of all correlation lengths."""
-    return random_fields(shape, np.array(_LENGTHS) * shape[0] / _REFERENCE_HEIGHT, 2, rng)
+    lengths = np.array(_CORRELATION_LENGTHS) * shape[0] / _REFERENCE_HEIGHT
+    return random_fields(shape, lengths, 2, rng)
 
 
 def random_fields(
@@ -86,12 +94,12 @@ def angle_between(
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1))
 
 
-def turn(
+def rotate_normals(
     normals: Float[np.ndarray, "N 3"], tangent: Float[np.ndarray, "N 2"]
 ) -> Float[np.ndarray, "N 3"]:
-    """Normals turned by tangent vectors (radians): Q(n) exp(a)."""
+    """Normals rotated by tangent vectors (radians): Q(n) exp(a)."""
     angle = np.linalg.norm(tangent, axis=1, keepdims=True)
-    limited = np.minimum(angle, _LARGEST)
+    limited = np.minimum(angle, _MAX_ROTATION)
     flat = tangent * np.sin(limited) / np.maximum(angle, 1e-12)
     nx_ny, nz = normals[:, :2], normals[:, 2:]
     upright = np.cos(limited)
@@ -101,10 +109,10 @@ def turn(
     return np.concatenate([xy, nz * upright - along], axis=1)
 
 
-def facing(
+def clamp_to_visible(
     normals: Float[np.ndarray, "N 3"], towards: Float[np.ndarray, "N 3"]
 ) -> Float[np.ndarray, "N 3"]:
-    """Normals that face away, or almost, turned back until they are just seen."""
-    missing = _LEAST_FACING - (normals * towards).sum(1, keepdims=True)
+    """Normals that face away from the camera, tilted back until they are just visible."""
+    missing = _MIN_FACING - (normals * towards).sum(1, keepdims=True)
     turned = normals + np.maximum(missing, 0) * towards
     return turned / np.linalg.norm(turned, axis=1, keepdims=True)

@@ -14,22 +14,22 @@ from scipy.interpolate import CubicSpline
 from pmni.synthetic.shapes import (
     Shape,
     Vector,
-    ball,
-    balls,
     box,
+    capsule,
+    capsules,
+    cylinder,
     difference,
-    disc,
+    displaced,
     half_space,
-    hollow,
     intersection,
-    limbs,
-    moved,
-    relief,
-    ring,
-    rod,
     rotation,
-    soft_minimum,
-    stretched,
+    scaled_axes,
+    shell,
+    smooth_minimum,
+    sphere,
+    spheres,
+    torus,
+    transformed,
     union,
 )
 
@@ -43,7 +43,7 @@ def _tube(rows: list[list[float]], count: int, blend: float) -> Shape:
     lengths = np.linalg.norm(np.diff(table[:, :3], axis=0), axis=1)
     at = np.concatenate([[0.0], np.cumsum(lengths)])
     dense = CubicSpline(at, table)(np.linspace(0, at[-1], count))
-    return balls(dense[:, :3], dense[:, 3], blend)
+    return spheres(dense[:, :3], dense[:, 3], blend)
 
 
 def _rods(
@@ -55,7 +55,7 @@ def _rods(
 ) -> Shape:
     """Rods of one size; side by side and with a wide blend they grow into a ribbed web."""
     count = len(starts)
-    return limbs(starts, ends, np.full(count, radius), np.full(count, end_radius), blend)
+    return capsules(starts, ends, np.full(count, radius), np.full(count, end_radius), blend)
 
 
 def _bump(at: np.ndarray) -> np.ndarray:
@@ -82,8 +82,10 @@ def _water(centre: Vector, height: float, count: float) -> Shape:
         away = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2)
         return height * np.sin(count * away + 1.5)
 
-    base = stretched(disc(-0.05, 0.05, 0.42, 0.04), (1.15, 1.0, 1.0))
-    return relief(moved(base, (centre[0] + 0.06, centre[1], centre[2])), rings, height * count)
+    base = scaled_axes(cylinder(-0.05, 0.05, 0.42, 0.04), (1.15, 1.0, 1.0))
+    return displaced(
+        transformed(base, (centre[0] + 0.06, centre[1], centre[2])), rings, height * count
+    )
 
 
 # -------------------------------------------------------------- smooth: a duck
@@ -117,8 +119,8 @@ def _scales(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         j = np.rint(z / pitch_z - shift)
         du, dv = x - (i + 0.5) * pitch_x, z - (j + shift) * pitch_z
         inner = size - np.sqrt(du * du + dv * dv)
-        dome = soft_minimum(0.6 * inner, 0.010 - 0.11 * du, 0.010)
-        height = -soft_minimum(-height, -dome, 0.006)
+        dome = smooth_minimum(0.6 * inner, 0.010 - 0.11 * du, 0.010)
+        height = -smooth_minimum(-height, -dome, 0.006)
     return height * np.clip((0.58 - np.abs(x + 0.08)) / 0.15, 0, 1)
 
 
@@ -133,12 +135,14 @@ def _fish() -> Shape:
         24,
         0.02,
     )  # fmt: skip
-    body = relief(stretched(body, (1.0, 0.75, 1.0)), _scales, 0.72)
-    gill = hollow(moved(stretched(ball((0, 0, 0), 0.25), (0.8, 1.6, 1.0)), (0.52, 0, 0.03)), 0.02)
+    body = displaced(scaled_axes(body, (1.0, 0.75, 1.0)), _scales, 0.72)
+    gill = shell(
+        transformed(scaled_axes(sphere((0, 0, 0), 0.25), (0.8, 1.6, 1.0)), (0.52, 0, 0.03)), 0.02
+    )
     gill = intersection(gill, half_space((1, 0, 0), 0.54), blend=0.01)
-    mouth = ball((0.99, 0.15, 0.0), 0.06)
+    mouth = sphere((0.99, 0.15, 0.0), 0.06)
     body = difference(body, gill, mouth, blend=0.03)
-    eyes = union(ball((0.70, 0.20, 0.11), 0.05), ball((0.72, -0.105, 0.11), 0.05), blend=0.01)
+    eyes = union(sphere((0.70, 0.20, 0.11), 0.05), sphere((0.72, -0.105, 0.11), 0.05), blend=0.01)
 
     tail = np.linspace(-1, 1, 9)
     fins = [
@@ -160,7 +164,9 @@ def _fish() -> Shape:
             ((0.06, -0.44, -0.18), (0.00, -0.34, -0.36)), 6,
         ),
     ]  # fmt: skip
-    fish = moved(union(body, eyes, *fins, blend=0.04), (0.05, 0, 0.10), rotation((0, 1, 0), -50))
+    fish = transformed(
+        union(body, eyes, *fins, blend=0.04), (0.05, 0, 0.10), rotation((0, 1, 0), -50)
+    )
 
     turn = np.arange(9) * 2 * np.pi / 9
     out = np.stack([np.cos(turn), np.sin(turn), 0 * turn], 1)
@@ -183,7 +189,7 @@ def _heron() -> Shape:
         44,
         0.012,
     )  # fmt: skip
-    beak = rod((0.31, -0.07, 0.85), (0.68, -0.17, 0.80), 0.040, 0.008)
+    beak = capsule((0.31, -0.07, 0.85), (0.68, -0.17, 0.80), 0.040, 0.008)
     plumes = _rods(
         np.array([[0.17, -0.03, 0.88], [0.16, -0.02, 0.87]]),
         np.array([[-0.12, 0.03, 0.86], [-0.10, 0.09, 0.80]]),
@@ -217,8 +223,8 @@ def _heron() -> Shape:
             np.array([[-0.12, 0.42, -0.10], [-0.52, 0.10, -0.25]]),
             0.026, 0.014, 0.01,
         ),
-        rod((-0.30, 0.20, -0.92), (-0.345, 0.305, 0.30), 0.022, 0.018),
-        rod((-0.345, 0.305, 0.25), (-0.355, 0.325, 0.45), 0.04),
+        capsule((-0.30, 0.20, -0.92), (-0.345, 0.305, 0.30), 0.022, 0.018),
+        capsule((-0.345, 0.305, 0.25), (-0.355, 0.325, 0.45), 0.04),
         blend=0.03,
     )  # fmt: skip
     ground = _water((-0.06, 0.02, -0.95), 0.007, 40.0)
@@ -261,13 +267,15 @@ def _pot() -> Shape:
     heights = np.array([-0.50, -0.30, -0.05, 0.12, 0.28, 0.42])
     radii = np.array([0.20, 0.42, 0.58, 0.54, 0.38, 0.22])
     axis = np.outer(heights, [0, 0, 1])
-    belly = relief(balls(axis, radii, 0.05), _vine, 1.1)
-    foot = disc(-0.78, -0.68, 0.30, 0.025)
-    neck = disc(0.30, 0.72, 0.215, 0.02)
-    lip = ring(0.72, 0.225, 0.045)
-    handle = moved(ring(0.0, 0.17, 0.035), (0.40, 0, 0.42), rotation((1, 0, 0), 90))
+    belly = displaced(spheres(axis, radii, 0.05), _vine, 1.1)
+    foot = cylinder(-0.78, -0.68, 0.30, 0.025)
+    neck = cylinder(0.30, 0.72, 0.215, 0.02)
+    lip = torus(0.72, 0.225, 0.045)
+    handle = transformed(torus(0.0, 0.17, 0.035), (0.40, 0, 0.42), rotation((1, 0, 0), 90))
     jar = union(belly, foot, neck, lip, handle, blend=0.07)
-    return difference(jar, rod((0, 0, 0.50), (0, 0, 1.0), 0.17), ball((0, 0, 0), 0.48), blend=0.03)
+    return difference(
+        jar, capsule((0, 0, 0.50), (0, 0, 1.0), 0.17), sphere((0, 0, 0), 0.48), blend=0.03
+    )
 
 
 # ------------------------------------------------------------- concave: a shell
@@ -288,19 +296,19 @@ def _shell() -> Shape:
     def rim(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         return 0.03 * polar(x, y)[1] + 0.1 * x
 
-    bowl = stretched(ball((0, 0, 0), 0.80), (1.0, 0.95, 0.70))
-    bowl = hollow(relief(bowl, corrugation, 0.026 * 22.03 + 0.003 * 61), 0.05)
-    open_side = relief(half_space((0, 0, 1), -0.10), rim, 0.03 * 22.03 + 0.1)
+    bowl = scaled_axes(sphere((0, 0, 0), 0.80), (1.0, 0.95, 0.70))
+    bowl = shell(displaced(bowl, corrugation, 0.026 * 22.03 + 0.003 * 61), 0.05)
+    open_side = displaced(half_space((0, 0, 1), -0.10), rim, 0.03 * 22.03 + 0.1)
     bowl = intersection(bowl, open_side, blend=0.03)
     pearls = union(
-        ball((0.22, 0.16, -0.37), 0.14),
-        ball((0.02, -0.12, -0.42), 0.09),
-        ball((0.34, -0.10, -0.42), 0.07),
+        sphere((0.22, 0.16, -0.37), 0.14),
+        sphere((0.02, -0.12, -0.42), 0.09),
+        sphere((0.34, -0.10, -0.42), 0.07),
         blend=0.01,
     )
     turn = rotation((1, 0, 0), 10) @ rotation((0, 1, 0), 24)
-    dish = moved(union(bowl, pearls, blend=0.02), (0, 0, 0.25), turn)
-    coral = limbs(
+    dish = transformed(union(bowl, pearls, blend=0.02), (0, 0, 0.25), turn)
+    coral = capsules(
         np.tile([-0.15, 0, -0.75], (4, 1)),
         np.array(
             [[-0.2, 0.02, -0.35], [0.3, 0.25, -0.8], [0.22, -0.34, -0.8], [-0.62, 0.08, -0.8]]
@@ -318,14 +326,14 @@ def _knot() -> Shape:
     t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     away = 0.47 + 0.17 * np.cos(3 * t)
     centres = np.stack([away * np.cos(2 * t), away * np.sin(2 * t), 0.20 * np.sin(3 * t)], 1)
-    cord = balls(centres, 0.075 + 0.030 * np.sin(t + 0.6) + 0.010 * np.sin(2 * t), 0.03)
+    cord = spheres(centres, 0.075 + 0.030 * np.sin(t + 0.6) + 0.010 * np.sin(2 * t), 0.03)
     turn = rotation((0, 0, 1), 25) @ rotation((1, 0.25, 0), 78)
     plinth = union(
-        moved(box((0.34, 0.26, 0.07), 0.03), (0, 0, -0.82)),
-        moved(box((0.26, 0.20, 0.10), 0.02), (0, 0, -0.70)),
+        transformed(box((0.34, 0.26, 0.07), 0.03), (0, 0, -0.82)),
+        transformed(box((0.26, 0.20, 0.10), 0.02), (0, 0, -0.70)),
         blend=0.03,
     )
-    return union(moved(cord, (0, 0, -0.04), turn), plinth, blend=0.08)
+    return union(transformed(cord, (0, 0, -0.04), turn), plinth, blend=0.08)
 
 
 SCENES: dict[str, Callable[[], Shape]] = {

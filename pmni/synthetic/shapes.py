@@ -6,7 +6,7 @@ that is surely free. Every operation here carries that bound along:
 
 * unions, intersections and differences, sharp or smooth, are convex combinations of gradients:
   the largest bound of their parts;
-* a sum of shape and relief: the sum of both bounds;
+* a shape and its displacement: the sum of both bounds;
 * scaling, rotating and moving: unchanged (values are scaled as lengths are).
 """
 
@@ -22,11 +22,13 @@ Function = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Number = float | int
 Vector = tuple[Number, Number, Number]
 
-Ball = tuple[np.ndarray, float]
+BoundingSphere = tuple[np.ndarray, float]
 """Centre (3,) and radius."""
 
-_CHUNK = 2048  # points evaluated at once: what a chunk needs fits in the processor's cache
-_STEP = 2e-6  # central differences; shapes are about one unit in size
+_CHUNK = 2048
+"""Points evaluated at once; the memory of a chunk fits in the processor's cache."""
+_STEP = 2e-6
+"""Step of central differences, in units of the shape."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Shape:
     lipschitz: float = 1.0
     unit: float = 1.0
     """Length of the unit in which the shape was designed; sets the step of `gradient`."""
-    within: Ball | None = None
-    """Where known, a ball with value(x) >= |x - centre| - radius everywhere."""
+    bounding_sphere: BoundingSphere | None = None
+    """A sphere with value(x) >= |x - centre| - radius everywhere, or None."""
 
     def __call__(self, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
         """Values at points."""
@@ -64,14 +66,16 @@ def normalised(vectors: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
 
 
 # ------------------------------------------------------------------ primitives
-def ball(centre: Vector, radius: float) -> Shape:
+def sphere(centre: Vector, radius: float) -> Shape:
     """A sphere."""
     around = np.array(centre, float), radius
-    return Shape(lambda x, y, z: _distance_to(around, x, y, z), within=around)
+    return Shape(lambda x, y, z: _distance_to(around, x, y, z), bounding_sphere=around)
 
 
-def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, " M"], blend: float) -> Shape:
-    """Many spheres melted into one: -blend * log sum exp(-distance / blend).
+def spheres(
+    centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, " M"], blend: float
+) -> Shape:
+    """Smooth union of many spheres: -blend * log sum exp(-distance / blend).
 
     Spheres strung closely on a curve make a smooth tube of varying thickness.
     """
@@ -85,21 +89,23 @@ def balls(centres: Float[np.ndarray, "M 3"], radii: Float[np.ndarray, " M"], ble
         np.maximum(distance, 0, out=distance)
         np.sqrt(distance, out=distance)
         distance -= radii[:, None]
-        return _soft_minimum(distance, blend)
+        return _log_sum_exp_minimum(distance, blend)
 
-    return Shape(value, within=_ball_around(centres, radii, blend * np.log(len(centres))))
+    return Shape(
+        value, bounding_sphere=_bounding_sphere(centres, radii, blend * np.log(len(centres)))
+    )
 
 
-def limbs(
+def capsules(
     starts: Float[np.ndarray, "M 3"],
     ends: Float[np.ndarray, "M 3"],
     start_radii: Float[np.ndarray, " M"],
     end_radii: Float[np.ndarray, " M"],
     blend: float,
 ) -> Shape:
-    """Many tapered rods with round ends, melted into one as in `balls`.
+    """Smooth union of many tapered capsules (rods with round ends), as in `spheres`.
 
-    A rod is |p - axis point| - radius with the axis point nearest to p, so its bound is
+    A capsule is |p - axis point| - radius with the axis point nearest to p, so its bound is
     sqrt(1 + taper^2).
     """
     axes = ends - starts
@@ -128,26 +134,26 @@ def limbs(
         distance -= start_radii[:, None]
         at *= growth
         distance -= at
-        return _soft_minimum(distance, blend)
+        return _log_sum_exp_minimum(distance, blend)
 
     taper = growth**2 / lengths
     points, radii = np.concatenate([starts, ends]), np.concatenate([start_radii, end_radii])
-    within = _ball_around(points, radii, blend * np.log(len(starts)))
-    return Shape(value, float(np.sqrt(1 + taper.max())), within=within)
+    within = _bounding_sphere(points, radii, blend * np.log(len(starts)))
+    return Shape(value, float(np.sqrt(1 + taper.max())), bounding_sphere=within)
 
 
-def _ball_around(centres: np.ndarray, radii: np.ndarray, more: float) -> Ball:
-    """A ball that holds balls, and `more` around them."""
+def _bounding_sphere(centres: np.ndarray, radii: np.ndarray, more: float) -> BoundingSphere:
+    """A sphere around spheres, with a margin of `more`."""
     middle = (centres.min(0) + centres.max(0)) / 2
     return middle, float((np.linalg.norm(centres - middle, axis=1) + radii).max() + more)
 
 
-def _distance_to(ball: Ball, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    (a, b, c), radius = ball
+def _distance_to(sphere: BoundingSphere, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    (a, b, c), radius = sphere
     return np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) - radius
 
 
-def _soft_minimum(values: np.ndarray, blend: float) -> np.ndarray:
+def _log_sum_exp_minimum(values: np.ndarray, blend: float) -> np.ndarray:
     """-blend * log sum exp(-values / blend) over the first axis; overwrites `values`."""
     least = values.min(0)
     values -= least
@@ -156,14 +162,14 @@ def _soft_minimum(values: np.ndarray, blend: float) -> np.ndarray:
     return least - blend * np.log(values.sum(0))
 
 
-def rod(start: Vector, end: Vector, radius: float, end_radius: float | None = None) -> Shape:
-    """A straight, perhaps tapered rod with round ends."""
+def capsule(start: Vector, end: Vector, radius: float, end_radius: float | None = None) -> Shape:
+    """A capsule: a rod with round ends, tapered if `end_radius` differs."""
     last = radius if end_radius is None else end_radius
     ends = np.array([start, end], float)
-    return limbs(ends[:1], ends[1:], np.array([radius]), np.array([last]), 1.0)
+    return capsules(ends[:1], ends[1:], np.array([radius]), np.array([last]), 1.0)
 
 
-def ring(height: float, radius: float, thickness: float) -> Shape:
+def torus(height: float, radius: float, thickness: float) -> Shape:
     """A torus about the z axis: `radius` of its circle, `thickness` the radius of its tube."""
 
     def value(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -173,7 +179,7 @@ def ring(height: float, radius: float, thickness: float) -> Shape:
     return Shape(value)
 
 
-def disc(bottom: float, top: float, radius: float, rounding: float) -> Shape:
+def cylinder(bottom: float, top: float, radius: float, rounding: float) -> Shape:
     """An upright cylinder about the z axis with rounded edges."""
     middle, half = (top + bottom) / 2, (top - bottom) / 2
 
@@ -205,7 +211,7 @@ def half_space(normal: Vector, offset: float) -> Shape:
 
 
 # ------------------------------------------------------------------ operations
-def soft_minimum(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
+def smooth_minimum(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray:
     """The minimum with its crease rounded over |a - b| < blend, twice differentiable."""
     overlap = np.maximum(1 - np.abs(a - b) / blend, 0)
     return np.minimum(a, b) - overlap * overlap * overlap * (blend / 6)
@@ -229,55 +235,56 @@ def difference(first: Shape, *others: Shape, blend: float) -> Shape:
 def _combined(
     first: Shape, others: tuple[Shape, ...], blend: float, sign: int, other_sign: int
 ) -> Shape:
-    """sign * soft_minimum(sign * a, other_sign * b, blend), for one b after the other."""
+    """sign * smooth_minimum(sign * a, other_sign * b, blend), for one b after the other."""
 
     def value(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         result = sign * first.value(x, y, z)
         for other in others:
             near = np.arange(len(x))
-            if other.within and other_sign > 0:
+            if other.bounding_sphere and other_sign > 0:
                 # where b exceeds the result by more than `blend`, it changes nothing
-                near = np.flatnonzero(_distance_to(other.within, x, y, z) < result + blend)
+                near = np.flatnonzero(_distance_to(other.bounding_sphere, x, y, z) < result + blend)
             if len(near) > 0:
                 b = other_sign * other.value(x[near], y[near], z[near])
-                result[near] = soft_minimum(result[near], b, blend)
+                result[near] = smooth_minimum(result[near], b, blend)
         return sign * result
 
-    within = first.within
+    within = first.bounding_sphere
     if sign > 0:  # a union reaches as far as all its parts, and fillets swell it a little
-        known = [shape.within for shape in (first, *others) if shape.within]
+        known = [shape.bounding_sphere for shape in (first, *others) if shape.bounding_sphere]
         centres, radii = (np.array([ball[i] for ball in known]) for i in range(2))
         complete = len(known) == len(others) + 1
-        within = _ball_around(centres, radii, len(others) * blend / 6) if complete else None
-    return Shape(value, max(shape.lipschitz for shape in (first, *others)), within=within)
+        within = _bounding_sphere(centres, radii, len(others) * blend / 6) if complete else None
+    return Shape(value, max(shape.lipschitz for shape in (first, *others)), bounding_sphere=within)
 
 
-def hollow(shape: Shape, thickness: float) -> Shape:
-    """A wall of this thickness, half of it on either side of the shape's surface."""
+def shell(shape: Shape, thickness: float) -> Shape:
+    """A shell of this thickness, half of it on either side of the shape's surface."""
     return Shape(lambda x, y, z: np.abs(shape.value(x, y, z)) - thickness / 2, shape.lipschitz)
 
 
-def relief(shape: Shape, height: Function, lipschitz: float) -> Shape:
-    """The surface raised by `height`, whose own Lipschitz constant is `lipschitz`."""
+def displaced(shape: Shape, height: Function, lipschitz: float) -> Shape:
+    """The surface displaced outwards by `height`, whose own Lipschitz constant is `lipschitz`."""
     return Shape(
         lambda x, y, z: shape.value(x, y, z) - height(x, y, z), shape.lipschitz + lipschitz
     )
 
 
-def moved(shape: Shape, shift: Vector, rotation: np.ndarray | None = None) -> Shape:
-    """First turned by `rotation` (3, 3), then shifted."""
+def transformed(shape: Shape, shift: Vector, rotation: np.ndarray | None = None) -> Shape:
+    """The shape rotated by `rotation` (3, 3), then translated by `shift`."""
     turn = np.eye(3) if rotation is None else rotation
 
     def value(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         local = turn.T @ np.stack([x - shift[0], y - shift[1], z - shift[2]])
         return shape.value(*local)
 
-    within = (turn @ shape.within[0] + shift, shape.within[1]) if shape.within else None
-    return Shape(value, shape.lipschitz, shape.unit, within)
+    around = shape.bounding_sphere
+    moved = (turn @ around[0] + shift, around[1]) if around else None
+    return Shape(value, shape.lipschitz, shape.unit, moved)
 
 
-def stretched(shape: Shape, factors: Vector) -> Shape:
-    """Scaled along the axes; values by the least factor, which keeps the bound."""
+def scaled_axes(shape: Shape, factors: Vector) -> Shape:
+    """The shape scaled along the axes; values by the least factor, which keeps the bound."""
     a, b, c = factors
     least = min(factors)
     return Shape(lambda x, y, z: least * shape.value(x / a, y / b, z / c), shape.lipschitz)

@@ -1,4 +1,4 @@
-"""Writes captures in the layout of SuperNormal and PMNI, with all truth beside them.
+"""Writes captures in the layout of SuperNormal and PMNI, with ground truth.
 
     K.txt                              3x3 intrinsics, the same for all views
     cameras_sphere.npz                 world_mat_i = K w2c and scale_mat_i, 4x4
@@ -19,7 +19,7 @@ maps the unit sphere to a sphere of `scene_radius` mm. The maps in `integration`
 the object.
 
 Without known poses, K.txt, masks and camera-space normals are all that the folder holds;
-cameras_sphere.npz, mesh_Gt.ply and everything else that is true are in `gt`.
+cameras_sphere.npz, mesh_Gt.ply and all other ground truth are in `gt`.
 """
 
 import json
@@ -34,12 +34,12 @@ from jaxtyping import Bool, Float
 from pmni.geometry.cameras import flip_yz, invert_rigid
 from pmni.geometry.mesh import Mesh
 from pmni.io.images import write_mask, write_normal_map
-from pmni.synthetic.mask_errors import extended
+from pmni.synthetic.mask_errors import extrapolate
 from pmni.synthetic.rendering import View
 
 
 @dataclass(frozen=True)
-class Layout:
+class CaptureFolder:
     """Where and in which units a capture is written."""
 
     folder: Path
@@ -50,7 +50,7 @@ class Layout:
     """Whether poses and mesh are beside the images, or only in `gt`."""
 
     @property
-    def truth(self) -> Path:
+    def ground_truth(self) -> Path:
         """Where the cameras and the mesh are written."""
         return self.folder if self.known_poses else self.folder / "gt"
 
@@ -66,7 +66,7 @@ class Layout:
 
 
 def write_normals(
-    layout: Layout,
+    output: CaptureFolder,
     view: int,
     kind: str,
     normals: Float[np.ndarray, "H W 3"],
@@ -76,16 +76,16 @@ def write_normals(
     """Normals given in the camera frame, written in the camera's (file axes) and, with known
     poses, the world's."""
     write_normal_map(
-        layout.file(f"normal_camera_space_{kind}", view, ".exr"), flip_yz(normals), half
+        output.file(f"normal_camera_space_{kind}", view, ".exr"), flip_yz(normals), half
     )
-    if layout.known_poses:
+    if output.known_poses:
         write_normal_map(
-            layout.file(f"normal_world_space_{kind}", view, ".exr"), normals @ c2w[:3, :3].T, half
+            output.file(f"normal_world_space_{kind}", view, ".exr"), normals @ c2w[:3, :3].T, half
         )
 
 
 def write_view(
-    layout: Layout,
+    output: CaptureFolder,
     index: int,
     view: View,
     mask: Bool[np.ndarray, "H W"],
@@ -94,56 +94,58 @@ def write_view(
 ) -> None:
     """The measured mask, exact normals, and with known poses depth with the unknown factor
     `depth_scale`; where the mask is too large, the nearest pixel's depth."""
-    write_mask(layout.file("mask", index, ".png"), mask)
-    write_normals(layout, index, "GT", view.normals, c2w, half=False)
-    if not layout.known_poses:
+    write_mask(output.file("mask", index, ".png"), mask)
+    write_normals(output, index, "GT", view.normals, c2w, half=False)
+    if not output.known_poses:
         return
-    unit = layout.scene_radius / depth_scale
+    unit = output.scene_radius / depth_scale
     for kind, image in (("depth", view.depth), ("perspective", view.ray_distance)):
-        measured = np.where(mask, extended(image, view.mask), np.nan)
+        measured = np.where(mask, extrapolate(image, view.mask), np.nan)
         np.save(
-            layout.file(f"integration/{kind}", index, ".npy"), (measured / unit).astype(np.float32)
+            output.file(f"integration/{kind}", index, ".npy"), (measured / unit).astype(np.float32)
         )
 
 
 def write_cameras(
-    layout: Layout, K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "V 4 4"]
+    output: CaptureFolder, K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "V 4 4"]
 ) -> None:
     """`K.txt` and `cameras_sphere.npz`."""
-    np.savetxt(layout.folder / "K.txt", K)
+    np.savetxt(output.folder / "K.txt", K)
     K4 = np.eye(4)
     K4[:3, :3] = K
     matrices = {f"world_mat_{view}": K4 @ w2c for view, w2c in enumerate(invert_rigid(c2w))}
-    scale_mat = np.diag([layout.scene_radius] * 3 + [1.0])
-    matrices |= {f"scale_mat_{view}": scale_mat for view in range(layout.views)}
-    layout.truth.mkdir(exist_ok=True)
-    np.savez(layout.truth / "cameras_sphere.npz", **matrices)
+    scale_mat = np.diag([output.scene_radius] * 3 + [1.0])
+    matrices |= {f"scale_mat_{view}": scale_mat for view in range(output.views)}
+    output.ground_truth.mkdir(exist_ok=True)
+    np.savez(output.ground_truth / "cameras_sphere.npz", **matrices)
 
 
-def write_truth(
-    layout: Layout,
+def write_ground_truth(
+    output: CaptureFolder,
     mesh: Mesh,
     c2w: Float[np.ndarray, "V 4 4"],
     depths: Float[np.ndarray, "V H W"],
     description: dict[str, Any],
-    truth: dict[str, Any],
+    ground_truth: dict[str, Any],
 ) -> None:
     """The mesh, `scene.json` and the folder `gt`.
 
-    `truth` is for `gt/scene.json`; with known poses, `scene.json` holds it as well.
+    `ground_truth` is for `gt/scene.json`; with known poses, `scene.json` holds it as well.
     """
     surface = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
-    surface.export(layout.truth / "mesh_Gt.ply", vertex_normal=True)
-    truth = {
+    surface.export(output.ground_truth / "mesh_Gt.ply", vertex_normal=True)
+    ground_truth = {
         "unit": "mm",
-        "scene_radius": layout.scene_radius,
+        "scene_radius": output.scene_radius,
         "depth_init_scale": 1.0,
-        **truth,
+        **ground_truth,
         "poses_c2w": c2w.tolist(),
     }
-    gt = layout.folder / "gt"
+    gt = output.folder / "gt"
     gt.mkdir(exist_ok=True)
     np.savez_compressed(gt / "depth.npz", depth=depths.astype(np.float32))
-    (gt / "scene.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    told = {**description, **truth} if layout.known_poses else description
-    (layout.folder / "scene.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (gt / "scene.json").write_text(json.dumps(ground_truth, indent=1) + "\n", encoding="utf-8")
+    content = {**description, **ground_truth} if output.known_poses else description
+    (output.folder / "scene.json").write_text(
+        json.dumps(content, indent=1) + "\n", encoding="utf-8"
+    )

@@ -24,7 +24,7 @@ class TestCaptures:
         assert worse.levels == {"noise": "4", "masks": "1, ragged"}
         assert worse.changed == ("masks",)
         assert (worse.settings.scene, worse.settings.views) == ("blob", 6)
-        assert (worse.settings.normal_noise, worse.settings.mask_raggedness) == (4.0, 1.0)
+        assert (worse.settings.normal_noise, worse.settings.mask_jitter) == (4.0, 1.0)
 
     def test_full_product_and_seeds(self) -> None:
         cells = study(design="full").cells()

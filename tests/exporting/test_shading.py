@@ -7,7 +7,7 @@ import trimesh
 from pmni.exporting.shading import Viewpoint, shade
 from pmni.geometry.cameras import look_at
 from pmni.geometry.mesh import Mesh
-from pmni.synthetic.raytrace import MeshSurface
+from pmni.synthetic.mesh_surface import MeshSurface
 
 
 def test_a_shaded_ball_is_a_disc_lit_from_the_left_above() -> None:

@@ -17,7 +17,7 @@ from pmni.errors import LostSurfaceError
 from pmni.geometry.cameras import pixel_grid, ray_directions
 from pmni.refinement.solver import GaussNewtonSolver, finest_cells
 from pmni.sdf.grid import GridSDF
-from pmni.synthetic.mask_errors import extended
+from pmni.synthetic.mask_errors import extrapolate
 
 
 def test_a_surface_that_no_ray_meets_is_lost():
@@ -66,7 +66,7 @@ def remasked(capture: Capture, grow: list[int]) -> Capture:
     shape = {1: binary_dilation, -1: binary_erosion, 0: lambda mask: mask}
     masks = np.stack([shape[by](mask) for by, mask in zip(grow, capture.masks, strict=True)])
     normals = np.stack(
-        [extended(n, m) for n, m in zip(capture.normals, capture.masks, strict=True)]
+        [extrapolate(n, m) for n, m in zip(capture.normals, capture.masks, strict=True)]
     )
     return replace(capture, masks=masks, normals=normals * masks[..., None])
 

@@ -27,11 +27,11 @@ from pmni.registration.verification.neighbours import disorder_of, normal_differ
 from pmni.registration.verification.trial import Trial, elsewhere, margin_over
 from pmni.registration.verification.verifier import LOOK, OUTLIER, Verifier
 from pmni.registration.views import make_views
+from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
-from pmni.synthetic.shapes import Shape, disc, rod, union
-from pmni.synthetic.solid import make_solid
-from pmni.synthetic.spheretrace import AnalyticSurface
+from pmni.synthetic.shapes import Shape, capsule, cylinder, union
+from pmni.synthetic.tessellation import tessellate
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120
 K = np.array([[740.0, 0, 59.5], [0, 740.0, 49.5], [0, 0, 1]])
@@ -53,7 +53,7 @@ def cameras() -> np.ndarray:
 
 def views_of(name: str, shape: Shape) -> tuple[Capture, np.ndarray]:
     """A capture with exact normals, and its integrated ray distances."""
-    solid = make_solid(shape, HALF_SIDE, 4000).fitted(0.8)
+    solid = tessellate(shape, HALF_SIDE, 4000).scaled_to(0.8)
     images = list(render(AnalyticSurface(solid), K, cameras(), HEIGHT, WIDTH))
     capture = Capture(
         name=name,
@@ -315,7 +315,9 @@ def matrices(poses: PoseSet) -> np.ndarray:
 def test_a_body_of_revolution_is_refused(monkeypatch):
     """By its pairs of views alone."""
     monkeypatch.setattr("pmni.registration.multiview.free._climb", lambda *_: [])
-    vase = union(disc(-0.8, 0.1, 0.55, 0.3), rod((0, 0, 0), (0, 0, 0.9), 0.3, 0.18), blend=0.1)
+    vase = union(
+        cylinder(-0.8, 0.1, 0.55, 0.3), capsule((0, 0, 0), (0, 0, 0.9), 0.3, 0.18), blend=0.1
+    )
     capture, distances = views_of("vase", vase)
     with pytest.raises(ConvergenceError, match="vase: the views do not determine the poses"):
         METHODS["free"](Request(capture, SETTINGS, distances))

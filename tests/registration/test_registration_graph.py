@@ -47,10 +47,10 @@ from pmni.registration.multiview.turntable import (
 from pmni.registration.pairwise.pairs import Hypotheses
 from pmni.registration.pairwise.silhouettes import tangency
 from pmni.registration.views import make_views
+from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
-from pmni.synthetic.solid import make_solid
-from pmni.synthetic.spheretrace import AnalyticSurface
+from pmni.synthetic.tessellation import tessellate
 
 K = np.array([[940.0, 0, 76], [0, 940, 63.5], [0, 0, 1]])
 DISTANCE = 15.0
@@ -115,7 +115,7 @@ def centres_of(w2c):
 @cache
 def duck():
     """Exact views of an analytic object, on a turntable; the order of the views is mixed."""
-    surface = AnalyticSurface(make_solid(SCENES["blob"](), HALF_SIDE, 4000).fitted(0.8))
+    surface = AnalyticSurface(tessellate(SCENES["blob"](), HALF_SIDE, 4000).scaled_to(0.8))
     order = np.random.default_rng(3).permutation(10)
     c2w = invert_rigid(ring(10))[order]
     images = list(render(surface, K, c2w, 128, 153))

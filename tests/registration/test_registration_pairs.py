@@ -26,10 +26,10 @@ from pmni.registration.pairwise.supports import (
     view_supports,
 )
 from pmni.registration.views import make_views
+from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
-from pmni.synthetic.solid import make_solid
-from pmni.synthetic.spheretrace import AnalyticSurface
+from pmni.synthetic.tessellation import tessellate
 
 CPU = torch.device("cpu")
 K = np.array([[940.0, 0, 76], [0, 940, 63.5], [0, 0, 1]])
@@ -46,7 +46,7 @@ def camera(azimuth: float, elevation: float, roll: float = 0.0) -> np.ndarray:
 @cache
 def duck() -> tuple[Capture, np.ndarray]:
     """Exact views of an analytic object from cameras that are rolled and tilted at random."""
-    surface = AnalyticSurface(make_solid(SCENES["blob"](), HALF_SIDE, 4000).fitted(0.8))
+    surface = AnalyticSurface(tessellate(SCENES["blob"](), HALF_SIDE, 4000).scaled_to(0.8))
     c2w = np.stack([camera(20, 25), camera(48, 10, 35), camera(75, 30, -20), camera(250, 40)])
     images = list(render(surface, K, c2w, 128, 153))
     capture = Capture(

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from pmni.cli import synthesize
 from pmni.cli.main import main
 from pmni.geometry.cameras import pixel_grid, ray_directions
 from pmni.io.images import read_mask, read_normal_map
-from pmni.synthetic import writer
+from pmni.synthetic import capture, writer
 from pmni.synthetic.noise import angle_between
 
 SETTINGS = {
@@ -283,7 +282,7 @@ class TestErrors:
                 raise OSError(28, "No space left on device", str(layout.folder / "mask"))
             writer.write_view(layout, index, *rest)
 
-        monkeypatch.setattr(synthesize, "write_view", full_disk)
+        monkeypatch.setattr(capture, "write_view", full_disk)
         capsys.readouterr()
         assert run(tmp_path / "out", **small | {"seed": 9}) == 2
         assert "No space left on device" in self.line(capsys)

@@ -16,12 +16,12 @@ from pmni.data.readers import read_capture
 from pmni.errors import InputError
 from pmni.geometry.mesh import Mesh
 from pmni.io.images import read_mask, read_normal_map
-from pmni.synthetic.mask_errors import extended, wrong_mask
+from pmni.synthetic.camera_rig import handheld_poses, intrinsics, turntable_poses
+from pmni.synthetic.mask_errors import extrapolate, perturb_mask
+from pmni.synthetic.mesh_surface import MeshSurface
 from pmni.synthetic.noise import angle_between
-from pmni.synthetic.raytrace import MeshSurface
 from pmni.synthetic.rendering import render
-from pmni.synthetic.rig import handheld_poses, intrinsics, turntable_poses
-from pmni.synthetic.shading import Surroundings, shading_errors
+from pmni.synthetic.shading import MutualVisibility, shading_errors
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -48,12 +48,12 @@ def displacement(mask: np.ndarray) -> np.ndarray:
 
 class TestMasks:
     def test_exact_masks_stay(self):
-        np.testing.assert_array_equal(wrong_mask(disc(), 0.0, 0.0, rng()), disc())
+        np.testing.assert_array_equal(perturb_mask(disc(), 0.0, 0.0, rng()), disc())
 
     @pytest.mark.parametrize("pixels", [1.0, 2.0])
     def test_offsets_are_shared_by_the_contour_and_zero_on_average(self, pixels):
         moved = np.stack(
-            [displacement(wrong_mask(disc(), pixels, 0.0, rng(seed))) for seed in range(80)]
+            [displacement(perturb_mask(disc(), pixels, 0.0, rng(seed))) for seed in range(80)]
         )
         offset = moved.mean(1)
         assert offset.std() == pytest.approx(pixels, rel=0.2)
@@ -63,7 +63,7 @@ class TestMasks:
     @pytest.mark.parametrize("pixels", [1.0, 2.0])
     def test_ragged_edges_have_the_deviation_asked_for(self, pixels):
         moved = np.stack(
-            [displacement(wrong_mask(disc(), 0.0, pixels, rng(seed))) for seed in range(40)]
+            [displacement(perturb_mask(disc(), 0.0, pixels, rng(seed))) for seed in range(40)]
         )
         # a sector is 7.9 pixels wide, so its mean is steadier than a point: for a correlation of
         # exp(-d^2 / 4 s^2), s = 4, by a factor of 0.93
@@ -71,19 +71,19 @@ class TestMasks:
         assert abs(moved.mean()) < 0.15 * pixels
 
     def test_ragged_edges_are_smooth_along_the_contour(self):
-        mask = wrong_mask(disc(), 0.0, 2.0, rng(3))
+        mask = perturb_mask(disc(), 0.0, 2.0, rng(3))
         moved = displacement(mask)
         assert np.std(np.diff(moved)) < moved.std()  # sqrt(2) of it if neighbours were independent
         assert label(mask)[1] == label(~mask)[1] == 1
 
     def test_an_empty_mask_stays_empty(self):
-        assert not wrong_mask(np.zeros((20, 30), bool), 2.0, 2.0, rng()).any()
+        assert not perturb_mask(np.zeros((20, 30), bool), 2.0, 2.0, rng()).any()
 
     def test_outside_is_the_nearest_inside(self):
         image = np.arange(12.0).reshape(3, 4)[..., None] * [1.0, 2.0]
         mask = np.zeros((3, 4), bool)
         mask[1, 1] = mask[1, 2] = True
-        found = extended(image, mask)
+        found = extrapolate(image, mask)
         np.testing.assert_array_equal(found[..., 0], [[5, 5, 6, 6]] * 3)
         np.testing.assert_array_equal(found[..., 1], 2 * found[..., 0])
 
@@ -114,7 +114,9 @@ def bowl() -> Mesh:
 
 
 def seen(mesh: Mesh, points, normals) -> np.ndarray:
-    return Surroundings(mesh).seen_normal(np.array(points, float), np.array(normals, float))
+    return MutualVisibility(mesh).mean_visible_normal(
+        np.array(points, float), np.array(normals, float)
+    )
 
 
 class TestInterreflection:
@@ -151,11 +153,11 @@ class TestInterreflection:
 class TestShadows:
     def test_attached_and_cast(self):
         light = np.array([np.sin(1.0), 0, np.cos(1.0)])
-        around = Surroundings(ball())
+        around = MutualVisibility(ball())
         normals = ball().normals
         shadow = around.in_shadow(ball().vertices, normals, light)
         np.testing.assert_array_equal(shadow, normals @ light < 0.05)
-        around = Surroundings(bowl())
+        around = MutualVisibility(bowl())
         points = np.array([[40, 0, -44.7], [-40, 0, -44.7], [0, 0, -60]])
         up = np.array([0, 0, 1.0])
         normals = -points / 60
@@ -265,7 +267,7 @@ def worst(tmp_path_factory) -> Path:
     """Everything at once."""
     return made(
         tmp_path_factory.mktemp("worst") / "blob", shuffle=True, known_poses=False,
-        shading_error=2.0, mask_offset=1.0, mask_raggedness=1.0,
+        shading_error=2.0, mask_offset=1.0, mask_jitter=1.0,
     )  # fmt: skip
 
 

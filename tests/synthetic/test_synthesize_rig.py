@@ -5,7 +5,7 @@ import pytest
 
 from pmni.errors import InputError
 from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
-from pmni.synthetic.rig import check_in_view, intrinsics, random_poses, turntable_poses
+from pmni.synthetic.camera_rig import check_in_view, intrinsics, random_poses, turntable_poses
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import trimesh
 
+from pmni.synthetic.analytic_surface import AnalyticSurface
+from pmni.synthetic.camera_rig import intrinsics, turntable_poses
+from pmni.synthetic.mesh_surface import MeshSurface
 from pmni.synthetic.noise import angle_between
-from pmni.synthetic.raytrace import MeshSurface
 from pmni.synthetic.rendering import render
-from pmni.synthetic.rig import intrinsics, turntable_poses
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
 from pmni.synthetic.shapes import normalised, rotation
-from pmni.synthetic.solid import Solid, make_solid
-from pmni.synthetic.spheretrace import AnalyticSurface
+from pmni.synthetic.tessellation import TessellatedShape, tessellate
 
 RADIUS = 80.0
 FACES = 80_000
@@ -21,8 +21,8 @@ every_scene = pytest.mark.parametrize("name", SCENES)
 
 
 @cache
-def solid(name: str) -> Solid:
-    return make_solid(SCENES[name](), HALF_SIDE, FACES).fitted(RADIUS)
+def solid(name: str) -> TessellatedShape:
+    return tessellate(SCENES[name](), HALF_SIDE, FACES).scaled_to(RADIUS)
 
 
 def on_surface(name: str, count: int, seed: int) -> np.ndarray:
@@ -65,7 +65,7 @@ class TestMesh:
 
     def test_halves_its_error_with_twice_the_triangles(self):
         def error(faces: int) -> float:
-            fine = make_solid(SCENES["blob"](), HALF_SIDE, faces).fitted(RADIUS)
+            fine = tessellate(SCENES["blob"](), HALF_SIDE, faces).scaled_to(RADIUS)
             return float(np.abs(fine.shape(fine.mesh.vertices[fine.mesh.faces].mean(1))).mean())
 
         assert error(160_000) / error(80_000) == pytest.approx(0.5, abs=0.1)

@@ -17,46 +17,46 @@ def value(shape: Shape, *point: float) -> float:
 def some_limbs() -> Shape:
     starts = np.array([[0.0, 0, 0], [0.2, 0.1, 0]])
     ends = np.array([[0.5, 0, 0.2], [-0.3, 0.1, 0.4]])
-    return shapes.limbs(starts, ends, np.array([0.2, 0.05]), np.array([0.05, 0.15]), 0.03)
+    return shapes.capsules(starts, ends, np.array([0.2, 0.05]), np.array([0.05, 0.15]), 0.03)
 
 
-BALL = shapes.ball((0.1, 0, -0.2), 0.4)
+BALL = shapes.sphere((0.1, 0, -0.2), 0.4)
 BOX = shapes.box((0.4, 0.3, 0.2), 0.05)
-WAVES = shapes.relief(BALL, lambda x, y, z: 0.05 * np.sin(10 * x), 0.5)
+WAVES = shapes.displaced(BALL, lambda x, y, z: 0.05 * np.sin(10 * x), 0.5)
 SHAPES = {
     "ball": BALL,
-    "balls": shapes.balls(np.array([[0.0, 0, 0], [0.3, 0, 0]]), np.array([0.2, 0.3]), 0.1),
+    "balls": shapes.spheres(np.array([[0.0, 0, 0], [0.3, 0, 0]]), np.array([0.2, 0.3]), 0.1),
     "limbs": some_limbs(),
-    "rod": shapes.rod((0, 0, 0), (0.3, 0.4, 0), 0.1),
-    "ring": shapes.ring(0.1, 0.5, 0.1),
-    "disc": shapes.disc(-0.2, 0.1, 0.5, 0.05),
+    "rod": shapes.capsule((0, 0, 0), (0.3, 0.4, 0), 0.1),
+    "ring": shapes.torus(0.1, 0.5, 0.1),
+    "disc": shapes.cylinder(-0.2, 0.1, 0.5, 0.05),
     "box": BOX,
     "half_space": shapes.half_space((1, 2, 2), 0.3),
-    "union": shapes.union(BALL, BOX, shapes.ring(0.1, 0.5, 0.1), blend=0.1),
-    "blended": shapes.union(BALL, shapes.rod((0, 0, 0), (0.3, 0.4, 0), 0.1), blend=0.3),
+    "union": shapes.union(BALL, BOX, shapes.torus(0.1, 0.5, 0.1), blend=0.1),
+    "blended": shapes.union(BALL, shapes.capsule((0, 0, 0), (0.3, 0.4, 0), 0.1), blend=0.3),
     "intersection": shapes.intersection(BALL, BOX, blend=0.1),
     "difference": shapes.difference(BALL, BOX, blend=0.1),
-    "hollow": shapes.hollow(BALL, 0.05),
+    "hollow": shapes.shell(BALL, 0.05),
     "relief": WAVES,
-    "moved": shapes.moved(WAVES, (0.1, 0.2, 0.3), shapes.rotation((1, 1, 0), 40)),
-    "stretched": shapes.stretched(BALL, (0.5, 1.0, 2.0)),
+    "moved": shapes.transformed(WAVES, (0.1, 0.2, 0.3), shapes.rotation((1, 1, 0), 40)),
+    "stretched": shapes.scaled_axes(BALL, (0.5, 1.0, 2.0)),
     "scaled": shapes.scaled(WAVES, np.array([0.1, 0, 0]), 80.0),
 }
 
 
 class TestValues:
     def test_distances_by_hand(self):
-        assert value(shapes.ball((0, 0, 1), 0.5), 3, 0, 5) == pytest.approx(4.5)
+        assert value(shapes.sphere((0, 0, 1), 0.5), 3, 0, 5) == pytest.approx(4.5)
         assert value(shapes.half_space((0, 0, 2), 0.5), 7, 7, 2) == pytest.approx(1.5)
-        assert value(shapes.ring(1.0, 2.0, 0.5), 0, 5, 5) == pytest.approx(4.5)
-        rod = shapes.rod((0, 0, 0), (2, 0, 0), 0.5)
+        assert value(shapes.torus(1.0, 2.0, 0.5), 0, 5, 5) == pytest.approx(4.5)
+        rod = shapes.capsule((0, 0, 0), (2, 0, 0), 0.5)
         assert value(rod, 1, 3, 0) == pytest.approx(2.5)
         assert value(rod, 5, 4, 0) == pytest.approx(4.5)  # from its end
-        cone = shapes.rod((0, 0, 0), (2, 0, 0), 0.5, 0.1)
+        cone = shapes.capsule((0, 0, 0), (2, 0, 0), 0.5, 0.1)
         assert value(cone, 1, 3, 0) == pytest.approx(3 - 0.3)
 
     def test_disc_and_box_by_hand(self):
-        disc = shapes.disc(-1.0, 1.0, 2.0, 0.25)
+        disc = shapes.cylinder(-1.0, 1.0, 2.0, 0.25)
         assert value(disc, 0, 5, 0) == pytest.approx(3)
         assert value(disc, 0, 0, 3) == pytest.approx(2)
         assert value(disc, 0, 0, 0) == pytest.approx(-1)
@@ -69,12 +69,12 @@ class TestValues:
 
     def test_smooth_minimum(self):
         one, two = np.array([0.3]), np.array([0.5])
-        assert shapes.soft_minimum(one, two, 0.1)[0] == pytest.approx(0.3)  # too far apart
-        assert shapes.soft_minimum(one, one, 0.6)[0] == pytest.approx(0.3 - 0.6 / 6)
-        assert shapes.soft_minimum(one, two, 0.4)[0] == pytest.approx(0.3 - 0.5**3 * 0.4 / 6)
+        assert shapes.smooth_minimum(one, two, 0.1)[0] == pytest.approx(0.3)  # too far apart
+        assert shapes.smooth_minimum(one, one, 0.6)[0] == pytest.approx(0.3 - 0.6 / 6)
+        assert shapes.smooth_minimum(one, two, 0.4)[0] == pytest.approx(0.3 - 0.5**3 * 0.4 / 6)
 
     def test_balls_that_coincide_swell_by_the_logarithm_of_their_number(self):
-        three = shapes.balls(np.zeros((3, 3)), np.full(3, 0.2), 0.1)
+        three = shapes.spheres(np.zeros((3, 3)), np.full(3, 0.2), 0.1)
         assert value(three, 0, 1, 0) == pytest.approx(0.8 - 0.1 * np.log(3))
 
     def test_operations_by_hand(self):
@@ -83,18 +83,18 @@ class TestValues:
         assert value(shapes.intersection(left, right, blend=0.1), 3, 5, 0) == pytest.approx(4)
         assert value(shapes.difference(left, right, blend=0.1), 3, 5, 0) == pytest.approx(2)
         assert value(shapes.difference(left, right, blend=0.1), -3, -5, 0) == pytest.approx(6)
-        assert value(shapes.hollow(left, 0.5), 3, 0, 0) == pytest.approx(1.75)
-        raised = shapes.relief(left, lambda x, y, z: 0 * x + 0.25, 0.0)
+        assert value(shapes.shell(left, 0.5), 3, 0, 0) == pytest.approx(1.75)
+        raised = shapes.displaced(left, lambda x, y, z: 0 * x + 0.25, 0.0)
         assert value(raised, 3, 0, 0) == pytest.approx(1.75)
 
     def test_transforms_by_hand(self):
-        ball = shapes.ball((1, 0, 0), 0.5)
-        turned = shapes.moved(ball, (0, 0, 2), shapes.rotation((0, 0, 1), 90))
+        ball = shapes.sphere((1, 0, 0), 0.5)
+        turned = shapes.transformed(ball, (0, 0, 2), shapes.rotation((0, 0, 1), 90))
         assert value(turned, 0, 1, 2) == pytest.approx(-0.5)
         larger = shapes.scaled(ball, np.array([1.0, 0, 0]), 10.0)
         assert value(larger, 0, 0, 0) == pytest.approx(-5)
         assert value(larger, 0, 8, 0) == pytest.approx(3)
-        flat = shapes.stretched(shapes.ball((0, 0, 0), 1.0), (1, 1, 0.5))
+        flat = shapes.scaled_axes(shapes.sphere((0, 0, 0), 1.0), (1, 1, 0.5))
         assert value(flat, 0, 0, 0.5) == pytest.approx(0)
         assert value(flat, 1, 0, 0) == pytest.approx(0)
 
@@ -129,27 +129,27 @@ class TestGradients:
 
 
 class TestLeavingOutFarParts:
-    @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name].within])
+    @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name].bounding_sphere])
     def test_shapes_lie_within_their_balls(self, name):
         """Everywhere: the value is at least the distance to the ball."""
-        shape, (centre, radius) = SHAPES[name], SHAPES[name].within
+        shape, (centre, radius) = SHAPES[name], SHAPES[name].bounding_sphere
         for spread in (0.3, 1.0, 10.0):
             points = np.random.default_rng(3).normal(size=(2000, 3)) * spread
             bound = np.linalg.norm(points - centre, axis=1) - radius
             assert (shape(points) - bound).min() > -1e-12
 
     def test_these_shapes_have_balls(self):
-        having = {name for name in SHAPES if SHAPES[name].within}
+        having = {name for name in SHAPES if SHAPES[name].bounding_sphere}
         assert having == {"ball", "balls", "limbs", "rod", "blended", "intersection", "difference"}
 
     def test_changes_nothing(self):
         """Near, far, and where a part is evaluated for some of the points only."""
-        parts = [some_limbs(), SHAPES["balls"], shapes.moved(BALL, (0.5, 0, 0)), BALL]
+        parts = [some_limbs(), SHAPES["balls"], shapes.transformed(BALL, (0.5, 0, 0)), BALL]
         points = np.random.default_rng(4).uniform(-1.2, 1.2, (4000, 3))
         for operation, signs in (("union", (1, 1)), ("difference", (-1, 1))):
             expected = signs[0] * BOX(points)
             for part in parts:
-                expected = shapes.soft_minimum(expected, signs[1] * part(points), 0.1)
+                expected = shapes.smooth_minimum(expected, signs[1] * part(points), 0.1)
             found = getattr(shapes, operation)(BOX, *parts, blend=0.1)(points)
             np.testing.assert_allclose(found, signs[0] * expected, atol=1e-15)
 
@@ -174,7 +174,7 @@ class TestLipschitzBounds:
         assert SHAPES["scaled"].lipschitz == WAVES.lipschitz == 1.5
 
     def test_taper_of_rods_counts(self):
-        cone = shapes.rod((0, 0, 0), (0.3, 0, 0), 0.5, 0.1)
+        cone = shapes.capsule((0, 0, 0), (0.3, 0, 0), 0.5, 0.1)
         assert cone.lipschitz == pytest.approx(5 / 3)
         assert largest_slope(cone, 0, 1e-3, 5000) > 0.95
 

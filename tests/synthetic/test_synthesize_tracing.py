@@ -7,15 +7,15 @@ import trimesh
 from pmni.errors import InputError
 from pmni.geometry.mesh import Mesh
 from pmni.synthetic import shapes
-from pmni.synthetic.raytrace import MeshSurface, load_mesh
+from pmni.synthetic.analytic_surface import AnalyticSurface
+from pmni.synthetic.camera_rig import intrinsics, turntable_poses
+from pmni.synthetic.mesh_surface import MeshSurface, load_mesh
 from pmni.synthetic.rendering import render
-from pmni.synthetic.rig import intrinsics, turntable_poses
-from pmni.synthetic.solid import fit, make_solid, onto_surface
-from pmni.synthetic.spheretrace import AnalyticSurface
+from pmni.synthetic.tessellation import fit_to_sphere, project_to_surface, tessellate
 
 
 def analytic(shape: shapes.Shape, faces: int = 20_000) -> AnalyticSurface:
-    return AnalyticSurface(make_solid(shape, 1.25, faces))
+    return AnalyticSurface(tessellate(shape, 1.25, faces))
 
 
 def mesh_surface(mesh: trimesh.Trimesh) -> MeshSurface:
@@ -25,7 +25,7 @@ def mesh_surface(mesh: trimesh.Trimesh) -> MeshSurface:
 @pytest.fixture(scope="module")
 def sphere_views():
     """A sphere of radius 80 mm at the origin seen from (1500, 0, 0) and from the other side."""
-    solid = make_solid(shapes.ball((0, 0, 0), 80.0), 100.0, 20_000)
+    solid = tessellate(shapes.sphere((0, 0, 0), 80.0), 100.0, 20_000)
     c2w = turntable_poses(2, 0.0, 1500.0, 0.0, np.random.default_rng(0))
     return list(render(AnalyticSurface(solid), intrinsics(256, 306), c2w, 256, 306)), c2w
 
@@ -63,7 +63,7 @@ class TestSphere:
 
 class TestAnalyticRays:
     def test_exact_distances(self):
-        surface = analytic(shapes.ball((0, 0, 0), 0.5))
+        surface = analytic(shapes.sphere((0, 0, 0), 0.5))
         height = np.linspace(0, 0.4999, 200)
         origins = np.stack([np.full(200, 3.0), height, np.zeros(200)], 1)
         distances, normals = surface.trace(origins, np.tile([-1.0, 0, 0], (200, 1)))
@@ -72,16 +72,16 @@ class TestAnalyticRays:
         np.testing.assert_allclose(normals, np.stack([half, height, 0 * half], 1) * 2, atol=1e-7)
 
     def test_rays_that_graze_from_outside_miss(self):
-        surface = analytic(shapes.ball((0, 0, 0), 0.5))
+        surface = analytic(shapes.sphere((0, 0, 0), 0.5))
         height = 0.5 + np.array([1e-9, 1e-7, 1e-5, 1e-3, 1.0])
         origins = np.stack([np.full(5, 3.0), height, np.zeros(5)], 1)
         distances, _ = surface.trace(origins, np.tile([-1.0, 0, 0], (5, 1)))
         assert np.isnan(distances).all()
 
     def test_a_plate_much_thinner_than_the_grid_is_not_skipped(self):
-        ball = shapes.ball((-0.6, 0, 0), 0.4)
+        ball = shapes.sphere((-0.6, 0, 0), 0.4)
         plate = shapes.box((1e-4, 0.5, 0.5), 5e-5)
-        surface = analytic(shapes.union(ball, shapes.moved(plate, (0.3, 0, 0)), blend=1e-5))
+        surface = analytic(shapes.union(ball, shapes.transformed(plate, (0.3, 0, 0)), blend=1e-5))
         rng = np.random.default_rng(0)
         across = rng.uniform(-0.49, 0.49, (500, 2))
         origins = np.insert(across, 0, 3.0, axis=1)
@@ -89,7 +89,7 @@ class TestAnalyticRays:
         np.testing.assert_allclose(distances, 3 - 0.3 - 1e-4, atol=1e-9)
 
     def test_the_nearest_of_many_is_hit(self):
-        many = shapes.balls(
+        many = shapes.spheres(
             np.stack([np.linspace(-1, 1, 9), np.zeros(9), np.zeros(9)], 1), np.full(9, 0.05), 1e-4
         )
         surface = analytic(many)
@@ -106,16 +106,16 @@ class TestAnalyticRays:
         np.testing.assert_allclose(distances, [1.5, 1.6, 1.7, np.nan, np.nan], atol=1e-9)
 
     def test_no_rays(self):
-        distances, normals = analytic(shapes.ball((0, 0, 0), 0.5)).trace(*np.zeros((2, 0, 3)))
+        distances, normals = analytic(shapes.sphere((0, 0, 0), 0.5)).trace(*np.zeros((2, 0, 3)))
         assert distances.shape == (0,)
         assert normals.shape == (0, 3)
 
     def test_clearance_never_reaches_the_surface(self):
-        wavy = shapes.relief(
-            shapes.ball((0, 0, 0), 0.6), lambda x, y, z: 0.02 * np.sin(30 * x), 0.6
+        wavy = shapes.displaced(
+            shapes.sphere((0, 0, 0), 0.6), lambda x, y, z: 0.02 * np.sin(30 * x), 0.6
         )
-        solid = make_solid(wavy, 1.25, 20_000)
-        grid = solid.clearance
+        solid = tessellate(wavy, 1.25, 20_000)
+        grid = solid.free_space
         cells = np.argwhere(grid.free > 0)
         cells = cells[np.random.default_rng(1).choice(len(cells), 2000)]
         nearest = trimesh.Trimesh(solid.mesh.vertices, solid.mesh.faces).kdtree
@@ -125,15 +125,15 @@ class TestAnalyticRays:
 
     def test_a_shape_that_is_not_there(self):
         with pytest.raises(ValueError, match="no surface"):
-            make_solid(shapes.ball((5, 0, 0), 0.5), 1.25, 20_000)
+            tessellate(shapes.sphere((5, 0, 0), 0.5), 1.25, 20_000)
 
 
 class TestOntoSurface:
     def test_points_land_on_a_sphere(self):
-        ball = shapes.ball((0, 0, 0), 0.5)
+        ball = shapes.sphere((0, 0, 0), 0.5)
         start = np.random.default_rng(0).normal(size=(100, 3))
         start *= (0.5 + 0.02 * start[:, :1]) / np.linalg.norm(start, axis=1, keepdims=True)
-        end = onto_surface(ball, start, 0.1)
+        end = project_to_surface(ball, start, 0.1)
         assert np.abs(ball(end)).max() < 1e-9
         assert np.linalg.norm(end - start, axis=1).max() < 0.07
 
@@ -236,6 +236,6 @@ class TestLoadMesh:
 
 
 def test_fit_by_hand():
-    centre, factor = fit(np.array([[0.0, 0, 0], [2, 0, 0], [0, 4, 4]]), 6.0)
+    centre, factor = fit_to_sphere(np.array([[0.0, 0, 0], [2, 0, 0], [0, 4, 4]]), 6.0)
     np.testing.assert_allclose(centre, [1, 2, 2])
     assert factor == pytest.approx(2)

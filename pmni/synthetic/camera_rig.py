@@ -1,4 +1,4 @@
-"""Cameras for synthetic captures: a turntable in front of a long lens, or anywhere around."""
+"""Camera rigs of synthetic captures: a turntable, a hand-held camera, or random poses."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,25 +6,34 @@ from jaxtyping import Float
 from pmni.errors import InputError
 from pmni.geometry.cameras import look_at, project
 
-# The lens of DiLiGenT-MV's camera: 3760 pixels for images that are 512 pixels high.
 _FOCAL_PER_HEIGHT = 3760 / 512
+"""Focal length per image height of DiLiGenT-MV's camera."""
 
-# Standard deviations of a hand-made rig, times `jitter`: what all views share, then each view.
-_COMMON_ELEVATION = np.deg2rad(1.5)
-_AXIS_OFFSET = 2.0  # the turntable's axis beside the object's centre, mm
-_AZIMUTH = np.deg2rad(1.0)
-_ELEVATION = np.deg2rad(0.5)
-_ROLL = np.deg2rad(0.3)
-_DISTANCE = 0.01  # of the distance
-_TARGET = 1.0  # what the camera looks at, mm
+_SHARED_ELEVATION_STD = np.deg2rad(1.5)
+"""Standard deviation at jitter 1 of the elevation that all views share, radians."""
+_AXIS_STD = 2.0
+"""Standard deviation at jitter 1 of the turntable's axis about the object's centre, mm."""
+_AZIMUTH_STD = np.deg2rad(1.0)
+"""Standard deviation at jitter 1 of each view's azimuth, radians."""
+_ELEVATION_STD = np.deg2rad(0.5)
+"""Standard deviation at jitter 1 of each view's elevation, radians."""
+_ROLL_STD = np.deg2rad(0.3)
+"""Standard deviation at jitter 1 of each view's roll, radians."""
+_DISTANCE_STD = 0.01
+"""Standard deviation at jitter 1 of each view's distance, relative."""
+_TARGET_STD = 1.0
+"""Standard deviation at jitter 1 of the point that each camera looks at, mm."""
 
-# The ranges of hand-held cameras, each even.
 _HANDHELD_ELEVATION = np.deg2rad(5.0), np.deg2rad(50.0)
+"""Range of the elevation of a hand-held camera, radians; uniform."""
 _HANDHELD_ROLL = np.deg2rad(20.0)
-_HANDHELD_DISTANCE = 0.05  # of the distance
-_HANDHELD_STEP = 0.35  # of the step from view to view
-
-_LOWEST, _HIGHEST = np.deg2rad(-10.0), np.deg2rad(60.0)  # elevations of random poses
+"""Largest roll of a hand-held camera, radians; uniform."""
+_HANDHELD_DISTANCE = 0.05
+"""Largest relative deviation of the distance of a hand-held camera; uniform."""
+_HANDHELD_STEP = 0.35
+"""Largest deviation of the azimuth of a hand-held camera, in mean steps between views; uniform."""
+_RANDOM_SINE = np.sin(np.deg2rad(-10.0)), np.sin(np.deg2rad(60.0))
+"""Range of the sine of the elevation (-10 to 60 degrees) of random poses; uniform."""
 
 
 def intrinsics(height: int, width: int) -> Float[np.ndarray, "3 3"]:
@@ -40,12 +49,12 @@ def turntable_poses(
 
     With `jitter` the circle is tilted and off the object, and each camera is a little off it.
     """
-    common = elevation + _COMMON_ELEVATION * jitter * rng.standard_normal()
-    axis = _AXIS_OFFSET * jitter * rng.standard_normal(3)
+    shared = elevation + _SHARED_ELEVATION_STD * jitter * rng.standard_normal()
+    axis = _AXIS_STD * jitter * rng.standard_normal(3)
     azimuths = 2 * np.pi * np.arange(views) / views
-    azimuths += _AZIMUTH * jitter * rng.standard_normal(views)
-    elevations = common + _ELEVATION * jitter * rng.standard_normal(views)
-    rolls = _ROLL * jitter * rng.standard_normal(views)
+    azimuths += _AZIMUTH_STD * jitter * rng.standard_normal(views)
+    elevations = shared + _ELEVATION_STD * jitter * rng.standard_normal(views)
+    rolls = _ROLL_STD * jitter * rng.standard_normal(views)
     return _around(axis, azimuths, elevations, rolls, distance, jitter, rng)
 
 
@@ -71,11 +80,11 @@ def random_poses(
     """c2w of cameras spread about the object: any azimuth, elevations from -10 to 60 degrees
     (evenly over that part of the sphere), any roll, in no order.
 
-    Each has its own sector of azimuths, so that no side stays unseen. `jitter` varies distance
+    Each has its own sector of azimuths, so that all sides are observed. `jitter` varies distance
     and aim as on the turntable.
     """
     azimuths = 2 * np.pi * (rng.permutation(views) + rng.random(views)) / views
-    elevations = np.arcsin(rng.uniform(np.sin(_LOWEST), np.sin(_HIGHEST), views))
+    elevations = np.arcsin(rng.uniform(*_RANDOM_SINE, views))
     rolls = rng.uniform(0, 2 * np.pi, views)
     return _around(np.zeros(3), azimuths, elevations, rolls, distance, jitter, rng)
 
@@ -90,8 +99,8 @@ def _around(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "V 4 4"]:
     views = len(azimuths)
-    distances = distance * (1 + _DISTANCE * jitter * rng.standard_normal(views))
-    targets = axis + _TARGET * jitter * rng.standard_normal((views, 3))
+    distances = distance * (1 + _DISTANCE_STD * jitter * rng.standard_normal(views))
+    targets = axis + _TARGET_STD * jitter * rng.standard_normal((views, 3))
     flat = np.cos(elevations)
     directions = np.stack([flat * np.cos(azimuths), flat * np.sin(azimuths), np.sin(elevations)], 1)
     positions = axis + distances[:, None] * directions

@@ -11,23 +11,30 @@ import numpy as np
 from jaxtyping import Float
 
 from pmni.synthetic.shapes import Shape, normalised
-from pmni.synthetic.solid import Clearance, Solid
+from pmni.synthetic.tessellation import FreeSpaceGrid, TessellatedShape
 
-# In units of the grid's spacing (about half a millimetre for an object of 160 mm):
-_CLOSE = 0.02  # nearer than this, look for a change of sign ...
-_PROBE = 0.1  # ... this far ahead
-_LEAST_STEP = 0.03  # a ray that grazes the surface for less than this need not hit it
-_GRAZING = 0.05  # the free distance falls by less than this per length
-_TOUCHING = 1e-9  # nearer than this is a hit
-
-_MOST_STEPS = 100_000
-_TOLERANCE = 1e-11  # of the shape's unit: |value| at a hit
+_PROBE_DISTANCE = 0.02
+"""Distance to the surface below which a change of sign is searched, in grid spacings (a spacing is
+about half a millimetre for an object of 160 mm)."""
+_PROBE_STEP = 0.1
+"""Length of the step that searches for a change of sign, in grid spacings."""
+_MIN_STEP = 0.03
+"""Shortest step of a grazing ray, in grid spacings: shorter passages through the surface may be
+missed."""
+_GRAZING = 0.05
+"""Decrease of the distance per length of ray below which a ray counts as grazing."""
+_CONTACT = 1e-9
+"""Distance to the surface below which a point counts as a hit, in grid spacings."""
+_MAX_STEPS = 100_000
+"""Number of steps after which the Lipschitz bound must be wrong."""
+_TOLERANCE = 1e-11
+"""Largest absolute value of the shape at a hit, in units of the shape."""
 
 
 class AnalyticSurface:
-    """A solid made of formulas that rays can hit."""
+    """A tessellated implicit shape that rays can hit."""
 
-    def __init__(self, solid: Solid) -> None:
+    def __init__(self, solid: TessellatedShape) -> None:
         self.solid = solid
         self.mesh = solid.mesh
 
@@ -44,7 +51,7 @@ class AnalyticSurface:
 
 
 def first_crossings(
-    solid: Solid, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
+    solid: TessellatedShape, origins: Float[np.ndarray, "N 3"], directions: Float[np.ndarray, "N 3"]
 ) -> Float[np.ndarray, " N"]:
     """Distance to the first crossing along each ray (unit directions), NaN for a miss.
 
@@ -58,14 +65,16 @@ def first_crossings(
 
 
 def _brackets(
-    solid: Solid, origins: np.ndarray, directions: np.ndarray
+    solid: TessellatedShape, origins: np.ndarray, directions: np.ndarray
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"]]:
     """Distances just before and after each ray's first crossing, and the shape's values there.
 
     NaN for a miss.
     """
-    shape, grid = solid.shape, solid.clearance
-    close, probe, least = (factor * grid.spacing for factor in (_CLOSE, _PROBE, _LEAST_STEP))
+    shape, grid = solid.shape, solid.free_space
+    close, probe, least = (
+        factor * grid.spacing for factor in (_PROBE_DISTANCE, _PROBE_STEP, _MIN_STEP)
+    )
     ends, values = np.full((2, len(origins), 2), np.nan)
 
     enter, leave = _box_interval(grid, origins, directions)
@@ -74,7 +83,7 @@ def _brackets(
     free = np.full(len(rays), np.nan)  # the free distance at `start`, NaN where not known yet
     slope = np.ones(len(rays))  # how fast the free distance falls along the ray
     careful = np.zeros(len(rays), bool)  # the last step was taken back
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         if len(rays) == 0:
             return ends, values
         jump = _free_distance(grid, origins[rays] + start[:, None] * directions[rays])
@@ -97,7 +106,7 @@ def _brackets(
         ends[ray[found]] = np.stack([before, after], 1)[found]
         values[ray[found]] = shape.lipschitz * np.stack([here, there], 1)[found]
         verified = ~found & ((step <= safe) | (here + there >= step) | (step == 0))
-        touching = verified & (np.abs(there) < _TOUCHING * grid.spacing)
+        touching = verified & (np.abs(there) < _CONTACT * grid.spacing)
         ends[ray[touching]] = after[touching, None]
         values[ray[touching]] = 0
 
@@ -116,7 +125,7 @@ def _brackets(
 
 
 def _box_interval(
-    grid: Clearance, origins: np.ndarray, directions: np.ndarray
+    grid: FreeSpaceGrid, origins: np.ndarray, directions: np.ndarray
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Where each ray enters and leaves the grid's box (enter >= leave: it does not)."""
     upper = grid.corner + np.array(grid.free.shape) * grid.spacing
@@ -127,7 +136,7 @@ def _box_interval(
     return np.maximum(enter, 0), np.maximum(to_low, to_high).min(1)
 
 
-def _free_distance(grid: Clearance, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
+def _free_distance(grid: FreeSpaceGrid, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
     """The free distance of the cell that each point is in (points in the box)."""
     cells = ((points - grid.corner) / grid.spacing).astype(np.int64)
     i, j, k = np.clip(cells, 0, np.array(grid.free.shape) - 1).T

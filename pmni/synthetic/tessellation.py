@@ -1,4 +1,4 @@
-"""A shape made tangible: its triangle mesh, and where in space nothing of it can be."""
+"""Tessellation of implicit shapes: triangle meshes, and grids of the free space around them."""
 
 from dataclasses import dataclass
 
@@ -10,67 +10,79 @@ from skimage.measure import marching_cubes
 from pmni.geometry.mesh import Mesh
 from pmni.synthetic.shapes import Shape, normalised, scaled
 
-_LEVELS = 4  # of the sampling grid, each twice as fine as the one before
-_TRIAL_CELLS = 96  # along each side of a first, coarse mesh
-_TOLERANCE = 1e-10  # of the shape's unit: what counts as on the surface
+_LEVELS = 4
+"""Number of levels of the sampling grid, each twice as fine as the one before."""
+_TRIAL_CELLS = 96
+"""Cells along each side of the grid whose triangles are counted to choose the final resolution."""
+_TOLERANCE = 1e-10
+"""Largest absolute value of the shape at a point on its surface, in units of the shape."""
+_NEWTON_STEPS = 24
+"""Largest number of Newton steps onto the surface."""
+_GRADIENT_STEPS = (0, 1, 8, 12, 16, 20)
+"""Newton steps that compute the gradient anew; the others use the one before."""
 
 
 @dataclass(frozen=True)
-class Clearance:
-    """Free space on a grid of cubic cells: `free[cell]` is a distance from ANY point of the cell
-    within which there is no surface (0 where the surface may be near)."""
+class FreeSpaceGrid:
+    """Lower bounds of the distance to the surface on a grid of cubic cells."""
 
     corner: Float[np.ndarray, "3"]
+    """The grid's lowest corner."""
     spacing: float
+    """Side of a cell."""
     free: Float[np.ndarray, "X Y Z"]
+    """Distance from ANY point of the cell within which there is no surface; 0 where the surface
+    may be near."""
 
-    def fitted(self, centre: Float[np.ndarray, "3"], factor: float) -> "Clearance":
+    def centred(self, centre: Float[np.ndarray, "3"], factor: float) -> "FreeSpaceGrid":
         """`centre` moved to the origin, then everything made `factor` times larger."""
         free = self.free * np.float32(factor)
-        return Clearance((self.corner - centre) * factor, self.spacing * factor, free)
+        return FreeSpaceGrid((self.corner - centre) * factor, self.spacing * factor, free)
 
 
 @dataclass(frozen=True)
-class Solid:
+class TessellatedShape:
     """A shape, its mesh and the free space around it, all in one frame and unit."""
 
     shape: Shape
     mesh: Mesh
-    clearance: Clearance
+    free_space: FreeSpaceGrid
 
-    def fitted(self, radius: float) -> "Solid":
+    def scaled_to(self, radius: float) -> "TessellatedShape":
         """Centred (its bounding box) at the origin, and scaled into a sphere of this radius."""
-        centre, factor = fit(self.mesh.vertices, radius)
-        return Solid(
+        centre, factor = fit_to_sphere(self.mesh.vertices, radius)
+        return TessellatedShape(
             scaled(self.shape, centre, factor),
             self.mesh.centred(centre, factor),
-            self.clearance.fitted(centre, factor),
+            self.free_space.centred(centre, factor),
         )
 
 
-def fit(vertices: Float[np.ndarray, "N 3"], radius: float) -> tuple[Float[np.ndarray, "3"], float]:
+def fit_to_sphere(
+    vertices: Float[np.ndarray, "N 3"], radius: float
+) -> tuple[Float[np.ndarray, "3"], float]:
     """The centre of the vertices' bounding box, and the scale that fits them into a sphere."""
     centre = (vertices.min(0) + vertices.max(0)) / 2
     return centre, float(radius / np.linalg.norm(vertices - centre, axis=1).max())
 
 
-def make_solid(shape: Shape, half_side: float, faces: int) -> Solid:
-    """A mesh of about `faces` triangles of a shape inside the cube |x|, |y|, |z| < `half_side`.
+def tessellate(shape: Shape, half_side: float, faces: int) -> TessellatedShape:
+    """The shape with a mesh of about `faces` triangles.
 
-    The number of triangles grows with the square of the grid's resolution; a coarse one is
-    counted first.
+    The shape lies in the cube |x|, |y|, |z| < `half_side`. The number of triangles grows with the
+    square of the grid's resolution; those of a coarse one are counted first.
     """
     trial, _ = _sample(shape, half_side, _TRIAL_CELLS)
     refinement = np.sqrt(faces / len(marching_cubes(trial, 0.0)[1]))
     step = 2 ** (_LEVELS - 1)
     cells = max(_TRIAL_CELLS, step * round(_TRIAL_CELLS * refinement / step))
-    values, clearance = _sample(shape, half_side, cells)
-    return Solid(shape, _mesh(shape, values, clearance), clearance)
+    values, free_space = _sample(shape, half_side, cells)
+    return TessellatedShape(shape, _mesh(shape, values, free_space), free_space)
 
 
-def _sample(shape: Shape, half_side: float, cells: int) -> tuple[np.ndarray, Clearance]:
+def _sample(shape: Shape, half_side: float, cells: int) -> tuple[np.ndarray, FreeSpaceGrid]:
     """Values at cell centres, exact in cells that the surface may cross and of the right sign
-    elsewhere, and the clearance of all cells.
+    elsewhere, and the free space around all cells.
 
     Coarse to fine: where |value| > lipschitz * half a cell's diagonal, the surface does not
     cross the cell, and its parts need no samples of their own.
@@ -87,7 +99,7 @@ def _sample(shape: Shape, half_side: float, cells: int) -> tuple[np.ndarray, Cle
             occupied = np.argwhere(crossed)
             low = np.maximum(occupied.min(0) - 2, 0)
             box = tuple(slice(a, b) for a, b in zip(low, occupied.max(0) + 3, strict=True))
-            values, free, crossed = (_halved(array[box]) for array in (values, free, crossed))
+            values, free, crossed = (_split_cells(array[box]) for array in (values, free, crossed))
             first, spacing = 2 * (first + low), spacing / 2
         indices = np.argwhere(crossed)
         sampled = shape((first + indices + 0.5) * spacing - half_side)
@@ -97,29 +109,29 @@ def _sample(shape: Shape, half_side: float, cells: int) -> tuple[np.ndarray, Cle
         crossed[crossed] = reach <= 0
         if not crossed.any():
             raise ValueError("the shape has no surface in its box")
-    return values, Clearance(first * spacing - half_side, spacing, free)
+    return values, FreeSpaceGrid(first * spacing - half_side, spacing, free)
 
 
-def _halved(array: np.ndarray) -> np.ndarray:
+def _split_cells(array: np.ndarray) -> np.ndarray:
     """Every cell as 2 x 2 x 2 cells."""
     for axis in range(3):
         array = np.repeat(array, 2, axis=axis)
     return array
 
 
-def _mesh(shape: Shape, values: np.ndarray, grid: Clearance) -> Mesh:
+def _mesh(shape: Shape, values: np.ndarray, grid: FreeSpaceGrid) -> Mesh:
     """Marching cubes, with the vertices spread evenly and moved onto the exact surface."""
     indices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
     vertices = grid.corner + (indices.astype(np.float64) + 0.5) * grid.spacing
     faces = faces.astype(np.int64)
-    vertices = onto_surface(shape, _evened(vertices, faces), grid.spacing)
+    vertices = project_to_surface(shape, _relaxed(vertices, faces), grid.spacing)
     return Mesh(vertices, faces, exact_normals=normalised(shape.gradient(vertices)))
 
 
-def _evened(
+def _relaxed(
     vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"]
 ) -> Float[np.ndarray, "N 3"]:
-    """Vertices moved along the surface towards the mean of their neighbours, twice.
+    """Vertices after two steps of tangential Laplacian smoothing.
 
     Marching cubes makes slivers; without them the same number of triangles is closer to a curved
     surface by a quarter, and normals computed from the triangles are twice as good.
@@ -142,20 +154,20 @@ def _evened(
     return vertices
 
 
-def onto_surface(
+def project_to_surface(
     shape: Shape, points: Float[np.ndarray, "N 3"], longest_step: float
 ) -> Float[np.ndarray, "N 3"]:
     """Points close to the surface moved onto it by Newton steps along the gradient."""
     points = points.copy()
     active = np.arange(len(points))
     steps = np.zeros_like(points)
-    for iteration in range(24):
+    for iteration in range(_NEWTON_STEPS):
         values = shape(points[active])
         off = np.abs(values) > _TOLERANCE * shape.unit
         active, values = active[off], values[off]
         if len(active) == 0:
             break
-        if iteration in (0, 1, 8, 12, 16, 20):  # in between, the last gradient is good enough
+        if iteration in _GRADIENT_STEPS:
             gradients = shape.gradient(points[active])
             steps[active] = gradients / (gradients**2).sum(1, keepdims=True)
         move = -values[:, None] * steps[active]

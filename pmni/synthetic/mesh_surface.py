@@ -10,15 +10,16 @@ from pmni.errors import InputError
 from pmni.geometry.mesh import Mesh
 from pmni.geometry.ray_casting import RayCaster
 from pmni.synthetic.shapes import normalised
-from pmni.synthetic.solid import fit
+from pmni.synthetic.tessellation import fit_to_sphere
 
-# The rotation that turns a file's up axis to z.
 _UPRIGHT = {
     "x": np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]),
     "y": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),
     "z": np.eye(3),
 }
-_LEAST_FACING = 1e-3
+"""Rotation that turns a file's up axis to z."""
+_MIN_FACING = 1e-3
+"""Smallest cosine between an interpolated normal and the direction to the camera."""
 
 
 def load_mesh(path: Path, up: str, radius: float, subdivide: int = 0) -> Mesh:
@@ -51,7 +52,7 @@ def load_mesh(path: Path, up: str, radius: float, subdivide: int = 0) -> Mesh:
     if mesh.is_watertight and mesh.volume < 0:
         mesh.invert()
     vertices = np.asarray(mesh.vertices, np.float64) @ _UPRIGHT[up].T
-    centre, factor = fit(vertices, radius)
+    centre, factor = fit_to_sphere(vertices, radius)
     normals = np.asarray(mesh.vertex_normals, np.float64) @ _UPRIGHT[up].T
     return Mesh((vertices - centre) * factor, np.asarray(mesh.faces, np.int64), None, normals)
 
@@ -80,6 +81,6 @@ class MeshSurface:
         smooth = np.einsum("ni,nij->nj", weights, self.mesh.normals[self.mesh.faces[face]])
         side = -np.sign((self._caster.face_normals[face] * rays).sum(1, keepdims=True))
         smooth = normalised(smooth * np.where(side == 0, 1, side))
-        away = np.maximum((smooth * rays).sum(1, keepdims=True) + _LEAST_FACING, 0)
+        away = np.maximum((smooth * rays).sum(1, keepdims=True) + _MIN_FACING, 0)
         normals[hit] = normalised(smooth - away * rays)
         return distances, normals
