@@ -7,8 +7,8 @@ from pathlib import Path
 from pmni.config.base import settings_from_argument
 from pmni.config.registration import RegisterSettings
 from pmni.data.capture import load_capture
+from pmni.data.ray_distances import read_ray_distances
 from pmni.geometry.poses import Poses
-from pmni.integration.result import read_ray_distances
 from pmni.io.poses import write_poses
 from pmni.registration.methods import METHODS, Request
 from pmni.runtime import provenance

@@ -13,8 +13,8 @@ from pmni.cli.training_store import FileStore, ProgressBar, TensorBoardLog
 from pmni.config.base import settings_from_argument
 from pmni.config.training import TrainSettings
 from pmni.data.capture import load_capture
+from pmni.data.ray_distances import read_ray_distances
 from pmni.errors import InputError
-from pmni.integration.result import read_ray_distances
 from pmni.io.atomic import atomic_folder, write_text
 from pmni.io.poses import read_poses
 from pmni.io.tables import write_rows

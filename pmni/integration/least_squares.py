@@ -5,31 +5,31 @@ import scipy.sparse as sp
 from jaxtyping import Float
 from scipy.sparse.linalg import SuperLU, splu
 
+from pmni.config.integration import SolverSettings
 from pmni.errors import DivergenceError
 from pmni.integration.pixel_graph import PixelGraph
 
-STEPS = 10
-"""Conjugate gradient steps with an old factorisation before a new one is made."""
-STEPS_AFRESH = 100
-"""Steps with a new factorisation before the system is given up; it takes two or three."""
-REDUCTION = 0.03
-"""How far a solve reduces the residual it starts from: the next weights change more than that."""
+MAX_STEPS = 100
+"""Conjugate gradient steps with a new factorisation after which there is no solution; two or three
+suffice otherwise."""
 ROUNDING = 1e-12
-"""A residual of this size, relative to the right-hand side, is as good as zero."""
+"""Norm of a residual relative to the right-hand side that is zero but for rounding."""
 
 
-class Differences:
-    """argmin over x of the sum over edges of w_e (x_q - x_p - d_e)^2, again and again.
+class DifferenceSolver:
+    """Solver of argmin over x of the sum over edges of w_e (x_q - x_p - d_e)^2, for one graph.
 
     The normal matrix is the graph's Laplacian. It is factorised, and that factorisation
     preconditions the conjugate gradients of the following systems for as long as it serves, so a
-    solve removes long waves as well as short ones; a diagonal preconditioner leaves the long ones.
+    solve removes errors of all wavelengths; a diagonal preconditioner leaves the long ones. The
+    loop is not scipy's `cg`: it stops relative to the residual at the start, and keeps the residual
+    when a new factorisation is needed.
     """
 
-    def __init__(self, graph: PixelGraph) -> None:
-        self.graph = graph
-        # x is free by a constant in each part: hold the first pixel of each, without any strain.
-        self.held: np.ndarray = np.unique(graph.part, return_index=True)[1]
+    def __init__(self, graph: PixelGraph, settings: SolverSettings) -> None:
+        self.graph, self.settings = graph, settings
+        # x is determined up to a constant in each part: the first pixel of each is fixed at 0.
+        self.fixed: np.ndarray = np.unique(graph.part, return_index=True)[1]
         n, edges = graph.pixels, len(graph.p)
         diagonal = np.arange(n)
         rows = np.concatenate([graph.p, graph.q, diagonal])
@@ -42,28 +42,30 @@ class Differences:
 
     def solve(
         self,
-        weights: Float[np.ndarray, " E"],
-        d: Float[np.ndarray, " E"],
-        start: Float[np.ndarray, " N"],
-    ) -> Float[np.ndarray, " N"]:
-        """The solution, from `start`. Raises DivergenceError when there is none in finite steps."""
+        weights: Float[np.ndarray, "E"],
+        d: Float[np.ndarray, "E"],
+        start: Float[np.ndarray, "N"],
+    ) -> Float[np.ndarray, "N"]:
+        """The solution, from `start`. Raises DivergenceError when the solver does not converge."""
         p, q, n = self.graph.p, self.graph.q, self.graph.pixels
         diagonal = np.bincount(p, weights, n) + np.bincount(q, weights, n)
-        diagonal[self.held] += weights.max(initial=1.0)
+        diagonal[self.fixed] += weights.max(initial=1.0)
         self.matrix.data = np.concatenate([-weights, -weights, diagonal])[self.order]
-        pull = weights * d
-        right_side = np.bincount(q, pull, n) - np.bincount(p, pull, n)
+        weighted = weights * d
+        rhs = np.bincount(q, weighted, n) - np.bincount(p, weighted, n)
         x = start.copy()
-        x -= x[self.held][self.graph.part]
-        residual = right_side - self.matrix @ x
-        least = ROUNDING * float(np.linalg.norm(right_side))
-        goal = max(REDUCTION * float(np.linalg.norm(residual)), least)
+        x -= x[self.fixed][self.graph.part]
+        residual = rhs - self.matrix @ x
+        rounding = ROUNDING * float(np.linalg.norm(rhs))
+        reduction = self.settings.residual_reduction
+        goal = max(reduction * float(np.linalg.norm(residual)), rounding)
         if not np.isfinite(goal):
             raise DivergenceError("normal integration met a non-finite value")
-        if self.factors is not None and self._reduce(x, residual, goal, STEPS):
+        reuse_steps = self.settings.reuse_steps
+        if self.factors is not None and self._reduce(x, residual, goal, reuse_steps):
             return x
         self._factorise()
-        if not self._reduce(x, residual, goal, STEPS_AFRESH):
+        if not self._reduce(x, residual, goal, MAX_STEPS):
             raise DivergenceError("the linear solver of normal integration does not converge")
         return x
 

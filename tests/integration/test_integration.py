@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from fixtures.training import sphere_capture
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pmni.integration.shrinking import enlarged, shrunk
 
 from pmni.cli.integrate import dataset_distances, integrated_distances
 from pmni.cli.main import main
@@ -27,11 +26,9 @@ from pmni.integration.bilateral import (
 from pmni.integration.least_squares import Differences
 from pmni.integration.perspective import points_of_ray_distance, ray_distance_of_depth
 from pmni.integration.pixel_graph import pixel_graph
-from pmni.integration.shrinking import enlarged, shrunk
 
 SKEWED = np.array([[300.0, 2.0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
 STRAIGHT = np.array([[300.0, 0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
-SHARED = Path(os.environ.get("PMNI_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def rays(K, height=48, width=64):
@@ -400,26 +397,3 @@ def test_stage_writes_distances_and_a_preview(tmp_path, method):
     np.testing.assert_allclose(distance, expected, rtol=4e-3 if method == "bilateral" else 1e-6)
     assert (tmp_path / "out" / "preview.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["stage"] == "integrate"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the measured normal maps are not here")
-@pytest.mark.parametrize(("name", "limit"), [("bear", 0.05), ("cow", 0.0583), ("reading", 0.20)])
-def test_measured_normal_maps(name, limit):
-    """Mean absolute depth error on DiLiGenT, mm (BiNI's authors report .334, .058, .257)."""
-    import cv2
-
-    folder = SHARED / "data" / "diligent_single_view" / name
-    bgr = cv2.imread(str(folder / "normal_map.png"), cv2.IMREAD_UNCHANGED)
-    normals = (bgr[..., ::-1] / 65535.0 * 2 - 1) * [1, -1, -1]
-    mask = cv2.imread(str(folder / "mask.png"), cv2.IMREAD_GRAYSCALE) > 0
-    truth = np.load(folder / "depth_gt.npz")["depth_gt"].astype(np.float64)
-    defaults = IntegrateSettings()
-    result = integrate(
-        normals,
-        mask,
-        np.loadtxt(folder / "K.txt"),
-        defaults.k,
-        defaults.iterations,
-        defaults.tolerance,
-    )
-    assert mean_error(result.depth, truth) < limit

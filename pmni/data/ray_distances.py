@@ -1,4 +1,4 @@
-"""What `integrate` leaves behind, read back."""
+"""Ray distances on disk: `ray_distance.npz`, which `integrate` writes."""
 
 from pathlib import Path
 
@@ -7,6 +7,15 @@ from jaxtyping import Float
 
 from pmni.data.capture import Capture
 from pmni.errors import InputError
+from pmni.io.atomic import atomic_file
+
+
+def write_ray_distances(
+    path: Path, distances: Float[np.ndarray, "V H W"], views: tuple[str, ...]
+) -> None:
+    """Write ray distances (NaN outside the masks) and the names of the views, atomically."""
+    with atomic_file(path) as temporary:
+        np.savez_compressed(temporary, ray_distance=distances, views=np.array(views))
 
 
 def read_ray_distances(path: Path, capture: Capture) -> Float[np.ndarray, "V H W"]:
