@@ -54,9 +54,9 @@ class DepthSolution:
 class Edges:
     """Differences of log-depth along the edges of a pixel graph, from normals."""
 
-    d: Float[np.ndarray, "E"]
+    d: Float[np.ndarray, " E"]
     """Z_q - Z_p of a continuous surface."""
-    omega_p: Float[np.ndarray, "E"]
+    omega_p: Float[np.ndarray, " E"]
     """-(n . m) / |e| at p, which turns differences of Z into x."""
     omega_q: Float[np.ndarray, " E"]
     """The same at q."""
@@ -123,8 +123,8 @@ def normal_differences(
 
 
 def bilateral_weights(
-    graph: PixelGraph, edges: Edges, Z: Float[np.ndarray, "N"], settings: BilateralSettings
-) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    graph: PixelGraph, edges: Edges, Z: Float[np.ndarray, " N"], settings: BilateralSettings
+) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"]]:
     """The weight of each edge at its pixel p, and at q: from 0 to 2, 1 if both sides are alike.
 
     It is less than 1 where the change across the edge is larger than to the pixel's other side.

@@ -42,10 +42,10 @@ class DifferenceSolver:
 
     def solve(
         self,
-        weights: Float[np.ndarray, "E"],
-        d: Float[np.ndarray, "E"],
-        start: Float[np.ndarray, "N"],
-    ) -> Float[np.ndarray, "N"]:
+        weights: Float[np.ndarray, " E"],
+        d: Float[np.ndarray, " E"],
+        start: Float[np.ndarray, " N"],
+    ) -> Float[np.ndarray, " N"]:
         """The solution, from `start`. Raises DivergenceError when the solver does not converge."""
         p, q, n = self.graph.p, self.graph.q, self.graph.pixels
         diagonal = np.bincount(p, weights, n) + np.bincount(q, weights, n)

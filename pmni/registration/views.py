@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pmni.data.capture import Capture
 from pmni.errors import InputError
-from pmni.integration.perspective import points_of_ray_distance
+from pmni.geometry.cameras import points_of_ray_distance
 from pmni.registration.ring import OBJECT_RADIUS
 
 POINTS = 500

@@ -136,7 +136,9 @@ def _box_interval(
     return np.maximum(enter, 0), np.maximum(to_low, to_high).min(1)
 
 
-def _free_distance(grid: FreeSpaceGrid, points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, " N"]:
+def _free_distance(
+    grid: FreeSpaceGrid, points: Float[np.ndarray, "N 3"]
+) -> Float[np.ndarray, " N"]:
     """The free distance of the cell that each point is in (points in the box)."""
     cells = ((points - grid.corner) / grid.spacing).astype(np.int64)
     i, j, k = np.clip(cells, 0, np.array(grid.free.shape) - 1).T

@@ -9,23 +9,28 @@ from fixtures.training import sphere_capture
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pmni.integration.shrinking import enlarged, shrunk
 
-from pmni.cli.integrate import dataset_distances, integrated_distances
 from pmni.cli.main import main
-from pmni.config.integration import IntegrateSettings
+from pmni.config.integration import (
+    BilateralSettings,
+    DownsamplingSettings,
+    IntegrateSettings,
+    SolverSettings,
+)
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import DivergenceError, InputError
+from pmni.geometry.cameras import points_of_ray_distance, ray_distance_of_depth
 from pmni.integration.bilateral import (
     Edges,
-    integrate,
+    bilateral_weights,
+    integrate_depth,
     normal_differences,
-    one_sided_trust,
     relative_change,
 )
-from pmni.integration.least_squares import Differences
-from pmni.integration.perspective import points_of_ray_distance, ray_distance_of_depth
+from pmni.integration.integrate import integrate
+from pmni.integration.least_squares import DifferenceSolver
 from pmni.integration.pixel_graph import pixel_graph
+from pmni.integration.resample import downsample, upsample_depth
 
 SKEWED = np.array([[300.0, 2.0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
 STRAIGHT = np.array([[300.0, 0, 31.5], [0, 280.0, 23.5], [0, 0, 1]])
@@ -56,8 +61,8 @@ def sphere(focal, size):
     return depth, np.nan_to_num(depth[..., None] * m - centre), K
 
 
-def solve(normals, mask, K=SKEWED, k=2.5, iterations=100, tolerance=5e-4):
-    return integrate(normals, mask, K, k, iterations, tolerance)
+def solve(normals, mask, K=SKEWED, k=2.5):
+    return integrate_depth(normals, mask, K, BilateralSettings(sharpness=k), SolverSettings())
 
 
 def mean_error(depth, truth):
@@ -95,7 +100,7 @@ def test_a_sequence_of_systems_is_solved_like_by_a_dense_solver():
     mask = rng.random((12, 15)) > 0.4  # several parts, some of one pixel
     graph = pixel_graph(mask)
     assert graph.part.max() > 1
-    system, x = Differences(graph), np.zeros(graph.pixels)
+    system, x = DifferenceSolver(graph, SolverSettings()), np.zeros(graph.pixels)
     weights, d = rng.random(len(graph.p)) + 0.01, rng.standard_normal(len(graph.p))
     for _ in range(5):
         weights = weights * 10.0 ** rng.uniform(-1, 1, len(weights))
@@ -108,7 +113,9 @@ def test_a_solve_from_the_solution_stays_there():
     graph = pixel_graph(np.ones((9, 9), bool))
     x = np.random.default_rng(0).standard_normal(81)
     x -= x[0]
-    again = Differences(graph).solve(np.ones(len(graph.p)), x[graph.q] - x[graph.p], x)
+    again = DifferenceSolver(graph, SolverSettings()).solve(
+        np.ones(len(graph.p)), x[graph.q] - x[graph.p], x
+    )
     np.testing.assert_allclose(again, x, atol=1e-12)
 
 
@@ -116,7 +123,7 @@ def test_a_system_that_is_not_finite_is_refused():
     graph = pixel_graph(np.ones((3, 3), bool))
     d = np.full(len(graph.p), np.nan)
     with pytest.raises(DivergenceError, match="non-finite"):
-        Differences(graph).solve(np.ones(len(graph.p)), d, np.zeros(9))
+        DifferenceSolver(graph, SolverSettings()).solve(np.ones(len(graph.p)), d, np.zeros(9))
 
 
 # --------------------------------------------------------------------------------- what normals say
@@ -124,7 +131,7 @@ def test_differences_of_a_plane_are_those_of_its_log_depth():
     truth, normals = plane((0.5, -0.8, -1), 7.0)
     mask = np.random.default_rng(1).random(truth.shape) > 0.3
     graph = pixel_graph(mask)
-    edges = normal_differences(normals[mask], mask, SKEWED, graph)
+    edges = normal_differences(normals[mask], mask, SKEWED, graph, BilateralSettings())
     log_depth = np.log(truth[mask])
     np.testing.assert_allclose(edges.d, log_depth[graph.q] - log_depth[graph.p], atol=1e-12)
 
@@ -134,17 +141,18 @@ def test_omega_turns_log_depth_into_pixels_along_the_normal():
     K = np.array([[300.0, 0, 0], [0, 200.0, 0], [0, 0, 1]])
     mask = np.ones((2, 2), bool)
     graph = pixel_graph(mask)
-    edges = normal_differences(np.tile([0.0, 0, -1], (4, 1)), mask, K, graph)
+    edges = normal_differences(np.tile([0.0, 0, -1], (4, 1)), mask, K, graph, BilateralSettings())
     np.testing.assert_allclose(edges.omega_p, np.where(graph.axis == 0, 300.0, 200.0))
     np.testing.assert_array_equal(edges.omega_p, edges.omega_q)
 
 
-def test_trust_by_hand():
+def test_weights_by_hand():
     """Three pixels in a row: a small step of x = 0.1, then a jump of x = 3."""
     graph = pixel_graph(np.ones((1, 3), bool))
     ones = np.ones(2)
     edges = Edges(d=np.zeros(2), omega_p=ones, omega_q=ones)
-    trust_p, trust_q = one_sided_trust(graph, edges, np.array([0.0, 0.1, 3.1]), k=2.0)
+    Z = np.array([0.0, 0.1, 3.1])
+    weight_p, weight_q = bilateral_weights(graph, edges, Z, BilateralSettings(sharpness=2.0))
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
@@ -152,10 +160,10 @@ def test_trust_by_hand():
     calm, torn = 1 / (1 + 0.01 / 0.64) ** 2, 1 / (1 + 9 / 0.64) ** 2
     # The outer pixels have no second neighbour: its change counts as 0.
     np.testing.assert_allclose(
-        trust_p, [2 * sigmoid(-0.02) * calm, 2 * sigmoid(2 * (0.01 - 9)) * torn], rtol=1e-9
+        weight_p, [2 * sigmoid(-0.02) * calm, 2 * sigmoid(2 * (0.01 - 9)) * torn], rtol=1e-9
     )
     np.testing.assert_allclose(
-        trust_q, [2 * sigmoid(2 * (9 - 0.01)) * calm, 2 * sigmoid(-18.0) * torn], rtol=1e-9
+        weight_q, [2 * sigmoid(2 * (9 - 0.01)) * calm, 2 * sigmoid(-18.0) * torn], rtol=1e-9
     )
 
 
@@ -299,24 +307,24 @@ def test_views_that_cannot_be_integrated_are_named():
     capture, _ = sphere_capture(views=2)
     capture.normals[1][capture.masks[1]] = np.nan
     with pytest.raises(DivergenceError, match=r"sphere: view 01: .*non-finite"):
-        integrated_distances(capture, IntegrateSettings(), threads=2)
+        integrate(capture, IntegrateSettings(), threads=2)
     capture.masks[0] = False
     with pytest.raises(InputError, match=r"sphere: view 00: the mask is empty"):
-        integrated_distances(capture, IntegrateSettings(), threads=2)
+        integrate(capture, IntegrateSettings(), threads=2)
 
 
 def test_several_at_a_time_change_nothing():
     capture, _ = sphere_capture(views=3)
-    one, several = (integrated_distances(capture, IntegrateSettings(), n) for n in (1, 3))
-    np.testing.assert_array_equal(one[0], several[0])
-    assert one[1] == several[1]
+    one, several = (integrate(capture, IntegrateSettings(), n) for n in (1, 3))
+    np.testing.assert_array_equal(one.ray_distances, several.ray_distances)
+    assert one.iterations == several.iterations
 
 
 def test_a_view_that_still_moves_at_the_last_iteration_is_said(caplog):
     normals, ball, _, K = ball_before_a_wall()
     capture = Capture(normals[None], np.ones_like(ball)[None], K[None], ("00",), "wall")
-    _, iterations = integrated_distances(capture, IntegrateSettings(iterations=2), threads=1)
-    assert iterations == {"00": 2}
+    settings = IntegrateSettings(bilateral=BilateralSettings(max_iterations=2))
+    assert integrate(capture, settings).iterations == {"00": 2}
     assert "wall: view 00: after 2 iterations the depth still changes" in caplog.text
 
 
@@ -328,18 +336,19 @@ def test_planes_are_exact_at_a_lower_resolution(normal):
     capture = Capture(
         np.where(mask[..., None], normals, 0)[None], mask[None], SKEWED[None], ("00",), "plane"
     )
-    distances, _ = integrated_distances(capture, IntegrateSettings(most_pixels=200), threads=1)
+    settings = IntegrateSettings(downsampling=DownsamplingSettings(max_pixels=200))
+    distances = integrate(capture, settings).ray_distances
     np.testing.assert_array_equal(np.isfinite(distances[0]), mask)
     truth = ray_distance_of_depth(np.where(mask, depth, np.nan), SKEWED)
     ratio = (distances[0] / truth)[mask]
     np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-6)
 
 
-def test_captures_are_shrunk_by_whole_numbers_and_only_if_they_are_large():
+def test_captures_are_downsampled_by_whole_numbers_and_only_if_they_are_large():
     capture, _ = sphere_capture(views=1)
     pixels = capture.masks.sum()
-    assert shrunk(capture, int(pixels) + 1) is capture
-    small = shrunk(capture, int(pixels) - 1)
+    assert downsample(capture, int(pixels) + 1) is capture
+    small = downsample(capture, int(pixels) - 1)
     assert small.masks.shape[1:] == tuple(side // 2 for side in capture.masks.shape[1:])
 
 
@@ -348,34 +357,38 @@ def test_a_depth_jump_stays_sharp_at_a_lower_resolution():
     facing = np.zeros_like(capture.normals)
     facing[..., 2] = -1
     whole = dataclasses.replace(capture, normals=facing, masks=np.ones_like(capture.masks))
-    small = shrunk(whole, whole.masks.size // 4)
+    small = downsample(whole, whole.masks.size // 4)
     depth = np.ones(small.masks.shape[1:])
     depth[:, depth.shape[1] // 2 :] = 2.0
-    np.testing.assert_allclose(np.unique(enlarged(depth, small, whole).round(9)), [1.0, 2.0])
+    np.testing.assert_allclose(
+        np.unique(upsample_depth(depth, small, whole, DownsamplingSettings()).round(9)), [1.0, 2.0]
+    )
 
 
-def test_what_is_far_from_all_shrunk_pixels_stays_unknown():
+def test_what_is_far_from_all_downsampled_pixels_stays_unknown():
     capture, _ = sphere_capture(views=1)
-    small = shrunk(capture, int(capture.masks.sum()) // 4)
+    small = downsample(capture, int(capture.masks.sum()) // 4)
     mask = capture.masks.copy()
     mask[0, 0, 0] = True
     speck = dataclasses.replace(capture, masks=mask)
     depth = np.where(small.masks[0], 2.0, np.nan)
-    found = enlarged(depth, small, speck)
+    found = upsample_depth(depth, small, speck, DownsamplingSettings())
     assert np.isnan(found[0, 0])
     assert np.isfinite(found[capture.masks[0]]).all()
 
 
 def test_distances_of_the_dataset_are_taken_or_missed():
     capture, truth = sphere_capture(views=2)
+    from_dataset = IntegrateSettings(method="dataset")
     with pytest.raises(InputError, match=r"sphere: the dataset has no ray distances"):
-        dataset_distances(capture)
+        integrate(capture, from_dataset)
     truth[0][capture.masks[0]] *= 3
     given = dataclasses.replace(capture, ray_distances=truth)
-    np.testing.assert_array_equal(dataset_distances(given), truth)
+    medians = np.nanmedian(truth, axis=(1, 2), keepdims=True)
+    np.testing.assert_array_equal(integrate(given, from_dataset).ray_distances, truth / medians)
     truth[1] = 0.0
     with pytest.raises(InputError, match=r"view 01: the dataset has no ray distance inside"):
-        dataset_distances(given)
+        integrate(given, from_dataset)
 
 
 @pytest.mark.parametrize("method", ["bilateral", "dataset"])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pmni.cli.integrate import integrated_distances
 from pmni.cli.main import main
 from pmni.config.integration import IntegrateSettings
 from pmni.config.registration import RegisterSettings
@@ -17,6 +16,7 @@ from pmni.data.capture import Capture, save_capture
 from pmni.errors import ConvergenceError, InputError, LostSurfaceError
 from pmni.geometry.cameras import look_at, turntable
 from pmni.geometry.transforms import rotation_angle_deg
+from pmni.integration.integrate import integrate
 from pmni.io.poses import read_poses
 from pmni.registration.methods import METHODS, Request
 from pmni.registration.multiview.free import Search, search
@@ -62,7 +62,7 @@ def views_of(name: str, shape: Shape) -> tuple[Capture, np.ndarray]:
         masks=np.stack([image.mask for image in images]),
         intrinsics=np.stack([K] * VIEWS),
     )
-    return capture, integrated_distances(capture, IntegrateSettings(), 1)[0]
+    return capture, integrate(capture, IntegrateSettings()).ray_distances
 
 
 @cache
