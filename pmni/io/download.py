@@ -1,4 +1,4 @@
-"""Downloads that go on where they were broken off."""
+"""Downloads that resume where they were interrupted (which pooch does not)."""
 
 import http.client
 import logging
@@ -14,14 +14,16 @@ from pmni.errors import InputError
 from pmni.io.disk import check_space, full_disk_named, readable_size
 
 TIMEOUT_SECONDS = 60.0
+"""Time without data after which a connection counts as broken."""
 RETRY_SECONDS = (1.0, 4.0, 15.0)
-"""Waits before the next tries when nothing more arrives."""
+"""Waits before the next attempts while no data arrive."""
 BLOCK = 1 << 20
+"""Bytes read at a time."""
 
 log = logging.getLogger("pmni.fetch")
 
 
-class _BrokenOffError(Exception):
+class _InterruptedError(Exception):
     """The connection ended early, or the server asks for another try."""
 
 
@@ -42,9 +44,9 @@ def download(url: str, path: Path, size: int | None) -> None:
         elif size is not None and before == size:
             return
         try:
-            _continue(url, path, size)
+            _resume(url, path, size)
             return
-        except (_BrokenOffError, OSError, http.client.HTTPException) as error:
+        except (_InterruptedError, OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             log.warning("%s: %s", url, reason)
         if _size_of(path) > before:
@@ -81,7 +83,7 @@ def _request(url: str, start: int) -> urllib.request.Request:
     return urllib.request.Request(url, headers=headers)
 
 
-def _continue(url: str, path: Path, size: int | None) -> None:
+def _resume(url: str, path: Path, size: int | None) -> None:
     """One connection: append to `path`, or write it anew when the server sends all of it."""
     start = _size_of(path)
     try:
@@ -91,9 +93,11 @@ def _continue(url: str, path: Path, size: int | None) -> None:
             if _total(error.headers.get("Content-Range", "")) == start:
                 return
             path.unlink()
-            raise _BrokenOffError("what was there is not part of the file; starting anew") from None
+            raise _InterruptedError(
+                "the partial file is of another download; starting anew"
+            ) from None
         if error.code == http.HTTPStatus.TOO_MANY_REQUESTS or error.code >= 500:
-            raise _BrokenOffError(f"HTTP {error.code} {error.reason}") from None
+            raise _InterruptedError(f"HTTP {error.code} {error.reason}") from None
         raise InputError(f"{url}: HTTP {error.code} {error.reason}") from None
     except ValueError as error:
         raise InputError(f"{url}: {error}") from None
@@ -102,7 +106,7 @@ def _continue(url: str, path: Path, size: int | None) -> None:
             content_range = response.headers.get("Content-Range", "")
             if not content_range.startswith(f"bytes {start}-"):
                 path.unlink(missing_ok=True)
-                raise _BrokenOffError(f"the server sent another range: {content_range}")
+                raise _InterruptedError(f"the server sent another range: {content_range}")
             total = _total(content_range)
         else:
             start = 0
@@ -114,7 +118,7 @@ def _continue(url: str, path: Path, size: int | None) -> None:
             check_space(path.parent, total - start, "the download")
         _append(response, path, start, total)
     if total is not None and _size_of(path) < total:
-        raise _BrokenOffError(f"broken off at {_size_of(path)} of {total} bytes")
+        raise _InterruptedError(f"broken off at {_size_of(path)} of {total} bytes")
 
 
 def _append(response: http.client.HTTPResponse, path: Path, start: int, total: int | None) -> None:
@@ -124,14 +128,14 @@ def _append(response: http.client.HTTPResponse, path: Path, start: int, total: i
     bar: Any = tqdm(
         total=total, initial=start, unit="B", unit_scale=True, desc=path.name, disable=None
     )
-    done, told = start, start
+    done, reported = start, start
     with full_disk_named(path), path.open("ab" if start else "wb") as file, bar:
         while block := response.read(BLOCK):
             file.write(block)
             done += len(block)
             bar.update(len(block))
-            if total and not sys.stderr.isatty() and done - told >= total / 10:
-                told = done
+            if total and not sys.stderr.isatty() and done - reported >= total / 10:
+                reported = done
                 log.info("%s: %s of %s", path.name, readable_size(done), readable_size(total))
 
 

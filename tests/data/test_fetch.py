@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from pmni.cli import fetch
 from pmni.cli.main import main
+from pmni.data import fetch
 from pmni.io import download
 
 FILES = {
