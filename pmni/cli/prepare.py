@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
         atomic_folder(args.output) as folder,
         record("prepare", CaptureFolder(folder).provenance, settings, files) as known,
     ):
-        capture, found = read_capture(
-            args.layout, args.path, args.name, args.normals, settings.depth_init_scale
-        )
+        capture, found = read_capture(args.layout, args.path, args.name, args.normals, settings)
         files |= found
         capture = resized(capture, settings.upsample_factor)
         save_capture(folder, capture)

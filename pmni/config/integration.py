@@ -83,4 +83,4 @@ class IntegrateSettings(Settings):
     """Its linear solver."""
 
     downsampling: DownsamplingSettings = DownsamplingSettings()
-    """Integration of large images at a lower resolution."""
+    """The resolution at which views are integrated."""

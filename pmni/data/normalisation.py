@@ -1,4 +1,5 @@
-"""Where the unit sphere lies in a dataset's world: X_dataset = scale * X_normalised + offset."""
+"""The normalised world: a unit sphere around the object, X_dataset = scale * X_normalised +
+offset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,6 @@ from scipy.ndimage import binary_erosion
 
 from pmni.errors import InputError
 from pmni.geometry.cameras import pixel_grid, project, ray_directions
-
-MESH_MARGIN = 1.1
-VIEWS_MARGIN = 1.2
-"""Silhouettes seen from one side only do not show an object's whole extent."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,13 @@ class Normalisation:
         return moved
 
 
-def around_mesh(vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"]) -> Normalisation:
-    """The sphere about the middle of the mesh's bounding box, with a margin of 10 %."""
+def around_mesh(
+    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"], margin: float = 1.1
+) -> Normalisation:
+    """The sphere about the middle of the mesh's bounding box, `margin` times as large as it is."""
     used = vertices[np.unique(faces)]
     offset = (used.min(0) + used.max(0)) / 2
-    return Normalisation(MESH_MARGIN * float(np.linalg.norm(used - offset, axis=1).max()), offset)
+    return Normalisation(margin * float(np.linalg.norm(used - offset, axis=1).max()), offset)
 
 
 def around_views(
@@ -44,12 +43,13 @@ def around_views(
     masks: Sequence[Bool[np.ndarray, "_ _"]],
     views: Sequence[str],
     source: str,
+    margin: float = 1.2,
 ) -> Normalisation:
     """The sphere about the point nearest to the rays through the middles of the masks.
 
     With a ray x = o + t d, its squared distance from a point c is |(I - d d^T) (c - o)|^2; the
     sum over views is least where sum (I - d d^T) c = sum (I - d d^T) o. The radius is the largest
-    distance of a ray through a mask's outline, with a margin of 20 %.
+    distance of a ray through a mask's outline, times `margin`.
     Raises InputError, which names `source`, when all cameras look in the same direction or the
     point is nowhere near a view's mask.
     """
@@ -76,7 +76,7 @@ def around_views(
         outline = mask & ~binary_erosion(mask)
         rays = ray_directions(pixel_grid(*mask.shape)[outline], inverse) @ pose[:3, :3].T
         radius = max(radius, np.linalg.norm(np.cross(offset - pose[:3, 3], rays), axis=1).max())
-    return Normalisation(VIEWS_MARGIN * float(radius), offset)
+    return Normalisation(margin * float(radius), offset)
 
 
 def _box(mask: Bool[np.ndarray, "H W"]) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:

@@ -11,21 +11,19 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from scipy.optimize import linear_sum_assignment
 
+from pmni.config.capture import ValidationSettings
 from pmni.data.capture import Capture
 from pmni.errors import InputError
 from pmni.geometry.cameras import invert_rigid, pixel_grid, project, ray_directions
 
 log = logging.getLogger("pmni.data")
 
-MOST_WITHOUT_NORMAL = 0.01
-"""A larger part of the mask without normals is an error."""
-MOST_TURNED_AWAY = 0.2
-"""A larger part of the normals turned away from the camera is an error."""
 FILE_AXES = "camera-space files have x right, y up, z towards the camera"
+"""Hint of messages on wrong axes."""
 
 
 def check_mask(mask: Bool[np.ndarray, "H W"], where: str) -> None:
-    """At least one pixel is on the object."""
+    """Raise InputError for a mask without a pixel."""
     if not mask.any():
         raise InputError(f"{where}: the mask is empty")
 
@@ -33,7 +31,7 @@ def check_mask(mask: Bool[np.ndarray, "H W"], where: str) -> None:
 def check_same_size(
     size: tuple[int, ...], mask_size: tuple[int, ...], where: str, mask_file: str
 ) -> None:
-    """Sizes are (height, width)."""
+    """Raise InputError unless an image has the (height, width) of its mask."""
     if size != mask_size:
         ours, theirs = (f"{width} x {height}" for height, width in (size, mask_size))
         raise InputError(f"{where}: is {ours} pixels, but its mask {mask_file} is {theirs}")
@@ -42,7 +40,7 @@ def check_same_size(
 def check_finite(
     normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], where: str
 ) -> None:
-    """No NaN or infinity inside the mask."""
+    """Raise InputError for NaN or infinity inside the mask."""
     broken = ~np.isfinite(normals).all(-1) & mask
     if broken.any():
         row, column = np.argwhere(broken)[0]
@@ -55,7 +53,7 @@ def check_finite(
 def check_distances(
     distances: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"], where: str
 ) -> None:
-    """Positive finite ray distances everywhere inside the mask."""
+    """Raise InputError unless ray distances are positive and finite inside the mask."""
     broken = mask & ~(np.isfinite(distances) & (distances > 0))
     if broken.any():
         raise InputError(
@@ -65,7 +63,8 @@ def check_distances(
 
 
 def holds_normal(normals: Float[np.ndarray, "H W 3"]) -> Bool[np.ndarray, "H W"]:
-    """Where an image holds a vector of about unit length (backgrounds are 0, -1 or 1 each)."""
+    """Pixels with a vector of about unit length (background vectors are 0, or -1 or 1 in each
+    component)."""
     length = np.linalg.norm(normals, axis=-1)
     return (length > 0.5) & (length < 1.5)
 
@@ -75,23 +74,27 @@ def check_assignment(
     masks: Sequence[Bool[np.ndarray, "_ _"]],
     views: Sequence[str],
     where: Sequence[str],
+    settings: ValidationSettings,
 ) -> None:
-    """Each view's normals fit its own mask, not another view's (swapped files).
+    """Raise InputError if a view's normals fit another view's mask (swapped files).
 
-    Compared is where normals are there (intersection over union with the masks); normal maps that
-    go on outside the masks say nothing here. Views are reassigned as a permutation, so that masks
+    Pixels with a normal are compared with the masks by intersection over union; normal maps that
+    extend beyond the masks are not compared. Views are reassigned as a permutation, so that masks
     that are all a little large or small do not matter.
     """
     for shape in {mask.shape for mask in masks}:
         step = max(1, int(np.sqrt(shape[0] * shape[1] / 1e5)))
         group = [index for index, mask in enumerate(masks) if mask.shape == shape]
         inside = np.stack([masks[index][::step, ::step].ravel() for index in group])
-        there = np.stack([holds_normal(normals[index][::step, ::step]).ravel() for index in group])
-        if ((there & ~inside).sum(1) > 0.5 * (~inside).sum(1)).any():
+        present = np.stack(
+            [holds_normal(normals[index][::step, ::step]).ravel() for index in group]
+        )
+        outside = (present & ~inside).sum(1)
+        if (outside > settings.max_normals_outside * (~inside).sum(1)).any():
             continue
-        common = there.astype(np.float32) @ inside.T.astype(np.float32)
-        overlap = common / (there.sum(1)[:, None] + inside.sum(1)[None, :] - common)
-        if swapped := _swapped(overlap):
+        common = present.astype(np.float32) @ inside.T.astype(np.float32)
+        overlap = common / (present.sum(1)[:, None] + inside.sum(1)[None, :] - common)
+        if swapped := _swapped(overlap, settings):
             worst, fitting = swapped
             here, other = group[worst], group[fitting]
             raise InputError(
@@ -101,7 +104,7 @@ def check_assignment(
             )
 
 
-def _swapped(fit: Float[np.ndarray, "V V"]) -> tuple[int, int] | None:
+def _swapped(fit: Float[np.ndarray, "V V"], settings: ValidationSettings) -> tuple[int, int] | None:
     """The (row, column) that most clearly belong together although they are not the same view.
 
     `fit[i, j]` (1 is best) says how well data i goes with view j. Views are reassigned as a
@@ -111,7 +114,8 @@ def _swapped(fit: Float[np.ndarray, "V V"]) -> tuple[int, int] | None:
     best = linear_sum_assignment(-fit)[1]
     gain = fit[rows, best] - np.diagonal(fit)
     worst = int(gain.argmax())
-    if gain[worst] <= 0.005 + 2 * (1 - np.median(fit[rows, best])):
+    misfit = settings.swap_misfit * (1 - np.median(fit[rows, best]))
+    if gain[worst] <= settings.min_swap_gain + misfit:
         return None
     return worst, int(best[worst])
 
@@ -126,24 +130,27 @@ def normalised(
 
 
 def unit_normals(
-    normals: Float[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"], where: str
+    normals: Float[np.ndarray, "H W 3"],
+    mask: Bool[np.ndarray, "H W"],
+    where: str,
+    settings: ValidationSettings,
 ) -> tuple[Float[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
-    """Unit normals and the part of the mask that has them.
+    """Unit normals, and the mask without the few pixels that have none.
 
-    A few mask pixels without a normal (up to 1 %) are taken out of the mask. Raises InputError
-    when more are missing, or when the lengths are so far from 1 that the file must mean
-    something else.
+    Raises InputError when more are missing, or when the lengths are so far from 1 that the file
+    must be encoded in another way.
     """
     unit = normalised(normals, mask)
     known = mask & unit.any(-1)
     missing = 1 - known.sum() / mask.sum()
-    if missing > MOST_WITHOUT_NORMAL:
+    if missing > settings.max_missing_normals:
         raise InputError(
             f"{where}: {missing:.1%} of the mask has normals of length zero; do normals and mask "
             f"belong to the same view?"
         )
     length = np.linalg.norm(normals[known], axis=-1)
-    if np.mean(np.abs(length - 1) > 0.1) > 0.1:
+    wrong = np.mean(np.abs(length - 1) > settings.max_length_error)
+    if wrong > settings.max_wrong_lengths:
         low, high = np.quantile(length, [0.05, 0.95])
         raise InputError(
             f"{where}: the normals are not of unit length (most are {low:.2f} to {high:.2f} long); "
@@ -157,8 +164,9 @@ def check_intrinsics(
     shapes: Sequence[tuple[int, ...]],
     views: Sequence[str],
     sources: Sequence[str],
+    settings: ValidationSettings,
 ) -> None:
-    """Each K is a finite, invertible pinhole matrix that fits an image of its size."""
+    """Raise InputError unless each K is an invertible pinhole matrix that fits its image."""
     for K, shape, view, source in zip(intrinsics, shapes, views, sources, strict=True):
         where = f"{source}: view {view}"
         if not np.isfinite(K).all() or np.abs(K[2] - [0, 0, 1]).max() > 1e-6 or K[1, 0] != 0:
@@ -167,7 +175,7 @@ def check_intrinsics(
             raise InputError(
                 f"{where}: K needs positive focal lengths, not {K[0, 0]:g} and {K[1, 1]:g}"
             )
-        if abs(K[0, 1]) > 0.01 * K[0, 0]:
+        if abs(K[0, 1]) > settings.max_skew * K[0, 0]:
             raise InputError(f"{where}: K has a skew of {K[0, 1]:.4g}, which no camera has")
         height, width = shape
         if not (-width < K[0, 2] < 2 * width and -height < K[1, 2] < 2 * height):
@@ -177,7 +185,7 @@ def check_intrinsics(
             )
     aspect = intrinsics[:, 0, 0] / intrinsics[:, 1, 1]
     worst = int(np.abs(aspect / np.median(aspect) - 1).argmax())
-    if abs(aspect[worst] / np.median(aspect) - 1) > 0.05:
+    if abs(aspect[worst] / np.median(aspect) - 1) > settings.max_aspect_deviation:
         raise InputError(
             f"{sources[worst]}: view {views[worst]}: fx / fy is {aspect[worst]:.3f}, in the other "
             f"views {np.median(aspect):.3f}: not the camera of the others, or not a rotation"
@@ -191,20 +199,20 @@ def view_rays(capture: Capture, index: int) -> Float[np.ndarray, "N 3"]:
     return ray_directions(pixels, np.linalg.inv(capture.intrinsics[index]))
 
 
-def check_facing(capture: Capture, where: Sequence[str]) -> None:
-    """The normals of each view face its camera, apart from a few."""
-    for index, place in enumerate(where):
+def check_facing(capture: Capture, where: Sequence[str], settings: ValidationSettings) -> None:
+    """Raise InputError if many normals of a view point away from its camera."""
+    for index, file in enumerate(where):
         normals = capture.normals[index][capture.masks[index]]
         away = np.mean((normals * view_rays(capture, index)).sum(-1) > 0)
-        if away > MOST_TURNED_AWAY:
+        if away > settings.max_facing_away:
             raise InputError(
-                f"{place}: {away:.0%} of the normals point away from the camera: the axes look "
+                f"{file}: {away:.0%} of the normals point away from the camera: the axes look "
                 f"wrong ({FILE_AXES}), or the file belongs to another view"
             )
 
 
 def contour_correlation(capture: Capture) -> Float[np.ndarray, "2 2"]:
-    """How normals at the mask's edge go with the direction out of the mask, all views together.
+    """Correlation of normals at the contours with the outward direction, over all views.
 
     On an occluding contour the normal's image part points out of the silhouette, so the matrix
     [[corr(out_x, n_x), corr(out_x, n_y)], [corr(out_y, n_x), corr(out_y, n_y)]] is near the
@@ -227,67 +235,70 @@ def contour_correlation(capture: Capture) -> Float[np.ndarray, "2 2"]:
     return products / np.sqrt(np.maximum(np.outer(out_power, normal_power), 1e-12))
 
 
-def check_contours(capture: Capture, source: str) -> None:
-    """The image axes of the normals are right: see `contour_correlation`."""
+def check_contours(capture: Capture, source: str, settings: ValidationSettings) -> None:
+    """Raise InputError for flipped or swapped axes of the normals (`contour_correlation`)."""
     correlation = contour_correlation(capture)
     for axis, name in enumerate("xy"):
-        if correlation[axis, axis] < -0.2:
+        if correlation[axis, axis] < -settings.max_flipped_correlation:
             raise InputError(
                 f"{source}: all views: at the objects' outlines the normals point inwards along "
                 f"{name}: the {name} axis looks flipped ({FILE_AXES})"
             )
     crossed = np.abs([correlation[0, 1], correlation[1, 0]])
-    if crossed.min() > 0.5 and crossed.min() > np.abs(np.diagonal(correlation)).max():
+    threshold = settings.min_swapped_correlation
+    if crossed.min() > threshold and crossed.min() > np.abs(np.diagonal(correlation)).max():
         raise InputError(
             f"{source}: all views: the x and y axes of the normals look swapped ({FILE_AXES})"
         )
 
 
-def check_poses(capture: Capture, where: Sequence[str]) -> None:
-    """Each camera looks at the object, which is in the unit sphere of the normalised world."""
+def check_poses(capture: Capture, where: Sequence[str], settings: ValidationSettings) -> None:
+    """Raise InputError unless each camera looks at the unit sphere of the normalised world."""
     if capture.reference_c2w is None:
         return
     w2c = invert_rigid(capture.reference_c2w)
-    for index, place in enumerate(where):
+    for index, file in enumerate(where):
         centre = w2c[index, :3, 3]
         if centre[2] <= 1:
             raise InputError(
-                f"{place}: its pose puts the object around or behind the camera: expected are "
+                f"{file}: its pose puts the object around or behind the camera: expected are "
                 f"camera-to-world poses with OpenCV axes (x right, y down, z forward)"
             )
         along = view_rays(capture, index) @ centre
         outside = np.mean(centre @ centre - along**2 > 1)
-        if outside > 0.5:
+        if outside > settings.max_outside_sphere:
             raise InputError(
-                f"{place}: {outside:.0%} of the mask's rays miss the unit sphere of the normalised "
+                f"{file}: {outside:.0%} of the mask's rays miss the unit sphere of the normalised "
                 f"world: pose, intrinsics or normalisation do not belong to this view"
             )
-        if outside > 0.001:
-            log.warning("%s: %.1f %% of the mask is outside the unit sphere", place, 100 * outside)
+        if outside > settings.warn_outside_sphere:
+            log.warning("%s: %.1f %% of the mask is outside the unit sphere", file, 100 * outside)
 
 
-def check_ground_truth(capture: Capture, where: Sequence[str]) -> None:
-    """Ground-truth normals and mesh, where they are there, belong to the same views."""
+def check_ground_truth(
+    capture: Capture, where: Sequence[str], settings: ValidationSettings
+) -> None:
+    """Raise InputError if ground-truth normals or the mesh belong to other views."""
     if capture.ground_truth_normals is not None:
         cosine = (capture.normals * capture.ground_truth_normals).sum(-1)
-        for index, place in enumerate(where):
+        for index, file in enumerate(where):
             known = capture.ground_truth_normals[index].any(-1)
             angle = np.rad2deg(np.arccos(np.clip(cosine[index][known], -1, 1)))
-            if known.any() and angle.mean() > 45:
+            if known.any() and angle.mean() > settings.max_ground_truth_angle:
                 raise InputError(
-                    f"{place}: the normals are {angle.mean():.0f} degrees off the ground truth on "
+                    f"{file}: the normals are {angle.mean():.0f} degrees off the ground truth on "
                     f"average: they are not of the same view, or in other axes"
                 )
     if capture.reference_c2w is None or capture.ground_truth_vertices is None:
         return
     fit = _mesh_fit(capture)
-    for index, place in enumerate(where):
-        if fit[index, index] < 0.7:
+    for index, file in enumerate(where):
+        if fit[index, index] < settings.min_mesh_inside:
             raise InputError(
-                f"{place}: only {fit[index, index]:.0%} of the ground-truth mesh projects into its "
+                f"{file}: only {fit[index, index]:.0%} of the ground-truth mesh projects into its "
                 f"mask: pose, mask and mesh do not belong together"
             )
-    if swapped := _swapped(fit):
+    if swapped := _swapped(fit, settings):
         camera, mask = swapped
         raise InputError(
             f"{where[mask]}: the ground-truth mesh, seen by the camera of view "
@@ -297,7 +308,7 @@ def check_ground_truth(capture: Capture, where: Sequence[str]) -> None:
 
 
 def _mesh_fit(capture: Capture) -> Float[np.ndarray, "V V"]:
-    """Which part of the mesh's vertices, seen by camera i, lies in (or beside) mask j."""
+    """Fraction of the mesh's vertices that camera i projects into (or beside) mask j."""
     assert capture.reference_c2w is not None
     assert capture.ground_truth_vertices is not None
     points = capture.ground_truth_vertices[:: max(1, len(capture.ground_truth_vertices) // 10000)]

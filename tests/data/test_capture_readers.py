@@ -22,6 +22,7 @@ from fixtures.capture_files import (
 )
 from scipy.io import loadmat, savemat
 
+from pmni.config.capture import PrepareSettings
 from pmni.data.capture import Capture
 from pmni.data.normalisation import around_mesh, around_views
 from pmni.data.readers import detect_layout, read_capture
@@ -44,7 +45,9 @@ def assert_same_normals(capture, scene, tolerance=1e-6):
 def test_supernormal_with_cameras(tmp_path, normals):
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
-    capture, files = read_capture("supernormal", folder, "ball", normals, depth_init_scale=14.6)
+    capture, files = read_capture(
+        "supernormal", folder, "ball", normals, PrepareSettings(depth_init_scale=14.6)
+    )
     assert capture.name == "ball"
     assert capture.views == ("00", "01", "02", "03", "04")
     assert_same_normals(capture, scene)

@@ -10,6 +10,7 @@ from fixtures.capture_files import spheres, write_custom, write_diligent, write_
 from scipy.io import loadmat, savemat
 
 from pmni.cli.main import main
+from pmni.config.capture import ValidationSettings
 from pmni.data.capture import Capture
 from pmni.data.validation import check_assignment, contour_correlation, normalised
 from pmni.io.images import read_normal_map, write_mask, write_normal_map
@@ -258,7 +259,7 @@ def test_masks_all_a_little_larger_or_smaller_are_not_swapped():
         np.hypot(yy - 30, xx - 30) < r - e for r, e in zip(radii, [1.2, 2, 1, 2.5], strict=True)
     ]
     normals = [np.where(region[..., None], [0, 0, -1.0], 0) for region in regions]
-    check_assignment(normals, masks, list("abcd"), list("abcd"))
+    check_assignment(normals, masks, list("abcd"), list("abcd"), ValidationSettings())
 
 
 def test_empty_mask(capsys, folders):

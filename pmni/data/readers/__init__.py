@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from pmni.config.capture import PrepareSettings
 from pmni.config.extensions import READERS
 from pmni.data.capture import Capture
 from pmni.data.readers.raw import assemble
@@ -26,7 +27,7 @@ def detect_layout(folder: Path) -> str:
 
 
 def load_dataset(folder: Path, normals: str | None, layout: str | None) -> Capture:
-    """The capture in a dataset folder; layout and normal set are found out where they are None.
+    """The capture in a dataset folder; layout and normal set are detected where they are None.
 
     Raises InputError when there are several normal sets to choose from.
     """
@@ -42,18 +43,21 @@ def load_dataset(folder: Path, normals: str | None, layout: str | None) -> Captu
 
 
 def read_capture(
-    layout: str, folder: Path, name: str, normals: str, depth_init_scale: float = 1.0
+    layout: str,
+    folder: Path,
+    name: str,
+    normals: str,
+    settings: PrepareSettings | None = None,
 ) -> tuple[Capture, dict[str, Path]]:
     """Read and check one object; returns the capture and the files that it was read from.
 
-    `normals` names the normal set as the layout does (see each reader). Ray distances that come
-    with the dataset are multiplied by `depth_init_scale`. Raises InputError, one line that names
-    file and view, for everything that is wrong with the folder.
+    `normals` names the normal set as the layout does (see each reader). Raises InputError, one line
+    that names file and view, for everything that is wrong with the folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (object '{name}')")
-    raw = READERS[layout].read(folder, normals, depth_init_scale)
-    capture = assemble(raw, name)
+    raw = READERS[layout].read(folder, normals)
+    capture = assemble(raw, name, settings or PrepareSettings())
     files = {str(path.relative_to(folder)): path for path in raw.all_files()}
     reference = "no poses" if capture.reference_c2w is None else "reference poses"
     views, height, width = capture.masks.shape

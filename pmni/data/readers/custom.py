@@ -20,7 +20,7 @@ from pmni.data.readers.files import (
     Key,
     check_same_views,
     find_folder,
-    find_truth,
+    find_ground_truth,
     list_views,
     read_intrinsics,
     read_mesh,
@@ -34,12 +34,8 @@ from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
 from pmni.io.poses import read_poses
 
 
-def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
-    """Read the normal maps in the subfolder `normals`. Raises InputError.
-
-    The layout has no ray distances, so that `depth_init_scale` has nothing to multiply.
-    """
-    del depth_init_scale
+def read(folder: Path, normals: str) -> RawCapture:
+    """Read the normal maps in the subfolder `normals`. Raises InputError."""
     files = list_views(folder / normals, NORMAL_SUFFIXES, "normal maps")
     views = tuple(path.stem for path in files.values())
     mask_files = list_views(find_folder(folder, ("masks", "mask")), (".png",), "masks")
@@ -49,11 +45,11 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     camera_files = tuple(dict.fromkeys(intrinsics_files))
 
     c2w = None
-    poses_file = find_truth(folder, "poses.json")
+    poses_file = find_ground_truth(folder, "poses.json")
     if poses_file is not None:
         c2w = _reference_poses(poses_file, files)
         camera_files += (poses_file,)
-    mesh_file = find_truth(folder, "mesh_Gt.ply")
+    mesh_file = find_ground_truth(folder, "mesh_Gt.ply")
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,

@@ -40,12 +40,8 @@ GROUND_TRUTH = "Normal_gt"
 log = logging.getLogger("pmni.data")
 
 
-def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
-    """Read the normal maps with the stem `normals`. Raises InputError.
-
-    The layout has no ray distances, so that `depth_init_scale` has nothing to multiply.
-    """
-    del depth_init_scale
+def read(folder: Path, normals: str) -> RawCapture:
+    """Read the normal maps with the stem `normals`. Raises InputError."""
     folders = by_view(path for path in folder.glob("view_*") if path.is_dir())
     if not folders:
         raise InputError(f"{folder}: holds no view_01, view_02, ...")

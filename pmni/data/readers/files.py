@@ -70,7 +70,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     return min(same, default=None)
 
 
-def find_truth(folder: Path, name: str) -> Path | None:
+def find_ground_truth(folder: Path, name: str) -> Path | None:
     """A file of reference poses or the mesh: in `folder`, else in its subfolder `gt`.
 
     What is in `gt` is there to measure errors with, whatever else the poses could be used for.

@@ -1,4 +1,4 @@
-"""What a reader finds in a dataset folder, and how it becomes a checked capture."""
+"""Raw captures, as readers return them, and their assembly into checked captures."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pmni.config.capture import NormalisationSettings, PrepareSettings
 from pmni.data import validation
 from pmni.data.capture import Capture
 from pmni.data.normalisation import Normalisation, around_mesh, around_views
@@ -39,7 +40,7 @@ def read_maps(
 
 @dataclass(frozen=True)
 class RawCapture:
-    """A dataset folder as it is: nothing padded, normalised in length or compared yet."""
+    """The contents of a dataset folder before validation: not padded, lengths as they are."""
 
     views: tuple[str, ...]
     normals: Maps
@@ -53,7 +54,7 @@ class RawCapture:
     dataset_c2w: Float[np.ndarray, "V 4 4"] | None = None
     """Reference poses in the dataset's world."""
     normalisation: Normalisation | None = None
-    """The dataset's own; without it, one is found when there are poses."""
+    """The dataset's own; None: computed from the mesh or the views, if there are poses."""
     ground_truth_normals: Maps | None = None
     ray_distances: Maps | None = None
     mesh_file: Path | None = None
@@ -70,11 +71,12 @@ class RawCapture:
             yield self.mesh_file
 
 
-def assemble(raw: RawCapture, name: str) -> Capture:
+def assemble(raw: RawCapture, name: str, settings: PrepareSettings) -> Capture:
     """Check everything and put it together; views of different sizes are padded.
 
     Raises InputError, one line naming file and view, for the first fault.
     """
+    checks = settings.validation
     where = [
         f"{file}: view {view}" for file, view in zip(raw.normals.files, raw.views, strict=True)
     ]
@@ -90,22 +92,25 @@ def assemble(raw: RawCapture, name: str) -> Capture:
                     str(raw.masks.files[index]),
                 )
         validation.check_finite(raw.normals.maps[index], masks[index], where[index])
-    validation.check_assignment(raw.normals.maps, masks, raw.views, where)
+    validation.check_assignment(raw.normals.maps, masks, raw.views, where, checks)
     if raw.ground_truth_normals is not None:
         pairs = zip(raw.ground_truth_normals.files, raw.views, strict=True)
-        truth = [f"{file}: view {view}" for file, view in pairs]
-        validation.check_assignment(raw.ground_truth_normals.maps, masks, raw.views, truth)
+        sources = [f"{file}: view {view}" for file, view in pairs]
+        truth = raw.ground_truth_normals.maps
+        validation.check_assignment(truth, masks, raw.views, sources, checks)
     normals = []
     for index in range(len(raw.views)):
-        unit, known = validation.unit_normals(raw.normals.maps[index], masks[index], where[index])
+        unit, known = validation.unit_normals(
+            raw.normals.maps[index], masks[index], where[index], checks
+        )
         if known.sum() < masks[index].sum():
             lost = int(masks[index].sum() - known.sum())
             log.info("%s: %d pixels without a normal taken out of the mask", where[index], lost)
         masks[index] = known
         normals.append(unit)
     shapes = [mask.shape for mask in masks]
-    validation.check_intrinsics(raw.intrinsics, shapes, raw.views, raw.intrinsics_sources)
-    normalisation = _normalisation(raw, masks)
+    validation.check_intrinsics(raw.intrinsics, shapes, raw.views, raw.intrinsics_sources, checks)
+    normalisation = _normalisation(raw, masks, settings.normalisation)
     capture = Capture(
         name=name,
         views=raw.views,
@@ -118,13 +123,13 @@ def assemble(raw: RawCapture, name: str) -> Capture:
         ground_truth_normals=_ground_truth_normals(raw, masks),
         ground_truth_vertices=raw.ground_truth_vertices,
         ground_truth_faces=raw.ground_truth_faces,
-        ray_distances=_ray_distances(raw, masks),
+        ray_distances=_ray_distances(raw, masks, settings.depth_init_scale),
         sizes=np.array(shapes) if len(set(shapes)) > 1 else None,
     )
-    validation.check_facing(capture, where)
-    validation.check_contours(capture, str(raw.normals.files[0].parent))
-    validation.check_poses(capture, where)
-    validation.check_ground_truth(capture, where)
+    validation.check_facing(capture, where, checks)
+    validation.check_contours(capture, str(raw.normals.files[0].parent), checks)
+    validation.check_poses(capture, where, checks)
+    validation.check_ground_truth(capture, where, checks)
     return capture
 
 
@@ -138,16 +143,20 @@ def pad(maps: Sequence[np.ndarray], fill: float | bool) -> np.ndarray:
     return stack
 
 
-def _normalisation(raw: RawCapture, masks: list[Bool[np.ndarray, "_ _"]]) -> Normalisation:
+def _normalisation(
+    raw: RawCapture, masks: list[Bool[np.ndarray, "_ _"]], settings: NormalisationSettings
+) -> Normalisation:
     """The dataset's own, else around the mesh, else around the masks; without poses, none."""
     if raw.normalisation is not None:
         return raw.normalisation
     if raw.dataset_c2w is None:
         return Normalisation(1.0, np.zeros(3))
     if raw.ground_truth_vertices is not None and raw.ground_truth_faces is not None:
-        return around_mesh(raw.ground_truth_vertices, raw.ground_truth_faces)
+        return around_mesh(raw.ground_truth_vertices, raw.ground_truth_faces, settings.mesh_margin)
     source = str(raw.camera_files[-1])
-    return around_views(raw.dataset_c2w, raw.intrinsics, masks, raw.views, source)
+    return around_views(
+        raw.dataset_c2w, raw.intrinsics, masks, raw.views, source, settings.views_margin
+    )
 
 
 def _ground_truth_normals(
@@ -167,13 +176,14 @@ def _ground_truth_normals(
 
 
 def _ray_distances(
-    raw: RawCapture, masks: Sequence[Bool[np.ndarray, "_ _"]]
+    raw: RawCapture, masks: Sequence[Bool[np.ndarray, "_ _"]], scale: float
 ) -> Float[np.ndarray, "V H W"] | None:
+    """Ray distances times `scale`, NaN outside the masks."""
     if raw.ray_distances is None:
         return None
     distances = []
     triples = zip(raw.ray_distances.maps, masks, raw.ray_distances.files, raw.views, strict=True)
     for distance, mask, file, view in triples:
         validation.check_distances(distance, mask, f"{file}: view {view}")
-        distances.append(np.where(mask, distance, np.float32(np.nan)))
+        distances.append(np.where(mask, distance * np.float32(scale), np.float32(np.nan)))
     return pad(distances, np.nan)

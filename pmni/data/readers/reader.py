@@ -12,11 +12,10 @@ class Reader:
     """One layout of dataset folders."""
 
     summary: str
-    """What the layout is, in a phrase."""
+    """The files by which the layout is known, for messages."""
     matches: Callable[[Path], bool]
-    """Whether a folder is laid out so; looks at names of files only."""
+    """Whether a folder has this layout, by the names of its files."""
     normal_sets: Callable[[Path], list[str]]
     """The normal sets in a folder, ground truth last."""
-    read: Callable[[Path, str, float], RawCapture]
-    """Reads a folder's normal set. The last argument multiplies ray distances that come with the
-    data. Raises InputError."""
+    read: Callable[[Path, str], RawCapture]
+    """Reads the named normal set of a folder. Raises InputError."""

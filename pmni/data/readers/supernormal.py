@@ -27,7 +27,7 @@ from pmni.data.readers.files import (
     Key,
     check_same_views,
     find_folder,
-    find_truth,
+    find_ground_truth,
     list_views,
     read_intrinsics,
     read_mesh,
@@ -39,7 +39,7 @@ from pmni.geometry.cameras import flip_yz
 from pmni.io.images import NORMAL_SUFFIXES, read_distances, read_mask, read_normal_map
 
 
-def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
+def read(folder: Path, normals: str) -> RawCapture:
     """Read the normal set in the subfolder `normals`. Raises InputError."""
     files = list_views(_normal_folder(folder, normals), NORMAL_SUFFIXES, "normal maps")
     keys = list(files)
@@ -48,12 +48,12 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
     check_same_views(files, mask_files, str(next(iter(mask_files.values())).parent), "mask")
 
     cameras = _read_all_cameras(folder, files, views)
-    known_c2w = cameras.c2w if cameras.known else None
-    mesh_file = find_truth(folder, "mesh_Gt.ply")
+    usable_c2w = cameras.c2w if cameras.usable else None
+    mesh_file = find_ground_truth(folder, "mesh_Gt.ply")
     mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
-        normals=_read_normals(files, normals, known_c2w),
+        normals=_read_normals(files, normals, usable_c2w),
         masks=read_maps([mask_files[key] for key in keys], views, read_mask),
         intrinsics=cameras.intrinsics,
         intrinsics_sources=(str(cameras.files[0]),) * len(views),
@@ -61,7 +61,7 @@ def read(folder: Path, normals: str, depth_init_scale: float) -> RawCapture:
         dataset_c2w=cameras.c2w,
         normalisation=cameras.normalisation,
         ground_truth_normals=_ground_truth_normals(folder, files, cameras.c2w),
-        ray_distances=_ray_distances(folder, files, depth_init_scale),
+        ray_distances=_ray_distances(folder, files),
         mesh_file=mesh_file,
         ground_truth_vertices=mesh[0],
         ground_truth_faces=mesh[1],
@@ -77,15 +77,19 @@ class _Cameras:
     intrinsics: Float[np.ndarray, "V 3 3"]
     c2w: Float[np.ndarray, "V 4 4"] | None = None
     normalisation: Normalisation | None = None
-    known: bool = False
-    """Whether the poses are beside the images, not in `gt`."""
+    usable: bool = False
+    """Whether the poses are beside the images, not in `gt`, so that world-space normals can be
+    converted with them."""
 
 
 def _read_all_cameras(folder: Path, files: dict[Key, Path], views: tuple[str, ...]) -> _Cameras:
     """`cameras_sphere.npz`, beside the images or in `gt`, and `K.txt`."""
-    cameras_file, intrinsics_file = find_truth(folder, "cameras_sphere.npz"), folder / "K.txt"
-    known = cameras_file is not None and cameras_file.parent == folder
-    if not known and not intrinsics_file.is_file():
+    cameras_file, intrinsics_file = (
+        find_ground_truth(folder, "cameras_sphere.npz"),
+        folder / "K.txt",
+    )
+    usable = cameras_file is not None and cameras_file.parent == folder
+    if not usable and not intrinsics_file.is_file():
         raise InputError(f"{folder}: holds neither cameras_sphere.npz nor K.txt")
     K_files = (intrinsics_file,) if intrinsics_file.is_file() else ()
     if cameras_file is None:
@@ -99,10 +103,10 @@ def _read_all_cameras(folder: Path, files: dict[Key, Path], views: tuple[str, ..
     c2w = np.stack([pose for _, pose in cameras])
     if K_files:
         _check_same_intrinsics(intrinsics, views, intrinsics_file, cameras_file)
-    if not known:
+    if not usable:
         intrinsics = np.tile(read_intrinsics(intrinsics_file), (len(views), 1, 1))
-    both = (cameras_file, *K_files) if known else (*K_files, cameras_file)
-    return _Cameras(both, intrinsics, c2w, normalisation, known)
+    both = (cameras_file, *K_files) if usable else (*K_files, cameras_file)
+    return _Cameras(both, intrinsics, c2w, normalisation, usable)
 
 
 def read_cameras(path: Path) -> tuple[dict[Key, Float[np.ndarray, "3 4"]], Normalisation]:
@@ -202,7 +206,7 @@ def _ground_truth_normals(
     return None
 
 
-def _ray_distances(folder: Path, views: dict[Key, Path], factor: float) -> Maps | None:
+def _ray_distances(folder: Path, views: dict[Key, Path]) -> Maps | None:
     folder = folder / "integration" / "perspective"
     if not folder.is_dir():
         return None
@@ -211,7 +215,7 @@ def _ray_distances(folder: Path, views: dict[Key, Path], factor: float) -> Maps 
     return read_maps(
         [files[key] for key in views],
         [path.stem for path in views.values()],
-        lambda path: read_distances(path) * np.float32(factor),
+        read_distances,
     )
 
 
