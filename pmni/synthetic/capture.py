@@ -24,7 +24,7 @@ from pmni.synthetic.scenes import HALF_SIDE, SCENES
 from pmni.synthetic.sensor import simulate_sensor
 from pmni.synthetic.tessellation import tessellate
 from pmni.synthetic.writer import (
-    CaptureFolder,
+    DatasetFolder,
     write_cameras,
     write_ground_truth,
     write_normals,
@@ -76,7 +76,7 @@ def synthesize(surface: Surface, settings: SynthesizeSettings, folder: Path) -> 
     c2w = c2w[order]
     check_in_view(surface.mesh.vertices, K, invert_rigid(c2w), height, width)
 
-    output = CaptureFolder(folder, views, SCENE_RADIUS * settings.radius, settings.known_poses)
+    output = DatasetFolder(folder, views, SCENE_RADIUS * settings.radius, settings.known_poses)
     depth_scales = 1 + DEPTH_SCALE_SPREAD * stream(_SCALE_STREAM).uniform(-1, 1, views)
     has_errors = settings.normal_set == "normal_camera_space_noisy"
     depths, covered, errors = [], [], []

@@ -39,7 +39,7 @@ from pmni.synthetic.rendering import View
 
 
 @dataclass(frozen=True)
-class CaptureFolder:
+class DatasetFolder:
     """Where and in which units a capture is written."""
 
     folder: Path
@@ -66,7 +66,7 @@ class CaptureFolder:
 
 
 def write_normals(
-    output: CaptureFolder,
+    output: DatasetFolder,
     view: int,
     kind: str,
     normals: Float[np.ndarray, "H W 3"],
@@ -85,7 +85,7 @@ def write_normals(
 
 
 def write_view(
-    output: CaptureFolder,
+    output: DatasetFolder,
     index: int,
     view: View,
     mask: Bool[np.ndarray, "H W"],
@@ -107,7 +107,7 @@ def write_view(
 
 
 def write_cameras(
-    output: CaptureFolder, K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "V 4 4"]
+    output: DatasetFolder, K: Float[np.ndarray, "3 3"], c2w: Float[np.ndarray, "V 4 4"]
 ) -> None:
     """`K.txt` and `cameras_sphere.npz`."""
     np.savetxt(output.folder / "K.txt", K)
@@ -121,7 +121,7 @@ def write_cameras(
 
 
 def write_ground_truth(
-    output: CaptureFolder,
+    output: DatasetFolder,
     mesh: Mesh,
     c2w: Float[np.ndarray, "V 4 4"],
     depths: Float[np.ndarray, "V H W"],
