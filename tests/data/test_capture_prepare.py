@@ -9,10 +9,14 @@ import pytest
 from fixtures.capture_files import SCALE, render, spheres, write_custom, write_supernormal
 
 from pmni.cli.main import main
+from pmni.config.capture import PrepareSettings
 from pmni.data.capture import Capture, load_capture
 from pmni.data.preview import contact_sheet, normal_colours
 from pmni.data.readers import read_capture
 from pmni.data.resize import resized
+
+SCALED = PrepareSettings(depth_init_scale=14.6)
+"""Undoes the scale of the files' ray distances."""
 
 
 def prepare(folder, layout, normals, output, *more):
@@ -80,7 +84,7 @@ def test_full_disk(tmp_path, capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory):
     folder = write_supernormal(tmp_path_factory.mktemp("in") / "ball", spheres())
-    return read_capture("supernormal", folder, "ball", "normal_camera_space_x", 14.6)[0]
+    return read_capture("supernormal", folder, "ball", "normal_camera_space_x", SCALED)[0]
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 1.5])

@@ -32,6 +32,8 @@ from pmni.errors import InputError
 from pmni.geometry.cameras import pixel_grid, ray_directions
 from pmni.io.images import read_mask, read_normal_map, write_mask, write_normal_map
 
+SCALED = PrepareSettings(depth_init_scale=14.6)
+"""Undoes the scale of the files' ray distances."""
 SHARED = Path(os.environ.get("PMNI_SHARED", Path(__file__).parents[3] / "shared"))
 
 
@@ -45,9 +47,7 @@ def assert_same_normals(capture, scene, tolerance=1e-6):
 def test_supernormal_with_cameras(tmp_path, normals):
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
-    capture, files = read_capture(
-        "supernormal", folder, "ball", normals, PrepareSettings(depth_init_scale=14.6)
-    )
+    capture, files = read_capture("supernormal", folder, "ball", normals, SCALED)
     assert capture.name == "ball"
     assert capture.views == ("00", "01", "02", "03", "04")
     assert_same_normals(capture, scene)
@@ -71,7 +71,7 @@ def test_supernormal_with_cameras(tmp_path, normals):
 def test_points_of_the_surface_project_where_their_normals_are(tmp_path):
     """Pose, intrinsics, distance and scale together: back-projection lands on the spheres."""
     folder = write_supernormal(tmp_path / "ball", spheres())
-    capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x", 14.6)
+    capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x", SCALED)
     for view in range(5):
         mask, c2w = capture.masks[view], capture.reference_c2w[view]
         rays = ray_directions(pixel_grid(*mask.shape), np.linalg.inv(capture.intrinsics[view]))
