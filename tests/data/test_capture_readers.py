@@ -1,11 +1,7 @@
 """Each dataset layout is read exactly: poses, frames of normals, intrinsics, scale, views."""
 
-import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,11 +26,10 @@ from pmni.data.readers.files import by_view, view_keys
 from pmni.data.readers.supernormal import decompose
 from pmni.errors import InputError
 from pmni.geometry.cameras import pixel_grid, ray_directions
-from pmni.io.images import read_mask, read_normal_map, write_mask, write_normal_map
+from pmni.io.images import read_normal_map, write_mask, write_normal_map
 
 SCALED = PrepareSettings(depth_init_scale=14.6)
 """Undoes the scale of the files' ray distances."""
-SHARED = Path(os.environ.get("PMNI_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def assert_same_normals(capture, scene, tolerance=1e-6):
@@ -316,37 +311,6 @@ def test_normalisation_around_views_finds_a_ball():
     same = np.tile(scene.c2w[0], (5, 1, 1))
     with pytest.raises(InputError, match=r"poses\.json: all views: the cameras all look"):
         around_views(same, intrinsics, [scene.masks[0]] * 5, "abcde", "poses.json")
-
-
-@pytest.mark.skipif(not (SHARED / "tools" / "make_scene.py").is_file(), reason="no shared tools")
-def test_capture_of_an_independent_program(tmp_path):
-    """A mesh rendered by a program that shares no code with this one."""
-    command = [sys.executable, str(SHARED / "tools" / "make_scene.py")]
-    command += [str(SHARED / "data" / "meshes" / "spot_cow.ply"), str(tmp_path / "cow")]
-    command += ["--views", "4", "--height", "64", "--width", "80", "--subdivide", "0", "--exr-half"]
-    subprocess.run([*command, "--no-verify"], check=True, capture_output=True)
-    truth = json.loads((tmp_path / "cow" / "gt" / "scene.json").read_text())
-    poses = np.array(truth["poses_c2w"])
-    poses[:, :3, 3] /= truth["scene_radius"]
-    read = {}
-    for normals in ("normal_camera_space_noisy", "normal_world_space_noisy"):
-        read[normals], _ = read_capture("supernormal", tmp_path / "cow", "cow", normals, 14.6)
-    camera, world = read.values()
-    assert np.abs(camera.reference_c2w - poses).max() < 1e-9
-    assert np.abs(camera.normals - world.normals).max() < 2e-3
-    assert camera.scale == truth["scene_radius"]
-    cosine = (camera.normals * camera.ground_truth_normals).sum(-1)[camera.masks]
-    angle = np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
-    assert angle.mean() == pytest.approx(truth["noisy_mean_error_deg"], abs=0.1)
-    depth = np.load(tmp_path / "cow" / "gt" / "depth.npz")["depth"]
-    # stored are distance / (scene radius * depth_init_scale) * (an unknown factor a view)
-    K = camera.intrinsics[0]
-    rows, columns = np.indices(depth.shape[1:])
-    slant = np.sqrt(1 + ((columns - K[0, 2]) / K[0, 0]) ** 2 + ((rows - K[1, 2]) / K[1, 1]) ** 2)
-    factors = np.array(truth["depth_scales"])[:, None, None]
-    expected = depth * slant / truth["scene_radius"] * factors
-    assert np.nanmax(np.abs(camera.ray_distances - expected)) < 1e-4
-    assert np.array_equal(read_mask(tmp_path / "cow" / "mask" / "02.png"), camera.masks[2])
 
 
 @pytest.mark.parametrize(

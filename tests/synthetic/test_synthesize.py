@@ -1,9 +1,7 @@
 """`pmni synthesize`: the folder it writes, and the errors it gives."""
 
-import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,7 +19,6 @@ SETTINGS = {
     "scene": "blob", "views": 4, "height": 64, "width": 76,
     "pose_jitter": 1.0, "normal_noise": 5.0, "seed": 7,
 }  # fmt: skip
-TOOLS = Path(os.environ.get("PMNI_SHARED", Path(__file__).parents[3] / "shared")) / "tools"
 FLIP = np.array([1, -1, -1])
 
 
@@ -209,27 +206,6 @@ class TestRuns:
         (tmp_path / "out/left.txt").write_text("from the first run")
         assert run(tmp_path / "out", **small) == 0
         assert not (tmp_path / "out/left.txt").exists()
-
-
-@pytest.mark.skipif(not (TOOLS / "make_scene.py").is_file(), reason="needs PMNI_SHARED")
-class TestIndependentReader:
-    """A program written apart from this one reads the folder back and checks it."""
-
-    @pytest.fixture
-    def make_scene(self, monkeypatch):
-        monkeypatch.syspath_prepend(str(TOOLS))
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        return importlib.import_module("make_scene")
-
-    def test_of_analytic_scenes(self, make_scene, tmp_path):
-        assert run(tmp_path / "out", height=256, width=306, views=2) == 0
-        report = make_scene.verify(str(tmp_path / "out"))
-        assert report["pose"] < 1e-9
-        assert report["K"] < 1e-6
-        assert report["reprojection_mm"] < 0.05
-        assert report["normal_frames_deg"] < 1e-3
-        assert report["finite_difference_median_deg"] < 0.1
-        assert report["noisy_mean_error_deg"] == pytest.approx(5, rel=0.01)
 
 
 class TestErrors:
