@@ -53,8 +53,8 @@ def layout_of(levels: Sequence[Level]) -> Int32[Tensor, "L 5"]:
     """The levels as kernels read them: bits of the scale (float32), resolution, entries, offset,
     and 1 if nodes are hashed."""
     scales = torch.tensor([level.scale for level in levels]).view(torch.int32)
-    rest = [(level.resolution, level.entries, level.offset, not level.dense) for level in levels]
-    return torch.cat([scales[:, None], torch.tensor(rest, dtype=torch.int32)], dim=1)
+    sizes = [(level.resolution, level.entries, level.offset, not level.dense) for level in levels]
+    return torch.cat([scales[:, None], torch.tensor(sizes, dtype=torch.int32)], dim=1)
 
 
 def runs_kernels(backend: Literal["auto", "torch", "triton"], device: torch.device) -> bool:

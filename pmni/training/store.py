@@ -1,5 +1,6 @@
 """How a training's resumable state and kept results leave the loop."""
 
+import copy
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -28,17 +29,21 @@ class TrainingStore(Protocol):
 
 
 class MemoryStore:
-    """The default store: nothing outlives the process."""
+    """The default store: the state is in memory, kept iterations are in the training's result."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] | None = None
 
     def load_state(self, device: torch.device) -> dict[str, Any] | None:
-        """No state: the training begins at its first step."""
-        return None
+        """The last saved state, on the device of its training."""
+        return self._state
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Nothing is saved."""
+        """Replace the saved state by a copy."""
+        self._state = copy.deepcopy(state)
 
     def keep(self, iteration: int, surface: TrainedSDF, poses: Poses) -> None:
-        """Nothing is written: the training's result holds all kept iterations."""
+        """Nothing: the training's result holds all kept iterations."""
 
 
 @runtime_checkable

@@ -82,24 +82,3 @@ def test_an_encoding_is_named_in_the_settings() -> None:
     assert result.final.surface(torch.rand(5, 3)).shape == (5,)
     with pytest.raises(InputError, match="unknown encoding 'wavelets'; known: hash_grid, none"):
         changed(TINY, field={"encoding": "wavelets"})
-
-
-def test_a_result_has_all_kept_iterations_and_lines_go_to_progress() -> None:
-    capture, distances = sphere_capture()
-    assert capture.reference_c2w is not None
-    lines: list[str] = []
-    result = train(
-        *(capture, distances, Poses(capture.views, capture.reference_c2w), None),
-        *(changed(TINY, steps=4, checkpoints=[2], heldout=0.1), CPU),
-        progress=lines.append,
-    )
-    assert list(result.kept) == [2, 4]
-    assert result.final is result.kept[4]
-    x = torch.rand(20, 3) - 0.5
-    assert not torch.equal(result.kept[2].surface(x), result.kept[4].surface(x))
-    assert result.kept[2].poses.information["iteration"] == 2
-    assert [row["step"] for row in result.history] == [1, 2, 3, 4]
-    assert result.selection.iteration == result.steps == 4
-    assert any(line.startswith("network fitted to the visual hull") for line in lines)
-    assert any(line.startswith("step 4/4") for line in lines)
-    assert any(line.startswith("held-out normals, degrees") for line in lines)

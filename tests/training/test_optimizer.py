@@ -31,12 +31,12 @@ def test_a_step_is_adams() -> None:
     gradients = [([0.3, -0.4], [0.1]), ([0.1, 0.2], [0.3])]
     _, field, pose = updated(gradients)
     for found, index, rate in ((field, 0, 0.05), (pose, 1, 0.01)):
-        twin = nn.Parameter(torch.ones(len(found)))
-        adam = torch.optim.Adam([twin], lr=rate)
+        expected = nn.Parameter(torch.ones(len(found)))
+        adam = torch.optim.Adam([expected], lr=rate)
         for gradient in gradients:
-            twin.grad = torch.tensor(gradient[index])
+            expected.grad = torch.tensor(gradient[index])
             adam.step()
-        torch.testing.assert_close(found, twin.detach())
+        torch.testing.assert_close(found, expected.detach())
 
 
 def test_gradients_are_clipped_each_by_its_own_limit() -> None:

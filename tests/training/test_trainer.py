@@ -100,8 +100,8 @@ def test_pose_gradient_matches_finite_differences() -> None:
     base = trainer.poses.parameters_.data.clone()
     with torch.no_grad():
         here = patch_rays(batch, trainer.poses())
-        reach, step = torch.tensor(0.09), torch.tensor(0.03)
-        planes = march(here, trainer.occupancy, reach, step, torch.full((64,), 0.5).double())
+        truncation, step = torch.tensor(0.09), torch.tensor(0.03)
+        planes = march(here, trainer.occupancy, truncation, step, torch.full((64,), 0.5).double())
     loss = loss_at(torch.zeros_like(base))
     (gradient,) = torch.autograd.grad(loss, trainer.poses.parameters_)
     for index in ((0, 0), (2, 3), (5, 4)):
