@@ -1,0 +1,1 @@
+"""Comparison of reconstructions with ground truth: protocol, metrics, tables and plots."""
