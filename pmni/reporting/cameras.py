@@ -21,7 +21,9 @@ def pose_series(run: Run, reference: Poses, iterations: Iterable[int]) -> Series
 
     The world is turned so that all rotations together come closest. Raises Unavailable.
     """
-    files = {START: run.initial_poses} | {run.name_of(step): run.poses(step) for step in iterations}
+    files = {START: run.folder.registration.poses} | {
+        run.name_of(step): run.folder.poses(step) for step in iterations
+    }
     series: Series = {}
     for place, path in files.items():
         poses = load(path, read_poses)

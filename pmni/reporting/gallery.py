@@ -53,7 +53,7 @@ class Gallery:
     problems: list[Unavailable] = field(default_factory=list)
 
 
-def input_gallery(capture: Capture, integration: Path, settings: ReportSettings) -> Gallery:
+def input_gallery(capture: Capture, ray_distances: Path, settings: ReportSettings) -> Gallery:
     """What went in: normals, masks, true normals where known, and the integrated distances."""
     crop = images.crop_to(capture.masks, settings.tile)
     masks = [crop.cut(mask) for mask in capture.masks]
@@ -74,7 +74,7 @@ def input_gallery(capture: Capture, integration: Path, settings: ReportSettings)
     ]
     problems = []
     try:
-        distances = load(integration / "ray_distance.npz", read_distances)
+        distances = load(ray_distances, read_distances)
         pictures = map(images.distance_image, map(crop.cut, distances))
         layers.append(layer("Integrated distance", pictures))
     except Unavailable as error:
@@ -122,7 +122,7 @@ def _rendered_layer(
     run: Run, step: int, capture: Capture, crop: images.Crop, settings: ReportSettings
 ) -> Layer:
     """Rendered normals of all views that have a pose."""
-    folder = run.render(step)
+    folder = run.folder.renders(step)
 
     def tile(path: Path) -> Tile:
         normals = load(path, read_normal_map)
@@ -150,9 +150,11 @@ def _error_layer(
     crop: images.Crop,
     settings: ReportSettings,
 ) -> Layer:
-    errors = load(run.errors(step), read_normal_errors)
+    errors = load(run.folder.error_maps(step), read_normal_errors)
     if errors.shape != capture.masks.shape:
-        raise Unavailable(run.errors(step), "belongs to another capture (its size differs)")
+        raise Unavailable(
+            run.folder.error_maps(step), "belongs to another capture (its size differs)"
+        )
     top = largest or 30.0
 
     def tile(pair: tuple[str, Float[np.ndarray, "H W"]]) -> Tile:

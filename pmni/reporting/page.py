@@ -176,14 +176,16 @@ def _inputs(
     context: Context, run: Run, states: dict[str, StageState]
 ) -> tuple[Panel, Capture | None]:
     capture, problems = context.attempt(
-        lambda: load(run.capture / "capture.npz", lambda path: load_capture(path.parent)),
+        lambda: load(run.capture.archive, lambda path: load_capture(path.parent)),
         run,
         states["prepare"],
     )
     if capture is None:
         return Panel(None, problems), None
     gallery, problems = context.attempt(
-        lambda: input_gallery(capture, run.integration, context.settings), run, states["prepare"]
+        lambda: input_gallery(capture, run.integration.ray_distances, context.settings),
+        run,
+        states["prepare"],
     )
     if gallery is not None:
         problems = [context.problem(error, run, "integrate") for error in gallery.problems]

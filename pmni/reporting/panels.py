@@ -183,18 +183,21 @@ def build_run(
         view.refinement = _history(
             context, run, states["refine"], add_chart,
             lambda: charts.refinement_charts(
-                load(run.refinement, lambda path: charts.read_history(path, "iteration"))
+                load(
+                    run.folder.refinement.history,
+                    lambda path: charts.read_history(path, "iteration"),
+                )
             ),
         )  # fmt: skip
     if "train" in states:
         view.training = _history(
             context, run, states["train"], add_chart,
-            lambda: charts.history_charts(load(run.history, charts.read_history)),
+            lambda: charts.history_charts(load(run.folder.training.history, charts.read_history)),
         )  # fmt: skip
 
     def gallery() -> Gallery:
         if capture is None:
-            raise Unavailable(run.capture / "capture.npz", "is needed and cannot be read")
+            raise Unavailable(run.capture.archive, "is needed and cannot be read")
         return result_gallery(run, capture, errors_top, context.settings)
 
     content, problems = context.attempt(gallery, run, states["render"])
@@ -209,7 +212,7 @@ def build_run(
 
 def evaluated(run: Run, states: dict[str, StageState]) -> StageState:
     """The state of `evaluate`: done also if only the refined surface could be evaluated."""
-    if 0 in surfaces_there(run, states) and run.metrics(0).exists():
+    if 0 in surfaces_there(run, states) and run.folder.metrics(0).exists():
         return StageState("evaluate", "done")
     return states["evaluate"]
 
@@ -293,8 +296,8 @@ def _cameras(
         panel.problems += problems
         return poses
 
-    registered = read("register", run.initial_poses)
-    refined = read("refine", run.poses(0)) if "refine" in states else None
+    registered = read("register", run.folder.registration.poses)
+    refined = read("refine", run.folder.poses(0)) if "refine" in states else None
     series: cameras.Series = {}
     if capture is not None and capture.reference_c2w is not None and registered is not None:
         reference = Poses(capture.views, capture.reference_c2w)
@@ -377,7 +380,7 @@ def errors_at_the_end(runs: list[Run]) -> list[Float[np.ndarray, "V H W"]]:
     found = []
     for run in runs:
         try:
-            found.append(load(run.errors(run.result), read_normal_errors))
+            found.append(load(run.folder.error_maps(run.result), read_normal_errors))
         except Unavailable:
             continue  # its own panel says so
     return found

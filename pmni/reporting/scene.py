@@ -89,7 +89,7 @@ def gather(capture: Capture, shown: Shown) -> Gathered:
     for run, steps in shown.items():
         cameras = found.cameras.setdefault(run.experiment.name, {})
         for step in (None, *steps):
-            path = run.initial_poses if step is None else run.poses(step)
+            path = run.folder.registration.poses if step is None else run.folder.poses(step)
             alignment = Similarity.identity()
             try:
                 poses = in_dataset(load(path, read_poses), capture)
@@ -101,7 +101,7 @@ def gather(capture: Capture, shown: Shown) -> Gathered:
             if step is None:
                 continue
             try:
-                mesh = load(run.mesh(step), _read_surface)
+                mesh = load(run.folder.mesh(step), _read_surface)
                 distances = _distances(run, step, mesh)
             except Unavailable as error:
                 found.problems.append(error)
@@ -119,8 +119,8 @@ def in_dataset(poses: Poses, capture: Capture) -> Poses:
 
 def alignment_of(run: Run, step: int | None, poses: Poses, capture: Capture) -> Similarity:
     """What moves an iteration's world onto the reference's, dataset units. Raises Unavailable."""
-    if step is not None and run.metrics(step).exists():
-        return load(run.metrics(step), read_similarity)
+    if step is not None and run.folder.metrics(step).exists():
+        return load(run.folder.metrics(step), read_similarity)
     if capture.reference_c2w is None:
         return Similarity.identity()
     reference = in_dataset(Poses(capture.views, capture.reference_c2w), capture)
@@ -142,7 +142,7 @@ def _read_surface(path: Path) -> Mesh:
 
 
 def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, " N"] | None:
-    path = run.errors(iteration)
+    path = run.folder.error_maps(iteration)
     if not path.exists():
         return None  # not evaluated: the surface is shown all the same
     distances = load(path, read_surface_distances)
@@ -243,7 +243,7 @@ def _cameras(capture: Capture, frame: Frame, found: Gathered) -> dict[str, Any]:
 def _note(run: Run, iteration: int) -> str:
     """A number to stand under a surface."""
     try:
-        value = read_json(run.metrics(iteration)).get("chamfer_mm")
+        value = read_json(run.folder.metrics(iteration)).get("chamfer_mm")
     except Unavailable:
         return ""
     return f"Chamfer {value:.3g} mm" if isinstance(value, int | float) else ""

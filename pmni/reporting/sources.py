@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pmni.config.reporting import ReportedExperiment, ReportedObject
+from pmni.runtime.layout import CaptureFolder, IntegrationFolder, ObjectFolder, Results
 
 T = TypeVar("T")
 
@@ -43,11 +44,6 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
-
-
-def stem(iteration: int) -> str:
-    """How files of an iteration are named."""
-    return f"iter_{iteration:08d}"
 
 
 @dataclass(frozen=True)
@@ -87,45 +83,19 @@ class Run:
             return self.candidates[-1]
 
     @property
-    def capture(self) -> Path:
-        """Folder of the capture."""
-        return self.results / "captures" / self.entry.name / self.normals
+    def capture(self) -> CaptureFolder:
+        """The capture."""
+        return Results(self.results).capture(self.entry.name, self.normals)
 
     @property
-    def integration(self) -> Path:
-        """Folder of the integrated ray distances."""
-        return self.results / "integration" / self.entry.name / self.normals
+    def integration(self) -> IntegrationFolder:
+        """The integrated ray distances."""
+        return Results(self.results).integration(self.entry.name, self.normals)
 
     @property
-    def folder(self) -> Path:
-        """Folder of everything the experiment made of the object."""
-        return self.results / self.experiment.name / self.entry.name
-
-    @property
-    def initial_poses(self) -> Path:
-        """The poses as registered."""
-        return self.folder / "register/initial_poses.json"
-
-    @property
-    def refinement(self) -> Path:
-        """The history of the refinement."""
-        return self.folder / "refine/history.csv"
-
-    @property
-    def selection(self) -> Path:
-        """Which iteration the training found to be the result."""
-        return self.folder / "train/selection.json"
-
-    @property
-    def history(self) -> Path:
-        """The training history."""
-        return self.folder / "train/history.csv"
-
-    def poses(self, iteration: int) -> Path:
-        """The poses at an iteration."""
-        if self.is_refined(iteration):
-            return self.folder / "refine/refined_poses.json"
-        return self.folder / f"train/poses/{stem(iteration)}.json"
+    def folder(self) -> ObjectFolder:
+        """Everything the experiment made of the object."""
+        return Results(self.results).object(self.experiment.name, self.entry.name)
 
     def is_refined(self, iteration: int) -> bool:
         """Whether the iteration is the refined surface; the others come from the training."""
@@ -140,51 +110,34 @@ class Run:
         chosen = len(self.candidates) > 1 and iteration == self.result
         return self.name_of(iteration) + (" (result)" if chosen else "")
 
-    def mesh(self, iteration: int) -> Path:
-        """The surface at an iteration."""
-        return self.folder / f"meshes/{stem(iteration)}.ply"
-
-    def render(self, iteration: int) -> Path:
-        """Folder of the rendered normals at an iteration."""
-        return self.folder / f"renders/{stem(iteration)}"
-
-    def metrics(self, iteration: int) -> Path:
-        """The numbers at an iteration."""
-        return self.folder / f"metrics/{stem(iteration)}.json"
-
-    def errors(self, iteration: int) -> Path:
-        """The error maps at an iteration."""
-        return self.folder / f"metrics/{stem(iteration)}.errors.npz"
-
     def provenance(self, stage: str) -> list[Path]:
         """The provenance files of a stage, one for each time it runs for this object."""
-        once = {
-            "prepare": self.capture / "provenance.json",
-            "integrate": self.integration / "provenance.json",
-            "register": self.folder / "register/provenance.json",
-            "refine": self.folder / "refine/provenance.json",
-            "train": self.folder / "train/provenance.json",
+        folder, steps = self.folder, self.experiment.steps
+        stages: dict[str, list[Path]] = {
+            "prepare": [self.capture.provenance],
+            "integrate": [self.integration.provenance],
+            "register": [folder.registration.provenance],
+            "refine": [folder.refinement.provenance],
+            "train": [folder.training.provenance],
+            "mesh": [folder.mesh_provenance(step) for step in steps],
+            "render": [folder.render_provenance(step) for step in self.candidates],
+            "evaluate": [folder.metrics_provenance(step) for step in steps],
         }
-        if stage in once:
-            return [once[stage]]
-        if stage == "render":
-            return [self.render(step) / "provenance.json" for step in self.candidates]
-        folder = self.folder / {"mesh": "meshes", "evaluate": "metrics"}[stage]
-        return [folder / f"{stem(step)}.provenance.json" for step in self.experiment.steps]
+        return stages[stage]
 
     def outputs(self, stage: str) -> list[Path]:
         """The files that a stage must have left behind when it has worked."""
-        steps = self.experiment.steps
-        trained = [self.poses(step) for step in steps if not self.is_refined(step)]
+        folder, steps = self.folder, self.experiment.steps
+        trained = [folder.poses(step) for step in steps if not self.is_refined(step)]
         return {
-            "prepare": [self.capture / "capture.npz"],
-            "integrate": [self.integration / "ray_distance.npz"],
-            "register": [self.initial_poses],
-            "refine": [self.refinement, self.poses(0)],
-            "train": [self.history, self.selection, *trained],
-            "mesh": [self.mesh(step) for step in steps],
-            "render": [self.render(step) for step in self.candidates],
-            "evaluate": [self.metrics(step) for step in steps],
+            "prepare": [self.capture.archive],
+            "integrate": [self.integration.ray_distances],
+            "register": [folder.registration.poses],
+            "refine": [folder.refinement.history, folder.refinement.poses],
+            "train": [folder.training.history, folder.training.selection, *trained],
+            "mesh": [folder.mesh(step) for step in steps],
+            "render": [folder.renders(step) for step in self.candidates],
+            "evaluate": [folder.metrics(step) for step in steps],
         }[stage]
 
     @property
@@ -231,7 +184,7 @@ class Selection:
 
 def read_selection(run: Run) -> Selection:
     """Which iteration the training of a run found to be the result. Raises Unavailable."""
-    return load(run.selection, lambda path: _selection(path, run.candidates))
+    return load(run.folder.training.selection, lambda path: _selection(path, run.candidates))
 
 
 def _selection(path: Path, candidates: tuple[int, ...]) -> Selection:
@@ -288,7 +241,7 @@ def surfaces_there(run: Run, states: dict[str, StageState]) -> tuple[int, ...]:
     if states["mesh"].state == "done":
         return run.experiment.steps
     refined = run.experiment.refined and states["refine"].state == "done"
-    return (0,) if refined and run.mesh(0).exists() else ()
+    return (0,) if refined and run.folder.mesh(0).exists() else ()
 
 
 def seconds_of(run: Run, stage: str) -> float | None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pmni.reporting.sources import Run, StageState, Unavailable, load, read_json
 from pmni.reporting.words import NUMBERS, Number, PoseKind, label_of, pose_kind, shown
+from pmni.runtime.layout import Results
 
 ROTATION = "rotation_error_cameras_mean_deg"
 INITIAL = "rotation_error_initial_mean_deg"
@@ -94,7 +95,7 @@ class Summary:
 
 def numbers_of(run: Run, iteration: int) -> dict[str, Any]:
     """The metrics of a run at an iteration. Raises Unavailable."""
-    return read_json(run.metrics(iteration))
+    return read_json(run.folder.metrics(iteration))
 
 
 def build_summary(
@@ -109,7 +110,7 @@ def build_summary(
     """
     problems: list[Unavailable] = []
     try:
-        benchmark = load(results / "benchmark.csv", read_benchmark)
+        benchmark = load(Results(results).benchmark, read_benchmark)
     except Unavailable as error:
         problems.append(error)
         benchmark = pd.DataFrame(columns=[*KEYS])

@@ -265,7 +265,7 @@ def finished(run: Run, *stages: str) -> None:
         touch(*run.outputs(stage), *run.provenance(stage))
     if "train" in stages:
         result = max(run.experiment.steps)
-        run.selection.write_text(f'{{"iteration": {result}}}', encoding="utf-8")
+        run.folder.training.selection.write_text(f'{{"iteration": {result}}}', encoding="utf-8")
 
 
 ALL = ("prepare", "integrate", "register", "train", "mesh", "render", "evaluate")
@@ -341,16 +341,18 @@ def test_the_refined_surface_counts_when_the_training_failed(
 def test_the_result_is_what_the_training_selected(tmp_path: Path) -> None:
     run = refined_run(tmp_path)
     assert refined_run(tmp_path, trained=False).result == 0
-    run.selection.parent.mkdir(parents=True)
+    run.folder.training.selection.parent.mkdir(parents=True)
     told = (
         '{"iteration": 0, "heldout_error_deg": {"0": 5.18, "20": 5.21}, '
         '"heldout_gain_deg": -0.03, "heldout_gain_standard_error_deg": 0.01}'
     )
-    run.selection.write_text(told, encoding="utf-8")
+    run.folder.training.selection.write_text(told, encoding="utf-8")
     assert read_selection(run) == Selection(0, {0: 5.18, 20: 5.21}, -0.03, 0.01)
     assert (run.result, run.title_of(0)) == (0, "refined (result)")
     assert (run.title_of(10), run.title_of(20)) == ("iteration 10", "iteration 20")
-    run.selection.write_text('{"iteration": 10}', encoding="utf-8")  # has not been rendered
+    run.folder.training.selection.write_text(
+        '{"iteration": 10}', encoding="utf-8"
+    )  # has not been rendered
     with pytest.raises(Unavailable, match=r"selection\.json: damaged .*iteration 10 is none of"):
         read_selection(run)
     assert run.result == 20
@@ -404,8 +406,8 @@ def test_a_damaged_provenance_only_costs_the_seconds(tmp_path: Path) -> None:
 
 
 def test_an_experiment_may_have_its_own_normals(tmp_path: Path) -> None:
-    assert run_in(tmp_path).capture == tmp_path / "captures/cat/set_a"
-    assert run_in(tmp_path, normals="set_b").capture == tmp_path / "captures/cat/set_b"
+    assert run_in(tmp_path).capture.folder == tmp_path / "captures/cat/set_a"
+    assert run_in(tmp_path, normals="set_b").capture.folder == tmp_path / "captures/cat/set_b"
 
 
 def test_reading_names_the_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
@@ -467,7 +469,7 @@ def test_a_single_number_is_not_called_the_best() -> None:
 def test_published_numbers_stand_beside_ours_and_are_never_marked(tmp_path: Path) -> None:
     run = run_in(tmp_path, "reference")
     finished(run, *ALL)
-    run.metrics(20).write_text('{"chamfer_mm": 0.5, "alignment": "icp"}', encoding="utf-8")
+    run.folder.metrics(20).write_text('{"chamfer_mm": 0.5, "alignment": "icp"}', encoding="utf-8")
     pd.DataFrame(
         {
             "dataset": ["pets", "pets", "zoo"],
@@ -494,7 +496,7 @@ def test_published_numbers_stand_beside_ours_and_are_never_marked(tmp_path: Path
 def test_a_failed_run_has_no_numbers_even_if_old_ones_lie_there(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     finished(run, *(stage for stage in ALL if stage != "train"))
-    run.metrics(20).write_text('{"chamfer_mm": 0.5}', encoding="utf-8")
+    run.folder.metrics(20).write_text('{"chamfer_mm": 0.5}', encoding="utf-8")
     summary = build_summary(tmp_path, [run], {run.key: stage_states(run)}, str)
     [row] = summary.groups[0].rows
     assert row.failed == "train"
@@ -515,10 +517,10 @@ def test_means_are_over_the_objects_that_worked_and_compare_only_if_these_are_th
             run = Run(tmp_path, entry, run.experiment.model_copy(update={"name": experiment}))
             finished(run, *ALL)
             numbers = f'{{"chamfer_mm": {chamfer * factor}, "alignment": "icp"}}'
-            run.metrics(20).write_text(numbers, encoding="utf-8")
+            run.folder.metrics(20).write_text(numbers, encoding="utf-8")
             runs.append(run)
     (tmp_path / "benchmark.csv").write_text("\n".join(lines), encoding="utf-8")
-    runs[2].history.unlink()  # cat, broken
+    runs[2].folder.training.history.unlink()  # cat, broken
     summary = build_summary(tmp_path, runs, {run.key: stage_states(run) for run in runs}, str)
     means = {row.label: row for row in summary.groups[-1].rows}
     assert list(means) == ["free", "fixed", "broken", "Full"]  # Half has no numbers
@@ -631,9 +633,9 @@ def test_a_rotation_of_the_whole_world_is_no_pose_error(tmp_path: Path) -> None:
         [np.sin(angle), np.cos(angle), 0],
         [0, 0, 1],
     ]
-    write_poses(run.initial_poses, Poses(views, world @ turned))
-    write_poses(run.poses(10), Poses(views, world @ c2w))
-    write_poses(run.poses(20), Poses(views[1:], c2w[1:]))  # one view is held out
+    write_poses(run.folder.registration.poses, Poses(views, world @ turned))
+    write_poses(run.folder.poses(10), Poses(views, world @ c2w))
+    write_poses(run.folder.poses(20), Poses(views[1:], c2w[1:]))  # one view is held out
     series = cameras.pose_series(run, Poses(views, c2w), (10, 20))
     assert list(series) == ["start", "iteration 10", "iteration 20"]
     assert max(series["iteration 10"].values()) < 1e-5
