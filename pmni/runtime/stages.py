@@ -1,4 +1,4 @@
-"""The stages of the workflow: one subcommand, one Snakemake rule, one package folder each.
+"""The stages of the workflow: one subcommand and one Snakemake rule each.
 
 Imports nothing heavy: the workflow reads the versions from here on every start.
 """
@@ -25,17 +25,17 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("fetch", "pmni.cli.fetch", 1, "download and unpack a data set"),
         Stage("synthesize", "pmni.cli.synthesize", 1, "render a capture with ground truth"),
-        Stage("prepare", "pmni.cli.prepare", 2, "read, check and normalise a capture"),
-        Stage("integrate", "pmni.cli.integrate", 2, "integrate normals to ray distances"),
-        Stage("register", "pmni.cli.register", 5, "find initial camera poses"),
-        Stage("refine", "pmni.cli.refine", 7, "refine the poses with a grid surface"),
-        Stage("train", "pmni.cli.train", 4, "optimise the surface and the poses"),
-        Stage("mesh", "pmni.cli.mesh", 2, "extract the surface of a checkpoint"),
-        Stage("render", "pmni.cli.render", 3, "render normals and depth of a checkpoint"),
-        Stage("evaluate", "pmni.cli.evaluate", 1, "compare with the ground truth"),
-        Stage("export", "pmni.cli.export", 1, "write poses for other software"),
+        Stage("prepare", "pmni.cli.prepare", 3, "read, check and normalise a capture"),
+        Stage("integrate", "pmni.cli.integrate", 3, "integrate normals to ray distances"),
+        Stage("register", "pmni.cli.register", 6, "find initial camera poses"),
+        Stage("refine", "pmni.cli.refine", 8, "refine the poses with a grid surface"),
+        Stage("train", "pmni.cli.train", 5, "optimise the surface and the poses"),
+        Stage("mesh", "pmni.cli.mesh", 3, "extract the surface of a checkpoint"),
+        Stage("render", "pmni.cli.render", 4, "render normals and depth of a checkpoint"),
+        Stage("evaluate", "pmni.cli.evaluate", 2, "compare with the ground truth"),
+        Stage("export", "pmni.cli.export", 2, "write poses for other software"),
         Stage("collect", "pmni.cli.collect", 1, "gather all metrics in one table"),
-        Stage("report", "pmni.cli.report", 2, "write the HTML report"),
+        Stage("report", "pmni.cli.report", 3, "write the HTML report"),
         Stage("study", "pmni.cli.study", 1, "tables and plots of an accuracy study"),
     )
 }
