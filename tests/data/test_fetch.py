@@ -11,6 +11,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -31,10 +32,10 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
-    def do_GET(self):
+    def do_GET(self) -> Any:
         server = self.server
         server.ranges.append(self.headers.get("Range"))
         if server.failures:
@@ -63,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(download, "RETRY_SECONDS", (0.0, 0.0))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -79,7 +80,7 @@ def server(monkeypatch):
     server.server_close()
 
 
-def make_zip(files=FILES):
+def make_zip(files: Any = FILES) -> Any:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -87,7 +88,7 @@ def make_zip(files=FILES):
     return buffer.getvalue()
 
 
-def make_tar(files=FILES, mode="w:gz"):
+def make_tar(files: Any = FILES, mode: Any = "w:gz") -> Any:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name, content in files.items():
@@ -98,10 +99,10 @@ def make_tar(files=FILES, mode="w:gz"):
 
 
 @pytest.fixture
-def project(tmp_path, server):
+def project(tmp_path: Path, server: Any) -> Any:
     """A registry with one dataset, whose archive the server has."""
 
-    def setup(content=None, name="data.zip", **changes):
+    def setup(content: Any = None, name: str = "data.zip", **changes: Any) -> Any:
         content = make_zip() if content is None else content
         server.files[name] = content
         entry = {
@@ -124,13 +125,13 @@ def project(tmp_path, server):
     return setup
 
 
-def run(project, *more):
+def run(project: Any, *more: Any) -> Any:
     registry = project.root / "registry.yaml"
     command = ["fetch", "--registry", str(registry), "--dataset", "cows"]
     return main([*command, "--output", str(project.output), *more])
 
 
-def assert_fetched(project):
+def assert_fetched(project: Any) -> None:
     found = {
         str(path.relative_to(project.output)): path.read_bytes()
         for path in project.output.rglob("*")
@@ -141,7 +142,9 @@ def assert_fetched(project):
     assert sorted(path.name for path in project.output.parent.iterdir()) == ["cows"]
 
 
-def assert_refused(project, capsys, *parts, more=()):
+def assert_refused(
+    project: Any, capsys: pytest.CaptureFixture[str], *parts: Any, more: Any = ()
+) -> Any:
     capsys.readouterr()
     assert run(project, *more) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -154,7 +157,7 @@ def assert_refused(project, capsys, *parts, more=()):
     return error
 
 
-def test_downloaded_checked_and_unpacked(project):
+def test_downloaded_checked_and_unpacked(project: Any) -> None:
     project = project()
     assert run(project) == 0
     assert_fetched(project)
@@ -164,19 +167,19 @@ def test_downloaded_checked_and_unpacked(project):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
-def test_tar_archives(project, mode):
+def test_tar_archives(project: Any, mode: Any) -> None:
     project = project(make_tar(mode=mode), name="data.tar", archive="tar")
     assert run(project) == 0
     assert_fetched(project)
 
 
-def test_everything_without_a_root(project):
+def test_everything_without_a_root(project: Any) -> None:
     project = project(root="")
     assert run(project) == 0
     assert (project.output / "data" / "other" / "readme.txt").read_bytes() == b"not wanted"
 
 
-def test_broken_connection_goes_on_at_once(project, server):
+def test_broken_connection_goes_on_at_once(project: Any, server: Any) -> None:
     project = project()
     server.breaks = [1000, 1500]
     assert run(project) == 0
@@ -184,7 +187,9 @@ def test_broken_connection_goes_on_at_once(project, server):
     assert_fetched(project)
 
 
-def test_broken_off_download_goes_on_in_the_next_run(project, server, capsys):
+def test_broken_off_download_goes_on_in_the_next_run(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = project()
     server.breaks = [1000, 1000, 1000, 1000]
     assert_refused(project, capsys, "broken off at 1000 of", "goes on from there", "--archive")
@@ -196,7 +201,7 @@ def test_broken_off_download_goes_on_in_the_next_run(project, server, capsys):
     assert_fetched(project)
 
 
-def test_server_without_ranges_starts_anew(project, server):
+def test_server_without_ranges_starts_anew(project: Any, server: Any) -> None:
     project = project()
     server.supports_ranges = False
     project.part.parent.mkdir()
@@ -206,7 +211,7 @@ def test_server_without_ranges_starts_anew(project, server):
 
 
 @pytest.mark.parametrize("known_size", [True, False])
-def test_whole_part_is_not_downloaded_again(project, server, known_size):
+def test_whole_part_is_not_downloaded_again(project: Any, server: Any, known_size: Any) -> None:
     project = project(**({} if known_size else {"size": None}))
     project.part.parent.mkdir()
     project.part.write_bytes(project.content)
@@ -216,7 +221,7 @@ def test_whole_part_is_not_downloaded_again(project, server, known_size):
 
 
 @pytest.mark.parametrize("known_size", [True, False])
-def test_part_that_is_too_long_is_dropped(project, known_size):
+def test_part_that_is_too_long_is_dropped(project: Any, known_size: Any) -> None:
     project = project(**({} if known_size else {"size": None}))
     project.part.parent.mkdir()
     project.part.write_bytes(b"x" * (len(project.content) + 7))
@@ -224,7 +229,9 @@ def test_part_that_is_too_long_is_dropped(project, known_size):
     assert_fetched(project)
 
 
-def test_busy_server_is_tried_again_and_missing_file_is_not(project, server, capsys):
+def test_busy_server_is_tried_again_and_missing_file_is_not(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = project()
     server.failures = [503, 429]
     assert run(project) == 0
@@ -239,24 +246,28 @@ def test_busy_server_is_tried_again_and_missing_file_is_not(project, server, cap
     assert len(server.ranges) == 1
 
 
-def test_no_network(project, server, capsys):
+def test_no_network(project: Any, server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     project = project(url="http://127.0.0.1:9/data.zip")
     assert_refused(project, capsys, "http://127.0.0.1:9/data.zip: cannot be downloaded", "refused")
 
 
-def test_wrong_hash_is_thrown_away(project, capsys):
+def test_wrong_hash_is_thrown_away(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     project = project(sha256="0" * 64)
     assert_refused(project, capsys, "sha256 is", "must be " + "0" * 64)
     assert not project.part.exists()
 
 
-def test_wrong_size_is_refused_before_the_download(project, server, capsys):
+def test_wrong_size_is_refused_before_the_download(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = project(size=77)
     assert_refused(project, capsys, f"has {len(project.content)} bytes", "registry says 77")
     assert not project.part.exists()
 
 
-def test_checksums_of_the_publisher(project, server, capsys):
+def test_checksums_of_the_publisher(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     setup = {"sha256": None, "size": None, "sha256sums_url": f"{server.address}/SHA256SUMS"}
     project = project(**setup)
     assert_refused(project, capsys, "SHA256SUMS: cannot be fetched", "Not Found")
@@ -272,7 +283,9 @@ def test_checksums_of_the_publisher(project, server, capsys):
     assert_fetched(project)
 
 
-def test_archive_downloaded_before(project, server, capsys):
+def test_archive_downloaded_before(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = project()
     archive = project.root / "mine.zip"
     archive.write_bytes(project.content)
@@ -290,7 +303,9 @@ def test_archive_downloaded_before(project, server, capsys):
     assert_refused(project, capsys, "gone.zip: no such file", more=("--archive", gone))
 
 
-def test_archive_downloaded_before_with_checksums_beside_it(project, server, capsys):
+def test_archive_downloaded_before_with_checksums_beside_it(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = project(sha256=None, size=None, sha256sums_url=f"{server.address}/SHA256SUMS")
     archive = project.root / "mine.zip"
     archive.write_bytes(project.content)
@@ -306,14 +321,16 @@ def test_archive_downloaded_before_with_checksums_beside_it(project, server, cap
     "name", ["../evil", "/etc/evil", "data/objects/../../../evil", "a\\..\\evil", "C:/evil"]
 )
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_paths_that_lead_out(project, capsys, name, kind):
+def test_paths_that_lead_out(
+    project: Any, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
     make = make_zip if kind == "zip" else make_tar
     project = project(make(FILES | {name: b"evil"}), name=f"data.{kind}", archive=kind)
     assert_refused(project, capsys, "leads out of its folder", name, "refused")
     assert not list(project.root.rglob("evil"))
 
 
-def test_links(project, capsys):
+def test_links(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     buffer = io.BytesIO(make_zip())
     with zipfile.ZipFile(buffer, "a") as archive:
         info = zipfile.ZipInfo("data/objects/link")
@@ -331,7 +348,7 @@ def test_links(project, capsys):
         assert_refused(broken, capsys, "holds a link or special file (data/objects/link)")
 
 
-def test_damaged_archives(project, capsys):
+def test_damaged_archives(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The registry's checksum is that of a damaged file, so that unpacking meets it."""
     content = bytearray(make_zip())
     content[content.index(b"mask/00.png") + 40] ^= 255
@@ -349,7 +366,9 @@ def test_damaged_archives(project, capsys):
     assert_refused(project(root="nowhere"), capsys, "holds nothing beneath 'nowhere'")
 
 
-def test_full_disk_while_downloading_and_unpacking(project, server, capsys, monkeypatch):
+def test_full_disk_while_downloading_and_unpacking(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = SimpleNamespace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     project = project()
@@ -358,7 +377,7 @@ def test_full_disk_while_downloading_and_unpacking(project, server, capsys, monk
     assert_refused(project, capsys, "the disk has", "unpacking needs")
     free.free = 10**9
 
-    def full(*args):
+    def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -368,11 +387,13 @@ def test_full_disk_while_downloading_and_unpacking(project, server, capsys, monk
     assert_fetched(project)
 
 
-def test_write_error_of_a_full_disk_is_not_retried(project, server, capsys, monkeypatch):
+def test_write_error_of_a_full_disk_is_not_retried(
+    project: Any, server: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = project()
     real_open = Path.open
 
-    def opened(path, *args, **kwargs):
+    def opened(path: Path, *args: Any, **kwargs: Any) -> Any:
         if path == project.part:
             return real_open(Path("/dev/full"), *args, **kwargs)
         return real_open(path, *args, **kwargs)
@@ -383,7 +404,7 @@ def test_write_error_of_a_full_disk_is_not_retried(project, server, capsys, monk
     assert len(server.ranges) == 1
 
 
-def test_unknown_dataset_and_bad_registry(project, capsys):
+def test_unknown_dataset_and_bad_registry(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     project = project()
     registry = project.root / "registry.yaml"
     output = ["--output", str(project.output)]
@@ -399,7 +420,7 @@ def test_unknown_dataset_and_bad_registry(project, capsys):
     assert_refused(project, capsys, "registry.yaml: cows: 'url'")
 
 
-def test_the_projects_own_registry():
+def test_the_projects_own_registry() -> None:
     """Every entry is complete, and has some checksum to be verified against."""
     registry = Path(__file__).parents[2] / "resources" / "registry.yaml"
     names = yaml.safe_load(registry.read_text())

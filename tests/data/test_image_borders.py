@@ -1,6 +1,8 @@
 """Objects that the border of a smaller view cuts off: what is not seen is not taken for empty."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def sphere_cut() -> Capture:
 
 
 # ------------------------------------------------------------------------------- the capture
-def test_sizes_are_kept_and_an_old_file_has_none(tmp_path):
+def test_sizes_are_kept_and_an_old_file_has_none(tmp_path: Path) -> None:
     capture = sphere_cut()
     save_capture(tmp_path / "new", capture)
     found = load_capture(tmp_path / "new")
@@ -68,7 +70,7 @@ def test_sizes_are_kept_and_an_old_file_has_none(tmp_path):
     assert old.image_sizes().tolist() == [[48, 64]] * 8
 
 
-def test_resizing_keeps_whole_pixels_of_each_image():
+def test_resizing_keeps_whole_pixels_of_each_image() -> None:
     small = resized(cut(sphere_capture(views=8)[0], {2: (47, 35)}), 0.5)
     assert small.image_sizes()[[0, 2]].tolist() == [[24, 32], [23, 17]]
     assert small.masks[0, :, 17:].any()
@@ -76,17 +78,7 @@ def test_resizing_keeps_whole_pixels_of_each_image():
 
 
 # ---------------------------------------------------------------------- contours and the hull
-def test_distances_are_from_contours_not_from_borders():
-    mask = np.zeros((1, 3, 6), bool)
-    mask[0, :2, 2:4] = True
-    sizes = np.array([[2, 4]])
-    expected = [1.5, 0.5, -0.5, -1.5, -1.5, -1.5]  # the last two as at the border
-    assert signed_distances(mask, sizes)[0].tolist() == [expected] * 3
-    assert signed_distances(mask)[0, 0].tolist() == [1.5, 0.5, -0.5, -0.5, 0.5, 1.5]
-    assert (signed_distances(np.ones((1, 2, 3), bool)) < -3).all()
-
-
-def test_a_cut_is_no_contour():
+def test_a_cut_is_no_contour() -> None:
     capture = sphere_cut()
     found, padded = (observations_of(c) for c in (capture, replace(capture, sizes=None)))
     rows = slice(int(found.first_contour_point[2]), int(found.first_contour_point[3]))
@@ -96,7 +88,7 @@ def test_a_cut_is_no_contour():
     assert len(padded.contour) > len(found.contour)
 
 
-def test_a_view_without_a_contour_has_no_residuals_of_one():
+def test_a_view_without_a_contour_has_no_residuals_of_one() -> None:
     capture, _ = sphere_capture(views=8)
     masks = capture.masks.copy()
     masks[7] = True
@@ -110,7 +102,7 @@ def test_a_view_without_a_contour_has_no_residuals_of_one():
     assert valid.sum(1).tolist() == [50] * 7 + [0]
 
 
-def test_what_only_a_cut_view_does_not_show_stays_in_the_hull():
+def test_what_only_a_cut_view_does_not_show_stays_in_the_hull() -> None:
     capture = sphere_cut()
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
@@ -126,7 +118,7 @@ def test_what_only_a_cut_view_does_not_show_stays_in_the_hull():
     assert (visual_hulls(padded, K, c2w, 33, 0)[0][inside] > 0).any()
 
 
-def test_what_no_view_shows_is_outside_the_hull():
+def test_what_no_view_shows_is_outside_the_hull() -> None:
     capture = cut(sphere_capture(views=8)[0], dict.fromkeys(range(8), (24, 64)))
     c2w = torch.tensor(capture.reference_c2w, dtype=torch.float32)
     K = torch.tensor(capture.intrinsics, dtype=torch.float32)
@@ -144,7 +136,7 @@ def test_what_no_view_shows_is_outside_the_hull():
 
 
 # ------------------------------------------------------------------------------- refinement
-def test_a_cut_view_does_no_harm_to_poses_and_surface():
+def test_a_cut_view_does_no_harm_to_poses_and_surface() -> None:
     capture, mesh = blob()
     smaller = cut(capture, {3: (52, 60)})
     assert smaller.masks[3].sum() < 0.75 * capture.masks[3].sum()
@@ -156,7 +148,7 @@ def test_a_cut_view_does_no_harm_to_poses_and_surface():
 
 
 # --------------------------------------------------------------------------------- training
-def test_patches_keep_within_each_image():
+def test_patches_keep_within_each_image() -> None:
     capture = sphere_cut()
     distances = np.zeros(capture.masks.shape, np.float32)
     views = Views.of(capture, distances)
@@ -169,7 +161,7 @@ def test_patches_keep_within_each_image():
 
 
 # ----------------------------------------------------------------------------- registration
-def test_the_search_takes_what_is_beyond_the_border_for_unknown():
+def test_the_search_takes_what_is_beyond_the_border_for_unknown() -> None:
     capture, distances = near_duck()
     box = np.argwhere(capture.masks[1])
     right = int(np.quantile(box[:, 1], 0.7))
@@ -202,7 +194,7 @@ def test_the_search_takes_what_is_beyond_the_border_for_unknown():
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_the_views_of_the_search_become_a_capture_with_sizes(flipped):
+def test_the_views_of_the_search_become_a_capture_with_sizes(flipped: Any) -> None:
     """Also where the border cuts the object on the left, so that the view has to be moved."""
     capture, distances = near_duck()
     if flipped:  # turned by half a turn in the image
@@ -236,7 +228,7 @@ def test_the_views_of_the_search_become_a_capture_with_sizes(flipped):
     np.testing.assert_allclose(np.linalg.solve(small.intrinsics[1], [column, row, 1.0]), there)
 
 
-def test_an_object_that_fills_all_images_is_one_line():
+def test_an_object_that_fills_all_images_is_one_line() -> None:
     capture, _ = sphere_capture(views=8)
     normals = np.broadcast_to(np.float32([0, 0, -1]), capture.normals.shape).copy()
     full = replace(capture, masks=np.ones_like(capture.masks), normals=normals)

@@ -1,6 +1,5 @@
 """Visual hulls of masks, tolerant of views that are wrong."""
 
-import numpy as np
 import torch
 from fixtures.training import sphere_capture
 
@@ -8,12 +7,6 @@ from pmni.data.views import Views
 from pmni.geometry.silhouettes import signed_distances
 from pmni.sdf.grid import grid_nodes
 from pmni.sdf.visual_hull import visual_hulls
-
-
-def test_contour_lies_halfway_between_pixels() -> None:
-    mask = np.zeros((5, 7), bool)
-    mask[:, 3:] = True
-    assert signed_distances(mask[None])[0, 2].tolist() == [2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
 
 
 def test_hull_of_a_sphere_is_nearly_the_sphere_and_tolerates_a_bad_view() -> None:

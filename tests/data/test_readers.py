@@ -1,9 +1,10 @@
-"""Each dataset layout is read exactly: poses, frames of normals, intrinsics, scale, views."""
+"""Readers of all layouts, on one scene."""
 
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from scipy.io import loadmat, savemat
 
 from pmni.config.capture import PrepareSettings
 from pmni.data.capture import Capture
-from pmni.data.normalisation import around_mesh, around_views
 from pmni.data.readers import detect_layout, read_capture
 from pmni.data.readers.files import by_view, view_keys
 from pmni.data.readers.supernormal import decompose
@@ -32,14 +32,14 @@ SCALED = PrepareSettings(depth_init_scale=14.6)
 """Undoes the scale of the files' ray distances."""
 
 
-def assert_same_normals(capture, scene, tolerance=1e-6):
+def assert_same_normals(capture: Capture, scene: Any, tolerance: Any = 1e-6) -> None:
     assert np.array_equal(capture.masks, scene.masks)
     assert np.abs(capture.normals - scene.normals).max() < tolerance
     assert not capture.normals[~capture.masks].any()
 
 
 @pytest.mark.parametrize("normals", ["normal_camera_space_x", "normal_world_space_x"])
-def test_supernormal_with_cameras(tmp_path, normals):
+def test_supernormal_with_cameras(tmp_path: Path, normals: Any) -> None:
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
     capture, files = read_capture("supernormal", folder, "ball", normals, SCALED)
@@ -63,7 +63,7 @@ def test_supernormal_with_cameras(tmp_path, normals):
     assert len(files) == 4 * 5 + 3
 
 
-def test_points_of_the_surface_project_where_their_normals_are(tmp_path):
+def test_points_of_the_surface_project_where_their_normals_are(tmp_path: Path) -> None:
     """Pose, intrinsics, distance and scale together: back-projection lands on the spheres."""
     folder = write_supernormal(tmp_path / "ball", spheres())
     capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x", SCALED)
@@ -80,7 +80,7 @@ def test_points_of_the_surface_project_where_their_normals_are(tmp_path):
         assert np.abs(normals - outward).max() < 1e-4
 
 
-def test_supernormal_without_cameras_has_no_poses(tmp_path):
+def test_supernormal_without_cameras_has_no_poses(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene, cameras=False)
     capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x")
@@ -93,7 +93,7 @@ def test_supernormal_without_cameras_has_no_poses(tmp_path):
         read_capture("supernormal", folder, "ball", "normal_world_space_x")
 
 
-def test_world_space_truth_and_other_spellings(tmp_path):
+def test_world_space_truth_and_other_spellings(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
     for file in (folder / "normal_camera_space_GT").iterdir():
@@ -107,7 +107,7 @@ def test_world_space_truth_and_other_spellings(tmp_path):
     assert len(capture.ground_truth_faces) == len(scene.mesh.faces)
 
 
-def test_views_are_matched_by_number_and_ordered(tmp_path):
+def test_views_are_matched_by_number_and_ordered(tmp_path: Path) -> None:
     """Normals 8..12, masks m8..m12 (unpadded), cameras world_mat_8..12."""
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
@@ -127,7 +127,7 @@ def test_views_are_matched_by_number_and_ordered(tmp_path):
     assert np.abs(capture.reference_c2w - scene.normalised_c2w).max() < 1e-10
 
 
-def test_projection_matrices_of_any_factor(tmp_path):
+def test_projection_matrices_of_any_factor(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_supernormal(tmp_path / "ball", scene)
     with np.load(folder / "cameras_sphere.npz") as archive:
@@ -139,7 +139,7 @@ def test_projection_matrices_of_any_factor(tmp_path):
     assert np.abs(capture.reference_c2w - scene.normalised_c2w).max() < 1e-10
 
 
-def test_decomposition_by_hand():
+def test_decomposition_by_hand() -> None:
     """P = K [R | t] with a quarter turn about z; centre = -R^T t."""
     K = np.array([[200.0, 0, 50], [0, 100, 40], [0, 0, 1]])
     R = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -151,7 +151,7 @@ def test_decomposition_by_hand():
 
 
 @pytest.mark.parametrize("with_mesh", [True, False])
-def test_diligent_mv(tmp_path, with_mesh):
+def test_diligent_mv(tmp_path: Path, with_mesh: Any) -> None:
     scene = spheres()
     folder = write_diligent(tmp_path / "ballPNG", scene, mesh=with_mesh)
     capture, files = read_capture("diligent_mv", folder, "ball", "Normal_gt")
@@ -171,7 +171,7 @@ def test_diligent_mv(tmp_path, with_mesh):
     assert "view_03/Normal_gt.mat" in files
 
 
-def test_diligent_mv_other_normals_and_common_mask_folder(tmp_path):
+def test_diligent_mv_other_normals_and_common_mask_folder(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_diligent(tmp_path / "ballPNG", scene)
     (folder / "mask").mkdir()
@@ -184,7 +184,9 @@ def test_diligent_mv_other_normals_and_common_mask_folder(tmp_path):
     assert {"view_01/ps.exr", "view_01/Normal_gt.mat", "mask/01.png"} <= set(files)
 
 
-def test_diligent_mv_holes_in_masks_are_filled_where_there_are_normals(tmp_path, caplog):
+def test_diligent_mv_holes_in_masks_are_filled_where_there_are_normals(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A hole with normals is a fault of the mask; one without is a gap in the object."""
     scene = spheres()
     folder = write_diligent(tmp_path / "bearPNG", scene)
@@ -207,7 +209,7 @@ def test_diligent_mv_holes_in_masks_are_filled_where_there_are_normals(tmp_path,
 
 
 @pytest.mark.parametrize("suffix", [".exr", ".png", ".npy"])
-def test_own_object_without_poses(tmp_path, suffix):
+def test_own_object_without_poses(tmp_path: Path, suffix: str) -> None:
     scene = spheres()
     folder = write_custom(tmp_path / "cup", scene, suffix)
     capture, _ = read_capture("custom", folder, "cup", "ps")
@@ -218,7 +220,7 @@ def test_own_object_without_poses(tmp_path, suffix):
     assert capture.scale == 1
 
 
-def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path):
+def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_custom(tmp_path / "cup", scene, poses=True)
     (folder / "K.txt").unlink()
@@ -237,7 +239,7 @@ def test_own_object_with_poses_and_an_intrinsic_matrix_each(tmp_path):
     assert {"poses.json", "K/shot4.txt"} <= set(files)
 
 
-def test_views_of_different_sizes_are_padded(tmp_path):
+def test_views_of_different_sizes_are_padded(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_custom(tmp_path / "cup", scene)
     rows = slice(0, np.flatnonzero(scene.masks[1].any(1))[-1] + 2)
@@ -251,7 +253,9 @@ def test_views_of_different_sizes_are_padded(tmp_path):
     assert np.array_equal(capture.sizes, sizes)
 
 
-def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(tmp_path, caplog):
+def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     scene = spheres()
     folder = write_custom(tmp_path / "cup", scene)
     normals = read_normal_map(folder / "ps" / "shot3.exr") * 0.97
@@ -267,7 +271,7 @@ def test_lengths_near_one_are_made_one_and_a_few_holes_leave_the_mask(tmp_path, 
     assert "view shot3: 1 pixels without a normal taken out" in caplog.text
 
 
-def test_normal_maps_that_go_on_outside_the_masks(tmp_path):
+def test_normal_maps_that_go_on_outside_the_masks(tmp_path: Path) -> None:
     scene = spheres()
     folder = write_custom(tmp_path / "cup", scene)
     for i in range(5):
@@ -277,7 +281,7 @@ def test_normal_maps_that_go_on_outside_the_masks(tmp_path):
     assert_same_normals(capture, scene)
 
 
-def test_view_keys():
+def test_view_keys() -> None:
     assert view_keys(["00", "1", "012"]) == [0, 1, 12]
     assert view_keys(["view_01_n", "view_02_n"]) == [1, 2]
     assert view_keys(["pot2_01", "pot2_10"]) == [1, 10]
@@ -287,30 +291,6 @@ def test_view_keys():
     assert [path.stem for path in by_view(files).values()] == ["9", "10", "100"]
     with pytest.raises(InputError, match=r"1\.png: view 1 is there twice \(also as 01\.png\)"):
         by_view([Path("x/1.png"), Path("x/01.png")])
-
-
-def test_normalisation_around_a_mesh():
-    """A box of half sides 3, 4, 12 (diagonal 13) about (1, 2, 3); one stray vertex, unused."""
-    corners = np.array([[x, y, z] for x in (-3, 3) for y in (-4, 4) for z in (-12, 12)], float)
-    centre = np.array([1.0, 2, 3])
-    vertices = np.vstack([corners + centre, [[1000, 0, 0]]])
-    faces = np.array([[0, 1, 2], [3, 4, 5], [5, 6, 7]])
-    sphere = around_mesh(vertices, faces)
-    assert np.allclose(sphere.offset, centre)
-    assert sphere.scale == pytest.approx(1.1 * 13)
-
-
-def test_normalisation_around_views_finds_a_ball():
-    """Cameras around a ball whose image is in the middle of none of them."""
-    scene = spheres()
-    intrinsics = np.tile(scene.K, (5, 1, 1))
-    sphere = around_views(scene.c2w, intrinsics, list(scene.masks), "abcde", "poses.json")
-    points = np.array(scene.mesh.vertices)
-    assert np.linalg.norm(points - sphere.offset, axis=1).max() < sphere.scale
-    assert sphere.scale < 1.5 * np.ptp(points, axis=0).max() / 2
-    same = np.tile(scene.c2w[0], (5, 1, 1))
-    with pytest.raises(InputError, match=r"poses\.json: all views: the cameras all look"):
-        around_views(same, intrinsics, [scene.masks[0]] * 5, "abcde", "poses.json")
 
 
 @pytest.mark.parametrize(

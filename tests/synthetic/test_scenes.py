@@ -34,7 +34,7 @@ def on_surface(name: str, count: int, seed: int) -> np.ndarray:
 
 class TestMesh:
     @every_scene
-    def test_is_one_closed_piece_of_the_size_asked_for(self, name):
+    def test_is_one_closed_piece_of_the_size_asked_for(self, name: str) -> None:
         mesh = solid(name).mesh
         surface = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
         assert surface.is_watertight
@@ -46,7 +46,7 @@ class TestMesh:
         np.testing.assert_allclose(mesh.vertices.min(0), -mesh.vertices.max(0), atol=1e-9)
 
     @every_scene
-    def test_has_its_vertices_and_normals_on_the_exact_surface(self, name):
+    def test_has_its_vertices_and_normals_on_the_exact_surface(self, name: str) -> None:
         shape, mesh = solid(name).shape, solid(name).mesh
         assert np.abs(shape(mesh.vertices)).max() < 1e-7
         outside = shape(mesh.vertices + 1e-3 * mesh.normals)
@@ -56,14 +56,14 @@ class TestMesh:
         np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1, atol=1e-12)
 
     @every_scene
-    def test_is_close_to_the_exact_surface_between_vertices(self, name):
+    def test_is_close_to_the_exact_surface_between_vertices(self, name: str) -> None:
         shape = solid(name).shape
         points = on_surface(name, 5000, 0)
         slope = np.linalg.norm(shape.gradient(points), axis=1)
         distance = np.abs(shape(points)) / np.maximum(slope, 0.3)
         assert distance.mean() < 0.02
 
-    def test_halves_its_error_with_twice_the_triangles(self):
+    def test_halves_its_error_with_twice_the_triangles(self) -> None:
         def error(faces: int) -> float:
             fine = tessellate(SCENES["blob"](), HALF_SIDE, faces).scaled_to(RADIUS)
             return float(np.abs(fine.shape(fine.mesh.vertices[fine.mesh.faces].mean(1))).mean())
@@ -73,7 +73,7 @@ class TestMesh:
 
 class TestShape:
     @every_scene
-    def test_keeps_its_lipschitz_bound_at_the_surface(self, name):
+    def test_keeps_its_lipschitz_bound_at_the_surface(self, name: str) -> None:
         """There the relief is, and there the bound matters."""
         shape = solid(name).shape
         rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ class TestShape:
         assert slope > 0.6 * shape.lipschitz  # or tracing is slow for nothing
 
     @every_scene
-    def test_lies_well_inside_its_cube(self, name):
+    def test_lies_well_inside_its_cube(self, name: str) -> None:
         side = np.linspace(-HALF_SIDE, HALF_SIDE, 40)
         grid = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
         shape = SCENES[name]()
@@ -93,7 +93,7 @@ class TestShape:
                 assert shape(np.insert(grid, axis, end, axis=1)).min() > 0.1
 
     @every_scene
-    def test_looks_different_from_every_side(self, name):
+    def test_looks_different_from_every_side(self, name: str) -> None:
         """Turned about the vertical or mirrored, the surface is somewhere else: by millimetres,
         or for the pot, which is nearly a body of revolution, by its relief and its handle."""
         shape, points = solid(name).shape, on_surface(name, 2000, 2)
@@ -106,7 +106,7 @@ class TestShape:
         else:
             assert min(apart) > 1.0
 
-    def test_of_the_heron_has_thin_parts(self):
+    def test_of_the_heron_has_thin_parts(self) -> None:
         """A good part of its surface is within a few millimetres of the other side."""
 
         def thin(name: str) -> float:
@@ -116,7 +116,7 @@ class TestShape:
         assert thin("heron") > 0.12
         assert thin("blob") == 0
 
-    def test_of_the_shell_is_concave(self):
+    def test_of_the_shell_is_concave(self) -> None:
         """Little of its convex hull is filled."""
         mesh = trimesh.Trimesh(solid("shell").mesh.vertices, solid("shell").mesh.faces)
         assert mesh.volume < 0.25 * mesh.convex_hull.volume
@@ -124,7 +124,7 @@ class TestShape:
 
 class TestRays:
     @every_scene
-    def test_find_the_first_crossing(self, name):
+    def test_find_the_first_crossing(self, name: str) -> None:
         """Against values at 2,000 places along each ray."""
         shape = solid(name).shape
         rng = np.random.default_rng(4)
@@ -146,7 +146,7 @@ class TestRays:
         assert shape(places.reshape(-1, 3)).min() > -1e-4
 
     @every_scene
-    def test_see_what_a_ray_tracer_sees_of_the_mesh(self, name):
+    def test_see_what_a_ray_tracer_sees_of_the_mesh(self, name: str) -> None:
         """Same masks but for pixels on an edge, same distances and normals: no holes, no ghosts."""
         K, c2w = (
             intrinsics(112, 134),
@@ -170,7 +170,7 @@ class TestRays:
             assert np.quantile(apart, 0.97) < 0.3
             assert np.median(angle) < 0.5
 
-    def test_agree_with_normals_from_finite_differences(self):
+    def test_agree_with_normals_from_finite_differences(self) -> None:
         """On the smooth scene: the plane through neighbouring points is the tangent plane."""
         K, c2w = (
             intrinsics(512, 612),

@@ -1,5 +1,7 @@
 """Solids made of formulas: values worked out by hand, and the promised Lipschitz bounds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +47,7 @@ SHAPES = {
 
 
 class TestValues:
-    def test_distances_by_hand(self):
+    def test_distances_by_hand(self) -> None:
         assert value(shapes.sphere((0, 0, 1), 0.5), 3, 0, 5) == pytest.approx(4.5)
         assert value(shapes.half_space((0, 0, 2), 0.5), 7, 7, 2) == pytest.approx(1.5)
         assert value(shapes.torus(1.0, 2.0, 0.5), 0, 5, 5) == pytest.approx(4.5)
@@ -55,7 +57,7 @@ class TestValues:
         cone = shapes.capsule((0, 0, 0), (2, 0, 0), 0.5, 0.1)
         assert value(cone, 1, 3, 0) == pytest.approx(3 - 0.3)
 
-    def test_disc_and_box_by_hand(self):
+    def test_disc_and_box_by_hand(self) -> None:
         disc = shapes.cylinder(-1.0, 1.0, 2.0, 0.25)
         assert value(disc, 0, 5, 0) == pytest.approx(3)
         assert value(disc, 0, 0, 3) == pytest.approx(2)
@@ -67,17 +69,17 @@ class TestValues:
         assert value(box, 0, 0, 0) == pytest.approx(-1)
         assert value(box, 0.5 + 2, 1.5 + 3, 2.5 + 6) == pytest.approx(7 - 0.5)
 
-    def test_smooth_minimum(self):
+    def test_smooth_minimum(self) -> None:
         one, two = np.array([0.3]), np.array([0.5])
         assert shapes.smooth_minimum(one, two, 0.1)[0] == pytest.approx(0.3)  # too far apart
         assert shapes.smooth_minimum(one, one, 0.6)[0] == pytest.approx(0.3 - 0.6 / 6)
         assert shapes.smooth_minimum(one, two, 0.4)[0] == pytest.approx(0.3 - 0.5**3 * 0.4 / 6)
 
-    def test_balls_that_coincide_swell_by_the_logarithm_of_their_number(self):
+    def test_balls_that_coincide_swell_by_the_logarithm_of_their_number(self) -> None:
         three = shapes.spheres(np.zeros((3, 3)), np.full(3, 0.2), 0.1)
         assert value(three, 0, 1, 0) == pytest.approx(0.8 - 0.1 * np.log(3))
 
-    def test_operations_by_hand(self):
+    def test_operations_by_hand(self) -> None:
         left, right = shapes.half_space((1, 0, 0), 1.0), shapes.half_space((0, 1, 0), 1.0)
         assert value(shapes.union(left, right, blend=0.1), 3, 5, 0) == pytest.approx(2)
         assert value(shapes.intersection(left, right, blend=0.1), 3, 5, 0) == pytest.approx(4)
@@ -87,7 +89,7 @@ class TestValues:
         raised = shapes.displaced(left, lambda x, y, z: 0 * x + 0.25, 0.0)
         assert value(raised, 3, 0, 0) == pytest.approx(1.75)
 
-    def test_transforms_by_hand(self):
+    def test_transforms_by_hand(self) -> None:
         ball = shapes.sphere((1, 0, 0), 0.5)
         turned = shapes.transformed(ball, (0, 0, 2), shapes.rotation((0, 0, 1), 90))
         assert value(turned, 0, 1, 2) == pytest.approx(-0.5)
@@ -98,7 +100,7 @@ class TestValues:
         assert value(flat, 0, 0, 0.5) == pytest.approx(0)
         assert value(flat, 1, 0, 0) == pytest.approx(0)
 
-    def test_many_points_are_evaluated_in_their_order(self):
+    def test_many_points_are_evaluated_in_their_order(self) -> None:
         points = np.random.default_rng(0).normal(size=(5001, 3))
         expected = np.linalg.norm(points - [0.1, 0, -0.2], axis=1) - 0.4
         np.testing.assert_allclose(BALL(points), expected, atol=1e-14)
@@ -106,14 +108,14 @@ class TestValues:
 
 
 class TestGradients:
-    def test_of_a_ball(self):
+    def test_of_a_ball(self) -> None:
         points = np.random.default_rng(1).normal(size=(100, 3))
         np.testing.assert_allclose(
             BALL.gradient(points), shapes.normalised(points - [0.1, 0, -0.2]), atol=1e-9
         )
 
     @pytest.mark.parametrize("name", SCENES)
-    def test_of_scenes_are_exact_to_a_microradian(self, name):
+    def test_of_scenes_are_exact_to_a_microradian(self, name: str) -> None:
         """Against fourth-order differences, which are as good with steps a hundred times wider."""
         shape = SCENES[name]()
         points = np.random.default_rng(2).uniform(-0.6, 0.6, (1000, 3))
@@ -130,7 +132,7 @@ class TestGradients:
 
 class TestLeavingOutFarParts:
     @pytest.mark.parametrize("name", [name for name in SHAPES if SHAPES[name].bounding_sphere])
-    def test_shapes_lie_within_their_balls(self, name):
+    def test_shapes_lie_within_their_balls(self, name: str) -> None:
         """Everywhere: the value is at least the distance to the ball."""
         shape, (centre, radius) = SHAPES[name], SHAPES[name].bounding_sphere
         for spread in (0.3, 1.0, 10.0):
@@ -138,11 +140,11 @@ class TestLeavingOutFarParts:
             bound = np.linalg.norm(points - centre, axis=1) - radius
             assert (shape(points) - bound).min() > -1e-12
 
-    def test_these_shapes_have_balls(self):
+    def test_these_shapes_have_balls(self) -> None:
         having = {name for name in SHAPES if SHAPES[name].bounding_sphere}
         assert having == {"ball", "balls", "limbs", "rod", "blended", "intersection", "difference"}
 
-    def test_changes_nothing(self):
+    def test_changes_nothing(self) -> None:
         """Near, far, and where a part is evaluated for some of the points only."""
         parts = [some_limbs(), SHAPES["balls"], shapes.transformed(BALL, (0.5, 0, 0)), BALL]
         points = np.random.default_rng(4).uniform(-1.2, 1.2, (4000, 3))
@@ -158,22 +160,22 @@ class TestLipschitzBounds:
     @pytest.mark.parametrize("name", SHAPES)
     @settings(max_examples=30, deadline=None)
     @given(seed=st.integers(0, 10**6), distance=st.floats(1e-4, 1.0))
-    def test_of_shapes(self, name, seed, distance):
+    def test_of_shapes(self, name: str, seed: Any, distance: Any) -> None:
         assert largest_slope(SHAPES[name], seed, distance, 100) <= 1 + 1e-9
 
     @pytest.mark.parametrize("name", SCENES)
     @settings(max_examples=10, deadline=None)
     @given(seed=st.integers(0, 10**6), distance=st.sampled_from([1e-4, 1e-3, 0.01, 0.1, 1.0]))
-    def test_of_scenes(self, name, seed, distance):
+    def test_of_scenes(self, name: str, seed: Any, distance: Any) -> None:
         assert largest_slope(SCENES[name](), seed, distance, 2000) <= 1 + 1e-9
 
-    def test_are_tight_for_distances(self):
+    def test_are_tight_for_distances(self) -> None:
         for name in ("ball", "rod", "ring", "disc", "box", "half_space"):
             assert SHAPES[name].lipschitz == 1
             assert largest_slope(SHAPES[name], 0, 1e-3, 1000) > 0.99
         assert SHAPES["scaled"].lipschitz == WAVES.lipschitz == 1.5
 
-    def test_taper_of_rods_counts(self):
+    def test_taper_of_rods_counts(self) -> None:
         cone = shapes.capsule((0, 0, 0), (0.3, 0, 0), 0.5, 0.1)
         assert cone.lipschitz == pytest.approx(5 / 3)
         assert largest_slope(cone, 0, 1e-3, 5000) > 0.95

@@ -1,5 +1,8 @@
 """Normal maps and masks on disk."""
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -9,13 +12,15 @@ from pmni.io.images import read_distances, read_mask, read_normal_map, write_mas
 
 
 @pytest.fixture
-def normals():
+def normals() -> Any:
     vectors = np.random.default_rng(0).normal(size=(7, 9, 3))
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("suffix", "error"), [(".exr", 0.0), (".npy", 0.0), (".png", 1.0 / 65535)])
-def test_normal_maps_come_back_in_the_order_of_their_axes(tmp_path, normals, suffix, error):
+def test_normal_maps_come_back_in_the_order_of_their_axes(
+    tmp_path: Path, normals: Any, suffix: str, error: Any
+) -> None:
     path = tmp_path / f"n{suffix}"
     write_normal_map(path, normals)
     read = read_normal_map(path)
@@ -23,19 +28,19 @@ def test_normal_maps_come_back_in_the_order_of_their_axes(tmp_path, normals, suf
     assert np.abs(read - normals).max() <= error * 1.01
 
 
-def test_half_float_exr(tmp_path, normals):
+def test_half_float_exr(tmp_path: Path, normals: Any) -> None:
     write_normal_map(tmp_path / "n.exr", normals, half=True)
     error = np.abs(read_normal_map(tmp_path / "n.exr") - normals).max()
     assert 0 < error < 5e-4
 
 
-def test_png_values_by_hand(tmp_path):
+def test_png_values_by_hand(tmp_path: Path) -> None:
     """A 16-bit pixel (r, g, b) = (65535, 0, 32768) is n = (1, -1, 1/65535)."""
     cv2.imwrite(str(tmp_path / "n.png"), np.array([[[32768, 0, 65535]]], np.uint16))
     assert read_normal_map(tmp_path / "n.png")[0, 0] == pytest.approx([1, -1, 1 / 65535], abs=1e-7)
 
 
-def test_exr_with_alpha_and_with_a_layer_name(tmp_path, normals):
+def test_exr_with_alpha_and_with_a_layer_name(tmp_path: Path, normals: Any) -> None:
     import pyexr
 
     with_alpha = np.concatenate([normals, np.ones((7, 9, 1), np.float32)], -1)
@@ -48,7 +53,7 @@ def test_exr_with_alpha_and_with_a_layer_name(tmp_path, normals):
 
 
 @pytest.mark.parametrize("make", ["grey", "colour", "ones", "sixteen"])
-def test_masks_of_every_kind(tmp_path, make):
+def test_masks_of_every_kind(tmp_path: Path, make: str) -> None:
     mask = np.random.default_rng(0).random((6, 8)) > 0.5
     image = {
         "grey": mask * np.uint8(255),
@@ -60,7 +65,7 @@ def test_masks_of_every_kind(tmp_path, make):
     assert np.array_equal(read_mask(tmp_path / "m.png"), mask)
 
 
-def test_mask_round_trip_and_antialiased_edge(tmp_path):
+def test_mask_round_trip_and_antialiased_edge(tmp_path: Path) -> None:
     mask = np.array([[True, False], [False, True]])
     write_mask(tmp_path / "m.png", mask)
     assert np.array_equal(read_mask(tmp_path / "m.png"), mask)
@@ -70,7 +75,7 @@ def test_mask_round_trip_and_antialiased_edge(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".exr", ".png", ".npy"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
-def test_truncated_files_are_named(tmp_path, suffix, kept):
+def test_truncated_files_are_named(tmp_path: Path, suffix: str, kept: Any) -> None:
     normals = np.random.default_rng(0).normal(size=(64, 48, 3)).clip(-1, 1)
     path = tmp_path / f"03{suffix}"
     write_normal_map(path, normals)
@@ -79,7 +84,7 @@ def test_truncated_files_are_named(tmp_path, suffix, kept):
         read_normal_map(path)
 
 
-def test_flipped_bit_in_a_png_is_found(tmp_path):
+def test_flipped_bit_in_a_png_is_found(tmp_path: Path) -> None:
     write_mask(tmp_path / "m.png", np.ones((8, 8), bool))
     content = bytearray((tmp_path / "m.png").read_bytes())
     content[-20] ^= 4
@@ -88,7 +93,7 @@ def test_flipped_bit_in_a_png_is_found(tmp_path):
         read_mask(tmp_path / "m.png")
 
 
-def test_files_of_the_wrong_kind(tmp_path):
+def test_files_of_the_wrong_kind(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "8bit.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match=r"8bit\.png: is an 8-bit PNG"):
         read_normal_map(tmp_path / "8bit.png")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ SET = "normal_camera_space_x"
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("pristine")
     write_supernormal(root / "supernormal", spheres())
     write_diligent(root / "diligent_mv", spheres())
@@ -28,19 +30,21 @@ def pristine(tmp_path_factory):
 
 
 @pytest.fixture
-def folders(tmp_path, pristine):
+def folders(tmp_path: Path, pristine: Any) -> Any:
     """A fresh copy of every layout, to be broken."""
     shutil.copytree(pristine, tmp_path / "data")
     return tmp_path / "data"
 
 
-def prepare(folders, layout, normals, *more):
+def prepare(folders: Any, layout: str, normals: Any, *more: Any) -> Any:
     command = ["prepare", "--name", "ball", "--layout", layout, "--normals", normals]
     command += ["--path", str(folders / layout), "--output", str(folders.parent / "out" / "x")]
     return main([*command, *more])
 
 
-def assert_refused(capsys, folders, layout, normals, *parts):
+def assert_refused(
+    capsys: pytest.CaptureFixture[str], folders: Any, layout: str, normals: Any, *parts: Any
+) -> None:
     """Exit code 2, a single line with all `parts` on standard error, no output of any kind."""
     capsys.readouterr()
     assert prepare(folders, layout, normals) == 2
@@ -52,7 +56,7 @@ def assert_refused(capsys, folders, layout, normals, *parts):
     assert not list((folders.parent / "out").rglob("*"))
 
 
-def change_cameras(folders, change):
+def change_cameras(folders: Any, change: Any) -> None:
     path = folders / "supernormal" / "cameras_sphere.npz"
     with np.load(path) as archive:
         arrays = dict(archive)
@@ -60,18 +64,18 @@ def change_cameras(folders, change):
     np.savez(path, **arrays)
 
 
-def change_normals(path, change):
+def change_normals(path: Path, change: Any) -> None:
     write_normal_map(path, change(read_normal_map(path)))
 
 
-def test_sound_folders_pass(folders):
+def test_sound_folders_pass(folders: Any) -> None:
     """The tests below break one thing each in folders that are otherwise right."""
     assert prepare(folders, "supernormal", SET) == 0
     assert prepare(folders, "diligent_mv", "Normal_gt") == 0
     assert prepare(folders, "custom", "ps") == 0
 
 
-def test_no_such_folder_or_set(capsys, folders):
+def test_no_such_folder_or_set(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     assert_refused(capsys, folders, "supernormal", "normal_camera_space_y", SET, "no such folder")
     assert_refused(capsys, folders, "supernormal", "mask", "must begin with normal_camera_space")
     assert_refused(capsys, folders, "custom", "sdm", "custom/sdm: no such folder")
@@ -80,7 +84,7 @@ def test_no_such_folder_or_set(capsys, folders):
 
 
 @pytest.mark.parametrize("kind", ["normals", "mask", "camera", "truth", "distance"])
-def test_missing_view(capsys, folders, kind):
+def test_missing_view(capsys: pytest.CaptureFixture[str], folders: Any, kind: str) -> None:
     root = folders / "supernormal"
     if kind == "camera":
         change_cameras(folders, lambda arrays: arrays.pop("world_mat_3"))
@@ -104,14 +108,14 @@ def test_missing_view(capsys, folders, kind):
     assert_refused(capsys, folders, "supernormal", SET, *expected)
 
 
-def test_missing_view_of_other_layouts(capsys, folders):
+def test_missing_view_of_other_layouts(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     shutil.rmtree(folders / "diligent_mv" / "view_02")
     assert_refused(capsys, folders, "diligent_mv", "Normal_gt", "view 2: missing", "Calib_Results")
     (folders / "custom" / "masks" / "shot1.png").unlink()
     assert_refused(capsys, folders, "custom", "ps", "masks: view shot1: no mask", "shot1.exr")
 
 
-def test_missing_files_of_diligent_mv(capsys, folders):
+def test_missing_files_of_diligent_mv(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     view = folders / "diligent_mv" / "view_02"
     assert_refused(capsys, folders, "diligent_mv", "ps", "view_01: view view_01: no normal map ps")
     (view / "mask.png").unlink()
@@ -120,13 +124,13 @@ def test_missing_files_of_diligent_mv(capsys, folders):
     assert_refused(capsys, folders, "diligent_mv", "Normal_gt", "Calib_Results.mat: no such file")
 
 
-def test_duplicate_identifiers(capsys, folders):
+def test_duplicate_identifiers(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     mask = folders / "supernormal" / "mask"
     shutil.copy(mask / "01.png", mask / "1.png")
     assert_refused(capsys, folders, "supernormal", SET, "1.png: view 1 is there twice")
 
 
-def test_wrong_size(capsys, folders):
+def test_wrong_size(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     change_normals(folders / "supernormal" / SET / "02.exr", lambda n: n[:-1])
     expected = ("02.exr: view 02", "56 x 47 pixels", "mask/02.png is 56 x 48")
     assert_refused(capsys, folders, "supernormal", SET, *expected)
@@ -136,10 +140,12 @@ def test_wrong_size(capsys, folders):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_normals_that_are_not_finite(capsys, folders, value):
+def test_normals_that_are_not_finite(
+    capsys: pytest.CaptureFixture[str], folders: Any, value: Any
+) -> None:
     row, column = np.argwhere(spheres().masks[2])[40]
 
-    def spoil(normals):
+    def spoil(normals: Any) -> Any:
         normals[row, column, 1] = value
         return normals
 
@@ -148,7 +154,7 @@ def test_normals_that_are_not_finite(capsys, folders, value):
     assert_refused(capsys, folders, "supernormal", SET, *expected)
 
 
-def test_nan_outside_the_mask_does_not_matter(folders):
+def test_nan_outside_the_mask_does_not_matter(folders: Any) -> None:
     change_normals(
         folders / "supernormal" / SET / "02.exr",
         lambda normals: np.where(spheres().masks[2][..., None], normals, np.nan),
@@ -156,7 +162,7 @@ def test_nan_outside_the_mask_does_not_matter(folders):
     assert prepare(folders, "supernormal", SET) == 0
 
 
-def test_nan_in_the_ground_truth(capsys, folders):
+def test_nan_in_the_ground_truth(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     change_normals(
         folders / "supernormal" / "normal_camera_space_GT" / "02.exr", lambda n: n * np.nan
     )
@@ -164,8 +170,8 @@ def test_nan_in_the_ground_truth(capsys, folders):
     assert_refused(capsys, folders, "supernormal", SET, *expected)
 
 
-def test_normals_of_zero_length(capsys, folders):
-    def blank(normals):
+def test_normals_of_zero_length(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
+    def blank(normals: Any) -> Any:
         normals[:24] = 0
         return normals
 
@@ -174,7 +180,7 @@ def test_normals_of_zero_length(capsys, folders):
     assert_refused(capsys, folders, "custom", "ps", *expected)
 
 
-def test_normals_in_another_encoding(capsys, folders):
+def test_normals_in_another_encoding(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     """Colours from 0 to 1 instead of vectors."""
     for file in (folders / "custom" / "ps").iterdir():
         change_normals(file, lambda normals: (normals + 1) / 2)
@@ -191,14 +197,16 @@ def test_normals_in_another_encoding(capsys, folders):
         ([-1, 1, 1], "the x axis looks flipped"),
     ],
 )
-def test_wrong_axes(capsys, folders, signs, says):
+def test_wrong_axes(
+    capsys: pytest.CaptureFixture[str], folders: Any, signs: Any, says: Any
+) -> None:
     """OpenCV axes, z flipped, y down (as in DirectX normal maps), x to the left."""
     for file in (folders / "custom" / "ps").iterdir():
         change_normals(file, lambda normals: normals * signs)
     assert_refused(capsys, folders, "custom", "ps", says, "x right, y up, z towards the camera")
 
 
-def test_swapped_axes_and_channels(capsys, folders):
+def test_swapped_axes_and_channels(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     originals = folders / "custom" / "ps"
     shutil.copytree(originals, folders / "custom" / "yxz")
     for file in (folders / "custom" / "yxz").iterdir():
@@ -211,14 +219,16 @@ def test_swapped_axes_and_channels(capsys, folders):
     )
 
 
-def swap(a, b):
+def swap(a: Any, b: Any) -> None:
     content = a.read_bytes()
     a.write_bytes(b.read_bytes())
     b.write_bytes(content)
 
 
 @pytest.mark.parametrize("layout", ["supernormal", "custom"])
-def test_swapped_normal_files(capsys, folders, layout):
+def test_swapped_normal_files(
+    capsys: pytest.CaptureFixture[str], folders: Any, layout: str
+) -> None:
     folder, names = {
         "supernormal": (SET, ("01.exr", "03.exr")),
         "custom": ("ps", ("shot1.exr", "shot3.exr")),
@@ -229,12 +239,14 @@ def test_swapped_normal_files(capsys, folders, layout):
     assert_refused(capsys, folders, layout, folder, *expected)
 
 
-def test_swapped_masks(capsys, folders):
+def test_swapped_masks(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     swap(*(folders / "custom" / "masks" / name for name in ("shot0.png", "shot4.png")))
     assert_refused(capsys, folders, "custom", "ps", "view shot0", "mask of view shot4", "swapped?")
 
 
-def test_swapped_normals_and_masks_disagree_with_poses(capsys, folders):
+def test_swapped_normals_and_masks_disagree_with_poses(
+    capsys: pytest.CaptureFixture[str], folders: Any
+) -> None:
     """Consistent with each other, but not with the ground truth of the views."""
     root = folders / "supernormal"
     swap(root / SET / "01.exr", root / SET / "03.exr")
@@ -243,14 +255,14 @@ def test_swapped_normals_and_masks_disagree_with_poses(capsys, folders):
     assert_refused(capsys, folders, "supernormal", SET, "GT/01.exr: view 01", "swapped?")
 
 
-def test_copied_view(capsys, folders):
+def test_copied_view(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     """A file that holds another view's normals."""
     folder = folders / "custom" / "ps"
     shutil.copy(folder / "shot3.exr", folder / "shot1.exr")
     assert_refused(capsys, folders, "custom", "ps", "shot1.exr: view shot1")
 
 
-def test_masks_all_a_little_larger_or_smaller_are_not_swapped():
+def test_masks_all_a_little_larger_or_smaller_are_not_swapped() -> None:
     """Bodies of revolution: all silhouettes alike, normals eroded by differing amounts."""
     yy, xx = np.mgrid[:60, :60]
     radii = [20.0, 21.0, 22.0, 23.0]
@@ -262,7 +274,7 @@ def test_masks_all_a_little_larger_or_smaller_are_not_swapped():
     check_assignment(normals, masks, list("abcd"), list("abcd"), ValidationSettings())
 
 
-def test_empty_mask(capsys, folders):
+def test_empty_mask(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     for path in (
         "supernormal/mask/02.png",
         "diligent_mv/view_03/mask.png",
@@ -278,14 +290,14 @@ def test_empty_mask(capsys, folders):
 @pytest.mark.parametrize(
     "path", ["normal_camera_space_x/03.exr", "mask/03.png", "cameras_sphere.npz", "mesh_Gt.ply"]
 )
-def test_truncated_files(capsys, folders, path):
+def test_truncated_files(capsys: pytest.CaptureFixture[str], folders: Any, path: Path) -> None:
     file = folders / "supernormal" / path
     file.write_bytes(file.read_bytes()[:-200])
     view = "(view 03)" if "03" in path else ""
     assert_refused(capsys, folders, "supernormal", SET, f"{path}: ", "truncated", view)
 
 
-def test_truncated_matlab_files(capsys, folders):
+def test_truncated_matlab_files(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     for path in ("view_02/Normal_gt.mat", "Calib_Results.mat"):
         file = folders / "diligent_mv" / path
         file.write_bytes(file.read_bytes()[:-300])
@@ -305,14 +317,18 @@ def test_truncated_matlab_files(capsys, folders):
         (lambda P: P[:2], "not a finite 4 x 4 matrix"),
     ],
 )
-def test_camera_that_is_not_a_rotation(capsys, folders, change, says):
+def test_camera_that_is_not_a_rotation(
+    capsys: pytest.CaptureFixture[str], folders: Any, change: Any, says: Any
+) -> None:
     change_cameras(folders, lambda a: a.update(world_mat_2=change(a["world_mat_2"])))
     assert_refused(capsys, folders, "supernormal", SET, "cameras_sphere.npz: view ", "2: ", says)
 
 
 @pytest.mark.parametrize("change", ["stretched", "turned", "differs", "negative", "absent"])
-def test_scale_mat_that_is_no_normalisation(capsys, folders, change):
-    def spoil(arrays):
+def test_scale_mat_that_is_no_normalisation(
+    capsys: pytest.CaptureFixture[str], folders: Any, change: Any
+) -> None:
+    def spoil(arrays: Any) -> None:
         matrix = arrays["scale_mat_2"].copy()
         if change == "stretched":
             matrix[0, 0] *= 2
@@ -332,10 +348,10 @@ def test_scale_mat_that_is_no_normalisation(capsys, folders, change):
     assert_refused(capsys, folders, "supernormal", SET, "cameras_sphere.npz: ", says)
 
 
-def test_cameras_swapped_with_each_other(capsys, folders):
+def test_cameras_swapped_with_each_other(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     """Proper cameras, but of other views: the object is not where the masks say."""
 
-    def exchange(arrays):
+    def exchange(arrays: Any) -> None:
         arrays["world_mat_0"], arrays["world_mat_2"] = arrays["world_mat_2"], arrays["world_mat_0"]
 
     change_cameras(folders, exchange)
@@ -343,8 +359,8 @@ def test_cameras_swapped_with_each_other(capsys, folders):
     assert_refused(capsys, folders, "supernormal", SET, "02.exr: view 02", "mesh", "swapped?")
 
 
-def test_object_outside_the_unit_sphere(capsys, folders):
-    def shrink(arrays):
+def test_object_outside_the_unit_sphere(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
+    def shrink(arrays: Any) -> None:
         for i in range(5):
             arrays[f"scale_mat_{i}"] = arrays[f"scale_mat_{i}"] @ np.diag([0.1, 0.1, 0.1, 1])
 
@@ -353,7 +369,9 @@ def test_object_outside_the_unit_sphere(capsys, folders):
     assert_refused(capsys, folders, "supernormal", SET, *expected)
 
 
-def test_improper_rotations_of_other_layouts(capsys, folders):
+def test_improper_rotations_of_other_layouts(
+    capsys: pytest.CaptureFixture[str], folders: Any
+) -> None:
     path = folders / "diligent_mv" / "Calib_Results.mat"
     content = {k: v for k, v in loadmat(path).items() if k[0] != "_"}
     savemat(path, content | {"Rc_4": content["Rc_4"] @ np.diag([1, 1, -1])})
@@ -376,7 +394,7 @@ def test_improper_rotations_of_other_layouts(capsys, folders):
     assert_refused(capsys, folders, "custom", "ps", "poses.json: view shot2: no pose")
 
 
-def test_poses_in_another_convention(capsys, folders):
+def test_poses_in_another_convention(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     """World-to-camera, or with OpenGL axes (y up, z backwards)."""
     path = folders / "custom" / "poses.json"
     poses = {k: np.array(m) for k, m in json.loads(path.read_text())["camera_to_world"].items()}
@@ -405,12 +423,16 @@ def test_poses_in_another_convention(capsys, folders):
         (lambda K: K[:2], "3 rows of 3 numbers"),
     ],
 )
-def test_intrinsics_that_are_none(capsys, folders, change, says):
+def test_intrinsics_that_are_none(
+    capsys: pytest.CaptureFixture[str], folders: Any, change: Any, says: Any
+) -> None:
     np.savetxt(folders / "custom" / "K.txt", change(spheres().K))
     assert_refused(capsys, folders, "custom", "ps", "custom/K.txt: ", says)
 
 
-def test_intrinsics_of_one_view_unlike_the_others(capsys, folders):
+def test_intrinsics_of_one_view_unlike_the_others(
+    capsys: pytest.CaptureFixture[str], folders: Any
+) -> None:
     (folders / "custom" / "K.txt").unlink()
     assert_refused(capsys, folders, "custom", "ps", "custom: holds neither K.txt nor K/<view>.txt")
     (folders / "custom" / "K").mkdir()
@@ -422,13 +444,13 @@ def test_intrinsics_of_one_view_unlike_the_others(capsys, folders):
     assert_refused(capsys, folders, "custom", "ps", "shot3.txt: must hold 3 rows of 3 numbers")
 
 
-def test_no_cameras_at_all(capsys, folders):
+def test_no_cameras_at_all(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     (folders / "supernormal" / "cameras_sphere.npz").unlink()
     (folders / "supernormal" / "K.txt").unlink()
     assert_refused(capsys, folders, "supernormal", SET, "neither cameras_sphere.npz nor K.txt")
 
 
-def test_eight_bit_normals(capsys, folders):
+def test_eight_bit_normals(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     shutil.rmtree(folders / "custom" / "ps")
     (folders / "custom" / "ps").mkdir()
     for i in range(5):
@@ -438,7 +460,7 @@ def test_eight_bit_normals(capsys, folders):
     assert_refused(capsys, folders, "custom", "ps", "shot0.png: is an 8-bit PNG", "16 bits")
 
 
-def test_ray_distances_with_gaps(capsys, folders):
+def test_ray_distances_with_gaps(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     path = folders / "supernormal" / "integration" / "perspective" / "03.npy"
     distances = np.load(path)
     distances[tuple(np.argwhere(spheres().masks[3])[5])] = np.nan
@@ -447,7 +469,7 @@ def test_ray_distances_with_gaps(capsys, folders):
     assert_refused(capsys, folders, "supernormal", SET, *expected)
 
 
-def test_unknown_layout_and_bad_settings(capsys, folders):
+def test_unknown_layout_and_bad_settings(capsys: pytest.CaptureFixture[str], folders: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         prepare(folders, "colmap", SET)
     assert stopped.value.code == 2
@@ -458,13 +480,13 @@ def test_unknown_layout_and_bad_settings(capsys, folders):
     assert "nothing is left of its mask at 0.01 times" in capsys.readouterr().err
 
 
-def test_contour_correlation_of_a_disc_by_hand():
+def test_contour_correlation_of_a_disc_by_hand() -> None:
     """Normals that point straight out of a disc's edge: the identity; turned by 90 degrees: not."""
     yy, xx = np.mgrid[-20:21, -20:21].astype(float)
     mask = np.hypot(yy, xx) < 15
     outward = np.stack([xx, yy, np.zeros_like(xx)], -1)
 
-    def correlation(vectors):
+    def correlation(vectors: Any) -> Any:
         unit = normalised(vectors, mask)
         return contour_correlation(Capture(unit[None], mask[None], np.eye(3)[None], ("0",), "disc"))
 
@@ -473,7 +495,7 @@ def test_contour_correlation_of_a_disc_by_hand():
     assert np.abs(correlation(turned) - [[0, 1], [-1, 0]]).max() < 0.02
 
 
-def test_unit_vectors_by_hand():
+def test_unit_vectors_by_hand() -> None:
     normals = np.array([[[0, 3.0, 4.0], [0, 0, 0], [1, 0, 0]]])
     mask = np.array([[True, True, False]])
     assert normalised(normals, mask).tolist() == [[[0, pytest.approx(0.6), pytest.approx(0.8)],
