@@ -10,9 +10,14 @@ from pmni.geometry.cameras import flip_yz
 
 TILE = 240
 """Longest side of a view on the sheet, pixels."""
-GAP, CAPTION, TITLE = 14, 26, 64
-BACKGROUND = (1.0, 1.0, 1.0)
+GAP = 14
+"""Space between views, pixels."""
+CAPTION = 26
+"""Height of a view's caption, pixels."""
+TITLE = 64
+"""Height of the sheet's title, pixels."""
 DPI = 100
+"""Resolution of the text, dots per inch."""
 
 
 def normal_colours(
@@ -24,7 +29,7 @@ def normal_colours(
 
 
 def contact_sheet(capture: Capture) -> tuple[Float[np.ndarray, "H W 3"], list[tuple[float, float]]]:
-    """The sheet without its words, and where each view's caption goes (x, y of its middle)."""
+    """The sheet without text, and the centre (x, y) of each view's caption."""
     rows, columns = _extent(capture.masks)
     factor = TILE / max(rows.stop - rows.start, columns.stop - columns.start)
     tiles = [
@@ -37,7 +42,7 @@ def contact_sheet(capture: Capture) -> tuple[Float[np.ndarray, "H W 3"], list[tu
     across = max(1, min(across, len(tiles)), min(len(tiles), 560 // (width + GAP)))
     down = -(-len(tiles) // across)
     step_x, step_y = width + GAP, height + CAPTION + GAP
-    sheet = np.ones((TITLE + down * step_y, GAP + across * step_x, 3), np.float32) * BACKGROUND
+    sheet = np.ones((TITLE + down * step_y, GAP + across * step_x, 3), np.float32)
     captions = []
     for index, tile in enumerate(tiles):
         top = TITLE + index // across * step_y

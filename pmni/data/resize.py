@@ -13,9 +13,9 @@ from pmni.errors import InputError
 def resized(capture: Capture, factor: float) -> Capture:
     """The capture with `factor` times as many pixels along each side.
 
-    Normals are averages over the pixels inside the mask (areas when shrinking, bilinear when
-    enlarging), made unit again; a pixel is inside when at least half of it is. With pixel centres
-    at integers, u' = (u + 1/2) s - 1/2. Raises InputError when a view's mask vanishes.
+    Normals are averages over the pixels inside the mask (area interpolation when
+    downsampling, bilinear when upsampling), made unit again; a pixel is inside when at least half
+    of it is. With pixel centres at integers, u' = (u + 1/2) s - 1/2. Raises InputError when a view's mask vanishes.
     """
     if factor == 1:
         return capture
@@ -25,8 +25,8 @@ def resized(capture: Capture, factor: float) -> Capture:
     sizes = None
     if capture.sizes is not None:
         sizes = (capture.sizes * (np.array(size) / (height, width)) + 1e-6).astype(int)
-        for mask, own in zip(masks, sizes, strict=True):
-            mask[own[0] :] = mask[:, own[1] :] = False  # pixels that lie partly beyond the border
+        for mask, (rows, columns) in zip(masks, sizes, strict=True):
+            mask[rows:] = mask[:, columns:] = False  # pixels that lie partly beyond the border
     for view, mask in zip(capture.views, masks, strict=True):
         if not mask.any():
             raise InputError(
@@ -41,13 +41,15 @@ def resized(capture: Capture, factor: float) -> Capture:
             [0, 0, 1],
         ]
     )
-    true, distances = capture.ground_truth_normals, capture.ray_distances
+    ground_truth, distances = capture.ground_truth_normals, capture.ray_distances
     return replace(
         capture,
         normals=_resized_normals(capture.normals, masks),
         masks=masks,
         intrinsics=to_new @ capture.intrinsics,
-        ground_truth_normals=None if true is None else _resized_normals(true, masks),
+        ground_truth_normals=(
+            None if ground_truth is None else _resized_normals(ground_truth, masks)
+        ),
         ray_distances=None if distances is None else _resized_distances(distances, masks),
         sizes=sizes,
     )
@@ -63,7 +65,7 @@ def _resample(image: Float[np.ndarray, "H W *C"], size: tuple[int, int]) -> np.n
 def _resized_normals(
     normals: Float[np.ndarray, "V H W 3"], masks: Bool[np.ndarray, "V h w"]
 ) -> Float[np.ndarray, "V h w 3"]:
-    """The normals outside the mask are zero, so that they have no weight in an average."""
+    """Averages of the normals, made unit; those outside the mask are zero and have no weight."""
     size = masks.shape[1:]
     return np.stack(
         [normalised(_resample(n, size), mask) for n, mask in zip(normals, masks, strict=True)]
@@ -73,11 +75,11 @@ def _resized_normals(
 def _resized_distances(
     distances: Float[np.ndarray, "V H W"], masks: Bool[np.ndarray, "V h w"]
 ) -> Float[np.ndarray, "V h w"]:
-    """Averages of the known distances."""
+    """Averages of the finite distances."""
     resized_views = []
     for distance, mask in zip(distances, masks, strict=True):
-        known = np.isfinite(distance)
-        weight = _resample(known.astype(np.float32), mask.shape)
-        total = _resample(np.where(known, distance, 0).astype(np.float32), mask.shape)
+        finite = np.isfinite(distance)
+        weight = _resample(finite.astype(np.float32), mask.shape)
+        total = _resample(np.where(finite, distance, 0).astype(np.float32), mask.shape)
         resized_views.append(np.where(mask, total / np.where(mask, weight, 1), np.nan))
     return np.stack(resized_views).astype(np.float32)

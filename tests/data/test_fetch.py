@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> Any:
-        server = self.server
+        server: Any = self.server
         server.ranges.append(self.headers.get("Range"))
         if server.failures:
             return self.send_error(server.failures.pop(0))
@@ -68,7 +68,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(download, "RETRY_SECONDS", (0.0, 0.0))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.ranges, server.breaks, server.failures = {}, [], [], []
     server.supports_ranges = True
     server.address = f"http://127.0.0.1:{server.server_address[1]}"

@@ -80,7 +80,7 @@ class TestLayout:
                 np.testing.assert_allclose(centre, poses[view, :3, 3], atol=1e-8)
 
     def test_the_object_is_in_the_unit_sphere(self, folder: Path, scene: Any) -> None:
-        mesh = trimesh.load(folder / "mesh_Gt.ply", process=False)
+        mesh: Any = trimesh.load(folder / "mesh_Gt.ply", process=False)
         reach = np.linalg.norm(mesh.vertices, axis=1).max()
         assert reach == pytest.approx(80, abs=1e-3)
         assert scene["scene_radius"] == 100
@@ -119,7 +119,7 @@ class TestLayout:
             np.testing.assert_allclose((along * rays[..., 2])[mask], z[mask], rtol=1e-6)
 
     def test_depth_puts_pixels_on_the_mesh(self, folder: Path, scene: Any, poses: Any) -> None:
-        mesh = trimesh.load(folder / "mesh_Gt.ply", process=False)
+        mesh: Any = trimesh.load(folder / "mesh_Gt.ply", process=False)
         with np.load(folder / "gt/depth.npz") as archive:
             depths = archive["depth"]
         rays = ray_directions(pixel_grid(64, 76), np.linalg.inv(np.array(scene["intrinsics"])))
@@ -144,7 +144,7 @@ class TestLayout:
             np.testing.assert_allclose((wrong * FLIP) @ poses[view, :3, :3].T, world, atol=2e-3)
 
     def test_the_mesh_carries_exact_normals(self, folder: Path) -> None:
-        mesh = trimesh.load(folder / "mesh_Gt.ply", process=False)
+        mesh: Any = trimesh.load(folder / "mesh_Gt.ply", process=False)
         stored = mesh.vertex_normals
         computed = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
         assert np.rad2deg(np.median(angle_between(np.array(stored), np.array(computed)))) < 0.2

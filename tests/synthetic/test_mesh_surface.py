@@ -57,7 +57,7 @@ class TestMeshRays:
 
 
 class TestLoadMesh:
-    def write(self, path: Path, mesh: Any) -> object:
+    def write(self, path: Path, mesh: Any) -> Path:
         mesh.export(path)
         return path
 

@@ -36,6 +36,7 @@ from pmni.geometry.poses import check_rigid
 from pmni.io.images import NORMAL_SUFFIXES, read_mask, read_normal_map
 
 GROUND_TRUTH = "Normal_gt"
+"""Normal set of the ground truth."""
 
 log = logging.getLogger("pmni.data")
 
@@ -51,20 +52,22 @@ def read(folder: Path, normals: str) -> RawCapture:
     check_same_views(folders, poses, str(calibration), "camera")
 
     normal_maps = _normal_maps([path / normals for path in folders.values()])
-    has_truth = all((path / f"{GROUND_TRUTH}.mat").is_file() for path in folders.values())
-    true_maps = None
-    if has_truth:
-        true_maps = _normal_maps([path / GROUND_TRUTH for path in folders.values()])
+    has_ground_truth = all((path / f"{GROUND_TRUTH}.mat").is_file() for path in folders.values())
+    ground_truth_maps = None
+    if has_ground_truth:
+        ground_truth_maps = _normal_maps([path / GROUND_TRUTH for path in folders.values()])
     mask_files = _mask_files(folder, folders)
     masks = read_maps(mask_files, views, read_mask).maps
-    if true_maps is not None:
+    if ground_truth_maps is not None:
         filled = []
         for index, view in enumerate(views):
             where = f"{mask_files[index]}: view {view}"
-            for maps in (true_maps, normal_maps):
+            for maps in (ground_truth_maps, normal_maps):
                 shape = maps.maps[index].shape[:2]
                 check_same_size(masks[index].shape, shape, where, str(maps.files[index]))
-            known = holds_normal(true_maps.maps[index]) & holds_normal(normal_maps.maps[index])
+            known = holds_normal(ground_truth_maps.maps[index]) & holds_normal(
+                normal_maps.maps[index]
+            )
             filled.append(fill_holes(masks[index], known, where))
         masks = tuple(filled)
 
@@ -78,7 +81,7 @@ def read(folder: Path, normals: str) -> RawCapture:
         intrinsics_sources=(str(calibration),) * len(views),
         camera_files=(calibration,),
         dataset_c2w=np.stack([poses[key] for key in folders]),
-        ground_truth_normals=true_maps,
+        ground_truth_normals=ground_truth_maps,
         mesh_file=mesh_file,
         ground_truth_vertices=mesh[0],
         ground_truth_faces=mesh[1],
@@ -114,9 +117,9 @@ def read_calibration(
 def fill_holes(
     mask: Bool[np.ndarray, "H W"], known: Bool[np.ndarray, "H W"], where: str
 ) -> Bool[np.ndarray, "H W"]:
-    """The mask with those holes filled in which there are normals (`known`).
+    """The mask with those holes filled that have normals (`known`).
 
-    The bear's masks have such holes; a gap through which one sees the background has no normals.
+    The masks of the object `bear` have such holes; gaps that show the background have no normals.
     """
     filled = mask | (binary_fill_holes(mask) & known)
     if count := int(filled.sum() - mask.sum()):

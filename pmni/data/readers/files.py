@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from pmni.errors import InputError
 
 Key = int | str
-"""What identifies a view: the number in its file name, or the name itself."""
+"""Identifier of a view: the number in its file name, or the name itself."""
 
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
@@ -31,12 +31,12 @@ def view_keys(names: Sequence[str]) -> list[Key]:
 def by_view(paths: Iterable[Path]) -> dict[Key, Path]:
     """Paths by view key, in natural order. Raises InputError when a view is there twice."""
     paths = sorted(paths)
-    found: dict[Key, Path] = {}
+    views: dict[Key, Path] = {}
     for key, path in zip(view_keys([path.stem for path in paths]), paths, strict=True):
-        if key in found:
-            raise InputError(f"{path}: view {key} is there twice (also as {found[key].name})")
-        found[key] = path
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+        if key in views:
+            raise InputError(f"{path}: view {key} is there twice (also as {views[key].name})")
+        views[key] = path
+    return dict(sorted(views.items(), key=lambda item: _natural(item[0])))
 
 
 def _natural(key: Key) -> list[tuple[int, int, str]]:
@@ -65,7 +65,7 @@ def find_folder(folder: Path, names: Sequence[str]) -> Path:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of that name, in whatever upper and lower case."""
+    """The file of that name, upper and lower case ignored; None without one."""
     same = (path for path in folder.iterdir() if path.name.lower() == name.lower())
     return min(same, default=None)
 
@@ -73,7 +73,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 def find_ground_truth(folder: Path, name: str) -> Path | None:
     """A file of reference poses or the mesh: in `folder`, else in its subfolder `gt`.
 
-    What is in `gt` is there to measure errors with, whatever else the poses could be used for.
+    Files in `gt` are for evaluation only.
     """
     if found := find_file(folder, name):
         return found

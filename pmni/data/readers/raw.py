@@ -72,7 +72,7 @@ class RawCapture:
 
 
 def assemble(raw: RawCapture, name: str, settings: PrepareSettings) -> Capture:
-    """Check everything and put it together; views of different sizes are padded.
+    """The validated capture; views of different sizes are padded.
 
     Raises InputError, one line naming file and view, for the first fault.
     """
@@ -104,8 +104,8 @@ def assemble(raw: RawCapture, name: str, settings: PrepareSettings) -> Capture:
             raw.normals.maps[index], masks[index], where[index], checks
         )
         if known.sum() < masks[index].sum():
-            lost = int(masks[index].sum() - known.sum())
-            log.info("%s: %d pixels without a normal taken out of the mask", where[index], lost)
+            missing = int(masks[index].sum() - known.sum())
+            log.info("%s: %d pixels without a normal taken out of the mask", where[index], missing)
         masks[index] = known
         normals.append(unit)
     shapes = [mask.shape for mask in masks]
@@ -162,17 +162,17 @@ def _normalisation(
 def _ground_truth_normals(
     raw: RawCapture, masks: Sequence[Bool[np.ndarray, "_ _"]]
 ) -> Float[np.ndarray, "V H W 3"] | None:
-    """Unit ground-truth normals; zero where the dataset knows none."""
+    """Unit ground-truth normals; zero where the dataset has none."""
     if raw.ground_truth_normals is None:
         return None
-    true = []
+    unit_normals = []
     triples = zip(
         raw.ground_truth_normals.maps, masks, raw.ground_truth_normals.files, raw.views, strict=True
     )
     for normals, mask, file, view in triples:
         validation.check_finite(normals, mask, f"{file}: view {view}")
-        true.append(validation.normalised(normals, mask))
-    return pad(true, 0.0)
+        unit_normals.append(validation.normalised(normals, mask))
+    return pad(unit_normals, 0.0)
 
 
 def _ray_distances(
