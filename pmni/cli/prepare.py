@@ -11,7 +11,7 @@ from pmni.data.preview import write_preview
 from pmni.data.readers import read_capture
 from pmni.data.resize import resized
 from pmni.io.atomic import atomic_folder
-from pmni.io.disk import full_disk_named
+from pmni.io.disk import report_full_disk
 from pmni.runtime.layout import CaptureFolder
 from pmni.runtime.provenance import record
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_from_argument(PrepareSettings, args.settings)
     files: dict[str, Path] = {}
     with (
-        full_disk_named(args.output),
+        report_full_disk(args.output),
         atomic_folder(args.output) as folder,
         record("prepare", CaptureFolder(folder).provenance, settings, files) as known,
     ):

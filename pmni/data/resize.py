@@ -15,7 +15,8 @@ def resized(capture: Capture, factor: float) -> Capture:
 
     Normals are averages over the pixels inside the mask (area interpolation when
     downsampling, bilinear when upsampling), made unit again; a pixel is inside when at least half
-    of it is. With pixel centres at integers, u' = (u + 1/2) s - 1/2. Raises InputError when a view's mask vanishes.
+    of it is. With pixel centres at integers, u' = (u + 1/2) s - 1/2.
+    Raises InputError when a view's mask vanishes.
     """
     if factor == 1:
         return capture

@@ -67,11 +67,11 @@ def open_edges(mesh: Mesh) -> Int[np.ndarray, "E 2"]:
     count = len(mesh.vertices)
     forward = directed[:, 0] * count + directed[:, 1]
     backward = directed[:, 1] * count + directed[:, 0]
-    known = np.sort(forward)
-    if (np.diff(known) > 0).all() and np.array_equal(known, np.sort(backward)):
+    ordered = np.sort(forward)
+    if (np.diff(ordered) > 0).all() and np.array_equal(ordered, np.sort(backward)):
         return directed[:0]
-    first = np.searchsorted(known, backward, side="left")
-    last = np.searchsorted(known, backward, side="right")
+    first = np.searchsorted(ordered, backward, side="left")
+    last = np.searchsorted(ordered, backward, side="right")
     return directed[last - first != 1]
 
 

@@ -1,4 +1,4 @@
-"""Unpacking of archives that one need not trust."""
+"""Safe unpacking of archives from untrusted sources."""
 
 import functools
 import shutil
@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from pmni.errors import InputError
-from pmni.io.disk import check_space, full_disk_named
+from pmni.io.disk import check_space, report_full_disk
 
 ArchiveKind = Literal["zip", "tar"]
 
-_DAMAGE = (
+_DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -25,6 +25,7 @@ _DAMAGE = (
     RuntimeError,  # encrypted members
     NotImplementedError,  # unknown compression
 )
+"""Errors of the libraries for damaged archives."""
 
 
 def unpack(archive: Path, folder: Path, kind: ArchiveKind, root: str = "") -> int:
@@ -35,7 +36,7 @@ def unpack(archive: Path, folder: Path, kind: ArchiveKind, root: str = "") -> in
     are there twice, when nothing lies beneath `root`, and when the disk is full.
     """
     opened = _zip_members if kind == "zip" else _tar_members
-    with full_disk_named(folder):
+    with report_full_disk(folder):
         try:
             with opened(archive) as members:
                 wanted = [(member, _beneath(root, member.path)) for member in members]
@@ -53,7 +54,7 @@ def unpack(archive: Path, folder: Path, kind: ArchiveKind, root: str = "") -> in
                     written += 1
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise InputError(f"{archive}: holds {Path(error.filename).name} twice") from None
-        except _DAMAGE as error:
+        except _DAMAGE_ERRORS as error:
             raise InputError(f"{archive}: not a {kind} archive, or damaged ({error})") from None
     if not written:
         raise InputError(f"{archive}: holds nothing beneath '{root}'")

@@ -28,7 +28,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def report_full_disk(path: Path) -> Iterator[None]:
     """Turn 'no space left' inside the block into an InputError that names `path`."""
     try:
         yield

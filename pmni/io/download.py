@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pmni.errors import InputError
-from pmni.io.disk import check_space, full_disk_named, readable_size
+from pmni.io.disk import check_space, readable_size, report_full_disk
 
 TIMEOUT_SECONDS = 60.0
 """Time without data after which a connection counts as broken."""
@@ -129,7 +129,7 @@ def _append(response: http.client.HTTPResponse, path: Path, start: int, total: i
         total=total, initial=start, unit="B", unit_scale=True, desc=path.name, disable=None
     )
     done, reported = start, start
-    with full_disk_named(path), path.open("ab" if start else "wb") as file, bar:
+    with report_full_disk(path), path.open("ab" if start else "wb") as file, bar:
         while block := response.read(BLOCK):
             file.write(block)
             done += len(block)

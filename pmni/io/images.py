@@ -1,8 +1,7 @@
 """Normal maps and masks on disk: EXR, 16-bit PNG and NumPy files.
 
-Only file encodings are dealt with here; which axes the normals are in is the readers' matter.
-The image libraries are imported when they are needed, so that stages without images can do
-without them.
+Vectors keep the axes of the file; readers convert them. Image libraries are imported on first use,
+so that stages without images do not need them.
 """
 
 import zlib
@@ -14,7 +13,9 @@ from jaxtyping import Bool, Float
 from pmni.errors import InputError
 
 NORMAL_SUFFIXES = (".exr", ".png", ".npy")
+"""Suffixes of normal maps, in the order of preference."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG file."""
 
 
 def read_normal_map(path: Path) -> Float[np.ndarray, "H W 3"]:

@@ -13,9 +13,13 @@ _HEADER = (
     "element vertex {vertices}\nproperty float x\nproperty float y\nproperty float z\n"
     "{observed}element face {faces}\nproperty list uchar int vertex_indices\nend_header\n"
 )
+"""Header of the files."""
 _OBSERVED = "property uchar observed\n"
+"""Line of the header of meshes whose vertices say whether a camera observes them."""
 _POSITION = [("position", "<f4", 3)]
+"""Fields of a vertex."""
 _FACE = np.dtype([("count", "u1"), ("corners", "<i4", 3)])
+"""A triangle."""
 
 
 def write_ply(path: Path, mesh: Mesh) -> None:
@@ -23,13 +27,13 @@ def write_ply(path: Path, mesh: Mesh) -> None:
     faces = np.empty(len(mesh.faces), _FACE)
     faces["count"] = 3
     faces["corners"] = mesh.faces
-    known = mesh.observed is not None
-    vertices = np.empty(len(mesh.vertices), _vertex(known))
+    has_observed = mesh.observed is not None
+    vertices = np.empty(len(mesh.vertices), _vertex(has_observed))
     vertices["position"] = mesh.vertices
-    if known:
+    if has_observed:
         vertices["observed"] = mesh.observed
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(len(vertices), len(faces), known))
+        file.write(_header(len(vertices), len(faces), has_observed))
         file.write(vertices.tobytes())
         file.write(faces.tobytes())
 
@@ -43,15 +47,15 @@ def read_ply(path: Path) -> Mesh:
     end = content.find(b"end_header\n") + len(b"end_header\n")
     words = content[:end].split()
     counts = [int(words[i + 2]) for i, word in enumerate(words[:-2]) if word == b"element"]
-    known = b"observed" in words
-    if len(counts) != 2 or content[:end] != _header(counts[0], counts[1], known):
+    has_observed = b"observed" in words
+    if len(counts) != 2 or content[:end] != _header(counts[0], counts[1], has_observed):
         raise InputError(f"{path}: not a mesh written by `pmni mesh`")
-    split = end + counts[0] * _vertex(known).itemsize
+    split = end + counts[0] * _vertex(has_observed).itemsize
     if len(content) != split + counts[1] * _FACE.itemsize:
         raise InputError(f"{path}: truncated; run `pmni mesh` again")
-    vertices = np.frombuffer(content[end:split], _vertex(known))
+    vertices = np.frombuffer(content[end:split], _vertex(has_observed))
     corners = np.frombuffer(content[split:], _FACE)["corners"]
-    observed = vertices["observed"] > 0 if known else None
+    observed = vertices["observed"] > 0 if has_observed else None
     return Mesh(vertices["position"].astype(np.float32), corners.astype(np.int32), observed)
 
 

@@ -10,6 +10,7 @@ from pmni.geometry.poses import Poses, check_rigid
 from pmni.io.atomic import write_text
 
 FRAME = "normalised world; OpenCV cameras (x right, y down, z forward)"
+"""Description of the frame in every file of poses."""
 
 
 def write_poses(path: Path, poses: Poses) -> None:
