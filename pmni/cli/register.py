@@ -8,9 +8,8 @@ from pmni.config.base import settings_from_argument
 from pmni.config.registration import RegisterSettings
 from pmni.data.capture import load_capture
 from pmni.data.ray_distances import read_ray_distances
-from pmni.geometry.poses import Poses
 from pmni.io.poses import write_poses
-from pmni.registration.methods import METHODS, Request
+from pmni.registration.register import register
 from pmni.runtime import provenance
 
 LOGGER = logging.getLogger("register")
@@ -20,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `pmni register`."""
     parser.add_argument("--capture", type=Path, required=True, help="folder of the capture")
     parser.add_argument(
-        "--ray-distances", type=Path, help="folder of the integrated distances, for method free"
+        "--ray-distances",
+        type=Path,
+        help="folder of the integrated distances, for method from_scratch",
     )
     parser.add_argument("--settings", help="YAML file or inline JSON; see RegisterSettings")
     parser.add_argument("--output", type=Path, required=True, help="folder for the poses")
@@ -36,8 +37,6 @@ def run(args: argparse.Namespace) -> None:
         inputs["ray_distances"] = args.ray_distances / "ray_distance.npz"
         distances = read_ray_distances(inputs["ray_distances"], capture)
     with provenance.record("register", args.output / "provenance.json", settings, inputs):
-        found = METHODS[settings.method](Request(capture, settings, distances))
-        information = {"method": settings.method, **found.information}
-        poses = Poses(capture.views, found.c2w, information)
+        poses = register(capture, distances, settings, LOGGER.info)
         write_poses(args.output / "initial_poses.json", poses)
-    LOGGER.info("%s: %d poses, method '%s'", capture.name, len(found.c2w), settings.method)
+    LOGGER.info("%s: %d poses, method '%s'", capture.name, len(poses.views), settings.method)

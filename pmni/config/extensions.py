@@ -15,6 +15,18 @@ READERS: Registry[Any] = Registry(
 )
 """Layouts of dataset folders: instances of `pmni.data.readers.Reader`, asked in this order."""
 
+METHODS: Registry[Any] = Registry(
+    "method",
+    "pmni.registration_methods",
+    {
+        "from_scratch": "pmni.registration.methods.from_scratch:METHOD",
+        "turntable": "pmni.registration.methods.turntable:METHOD",
+        "reference": "pmni.registration.methods.reference:METHOD",
+        "noisy": "pmni.registration.methods.noisy:METHOD",
+    },
+)
+"""Ways to initial poses: instances of `pmni.registration.methods.method.Method`."""
+
 LOSSES: Registry[Any] = Registry(
     "loss",
     "pmni.losses",

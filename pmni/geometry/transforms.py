@@ -68,3 +68,12 @@ def umeyama(source: Float[np.ndarray, "N 3"], target: Float[np.ndarray, "N 3"]) 
     rotation = (u * sign) @ vt
     scale = float((d * sign).sum() / (centred**2).sum(1).mean())
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
+
+
+def project_to_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation closest to a matrix in the Frobenius norm (Umeyama, PAMI 1991, lemma).
+
+    The mean of rotations is the projection of their weighted sum.
+    """
+    u, _, vt = np.linalg.svd(matrix)
+    return (u * [1, 1, np.linalg.det(u @ vt)]) @ vt

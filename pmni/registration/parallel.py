@@ -1,4 +1,4 @@
-"""Independent parts of a search at the same time, each in a process and a thread of its own."""
+"""Independent tasks in parallel, each in one thread of a process."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -9,14 +9,15 @@ from typing import TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def side_by_side(tasks: Sequence[Callable[[], Found]]) -> list[Found]:
-    """What the tasks return, in their order: in as many processes as PyTorch has threads.
+def parallel_map(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The results of the tasks in their order, computed in as many processes as PyTorch has
+    threads.
 
-    Their operations are too small to be shared out: threads would only wait for each other. This
-    process does its part of the tasks; those of others, and what they find, must be picklable.
+    Their operations are too small to be split among threads, which would only wait for each other.
+    This process does its share of the tasks; the others, and their results, must be picklable.
     """
     threads = torch.get_num_threads()
     processes = min(threads, len(tasks))
@@ -24,20 +25,21 @@ def side_by_side(tasks: Sequence[Callable[[], Found]]) -> list[Found]:
         stack.callback(torch.set_num_threads, threads)
         stack.enter_context(threadpool_limits(1))
         torch.set_num_threads(1)
-        elsewhere: dict[int, Future[Found]] = {}
+        submitted: dict[int, Future[Result]] = {}
         if processes > 1:
             pool = ProcessPoolExecutor(processes - 1, get_context("spawn"), _in_one_thread)
             stack.enter_context(pool)
             for index, task in enumerate(tasks):
                 if index % processes:
-                    elsewhere[index] = pool.submit(task)
-        here = {index: task() for index, task in enumerate(tasks) if index not in elsewhere}
+                    submitted[index] = pool.submit(task)
+        local = {index: task() for index, task in enumerate(tasks) if index not in submitted}
         return [
-            here[index] if index in here else elsewhere[index].result()
+            local[index] if index in local else submitted[index].result()
             for index in range(len(tasks))
         ]
 
 
 def _in_one_thread() -> None:
+    """Limit a worker process to one thread."""
     torch.set_num_threads(1)
     threadpool_limits(1)

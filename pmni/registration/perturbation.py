@@ -1,4 +1,4 @@
-"""Errors added to camera poses, to study what becomes of them."""
+"""Random errors of camera poses, for studies."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 def turn_about_object(
     c2w: Float[np.ndarray, "V 4 4"], rotations: Rotation
 ) -> Float[np.ndarray, "V 4 4"]:
-    """Cameras turned about the world's origin; each keeps seeing it at the same pixel."""
+    """Cameras rotated about the world's origin, which stays at the same pixel of each."""
     turned = c2w.copy()
     turned[:, :3] = rotations.as_matrix() @ c2w[:, :3]
     return turned
@@ -20,9 +20,10 @@ def add_noise(
     translation: float,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "V 4 4"]:
-    """Gaussian noise: rotation about the object (std of each axis, degrees), and camera centre.
+    """Poses with Gaussian noise.
 
-    `translation` is the std of each coordinate as a fraction of the mean camera distance.
+    `rotation_deg` is the standard deviation of the rotation about each axis, degrees; `translation`
+    that of each coordinate of the camera centre, as a fraction of the mean camera distance.
     """
     vectors = np.deg2rad(rotation_deg) * rng.standard_normal((len(c2w), 3))
     noisy = turn_about_object(c2w, Rotation.from_rotvec(vectors))
@@ -37,7 +38,7 @@ def add_view_errors(
     distance: float,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "V 4 4"]:
-    """Each view turned about the object in tilt and azimuth, and moved along its viewing ray.
+    """Poses with each view rotated about the object in tilt and azimuth, and moved along its ray.
 
     The angle is uniform in `angle_deg`, in a random direction between tilt (about the camera's
     horizontal axis) and azimuth (about the world's vertical); the distance is multiplied by

@@ -18,6 +18,7 @@ from pmni.config.experiment import (
     choose_objects,
     load_experiment,
 )
+from pmni.config.extensions import METHODS
 from pmni.config.reporting import ReportedExperiment, ReportedObject, ReportedRun
 from pmni.errors import InputError
 from pmni.runtime.layout import (
@@ -79,7 +80,7 @@ class Reconstruction:
     @property
     def registration_inputs(self) -> list[Path]:
         """The ray distances, if the method of registration needs them."""
-        needed = needs_ray_distances(self.settings.registration.method)
+        needed = METHODS[self.settings.registration.method].needs_ray_distances
         return [self.integration.ray_distances] if needed else []
 
     @property
@@ -156,11 +157,6 @@ class Reconstruction:
             elif file not in renders:
                 break
         return available
-
-
-def needs_ray_distances(method: str) -> bool:
-    """Whether a method of registration reads the integrated ray distances."""
-    return method == "free"
 
 
 @dataclass(frozen=True)

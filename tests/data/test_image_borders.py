@@ -18,8 +18,10 @@ from fixtures.refinement import (
     wrong_poses,
 )
 from fixtures.training import sphere_capture
-from registration.test_registration_pairs import duck as near_duck
+from fixtures.working_views import working_views
+from registration.test_pairwise import duck as near_duck
 
+from pmni.config.registration import OverlapSettings
 from pmni.data.capture import Capture, load_capture, save_capture
 from pmni.data.resize import resized
 from pmni.data.views import Views
@@ -28,10 +30,10 @@ from pmni.geometry.silhouettes import signed_distances
 from pmni.refinement.observations import contour_points
 from pmni.refinement.residuals import contour_residuals
 from pmni.refinement.state import State
-from pmni.registration.pairwise.scoring import agreement
-from pmni.registration.pairwise.silhouettes import hull_rays, tangency
-from pmni.registration.verification.verifier import shrunk
-from pmni.registration.views import UNSEEN, make_views
+from pmni.registration.pairwise.epipolar_tangency import hull_rays, tangency
+from pmni.registration.pairwise.overlap import overlap_score
+from pmni.registration.verification.trial import downsampled
+from pmni.registration.working_views import UNOBSERVED
 from pmni.sdf.grid import grid_nodes
 from pmni.sdf.narrow_band import resample
 from pmni.sdf.visual_hull import visual_hulls
@@ -167,11 +169,11 @@ def test_the_search_takes_what_is_beyond_the_border_for_unknown() -> None:
     right = int(np.quantile(box[:, 1], 0.7))
     smaller = cut(capture, {1: (capture.masks.shape[1], right)})
     known = np.where(smaller.masks, distances, np.nan)
-    views = make_views(smaller, known, 0, CPU)
-    assert views.unseen.any((1, 2)).tolist() == [False, True, False, False]
-    assert not (views.signed_distance[views.unseen] < 0).any()
+    views = working_views(smaller, known)
+    assert views.unobserved.any((1, 2)).tolist() == [False, True, False, False]
+    assert not (views.signed_distance[views.unobserved] < 0).any()
     # the cut is no contour: near it the distance is that from the rest of the outline
-    column = int(torch.nonzero(~views.unseen[1])[:, 1].max())
+    column = int(torch.nonzero(~views.unobserved[1])[:, 1].max())
     middle = int(torch.nonzero(views.signed_distance[1, :, column] < 0).float().mean())
     assert views.signed_distance[1, middle, column] < -3
 
@@ -179,9 +181,13 @@ def test_the_search_takes_what_is_beyond_the_border_for_unknown() -> None:
     R = torch.from_numpy(relative[:3, :3].astype(np.float32))[None]
     t = views.centres[1] - (R[0] @ views.centres[0])
     pair = torch.tensor([0]), torch.tensor([1])
-    found = agreement(views, *pair, R, t[None], 0.0625, 0.3)
-    padded = make_views(replace(smaller, sizes=None), known, 0, CPU)
-    assert found.outside < 0.7 * agreement(padded, *pair, R, t[None], 0.0625, 0.3).outside
+    scales = 0.0625, 0.3, OverlapSettings()
+    found = overlap_score(views, *pair, R, t[None], *scales)
+    padded = working_views(replace(smaller, sizes=None), known)
+    assert (
+        found.outside
+        < 0.7 * overlap_score(padded, *pair, R, t[None], 0.0625, 0.3, OverlapSettings()).outside
+    )
 
     hulls = hull_rays(views)
     poses = np.linalg.inv(capture.reference_c2w)
@@ -213,9 +219,9 @@ def test_the_views_of_the_search_become_a_capture_with_sizes(flipped: Any) -> No
     intrinsics = capture.intrinsics.copy()
     intrinsics[:, 0, 2] -= left
     cut_left = replace(capture, masks=shown, normals=normals, intrinsics=intrinsics)
-    views = make_views(cut_left, np.where(shown, moved, np.nan), 0, CPU)
-    assert views.unseen[1].any()
-    small = shrunk(cut_left, views)
+    views = working_views(cut_left, np.where(shown, moved, np.nan))
+    assert views.unobserved[1].any()
+    small = downsampled(cut_left, views)
     assert small.masks.sum() == (views.signed_distance < 0).sum()
     assert small.masks[1, :, 0].any(), "the border is the first column"
     height, width = small.image_sizes()[1]
@@ -234,4 +240,4 @@ def test_an_object_that_fills_all_images_is_one_line() -> None:
     full = replace(capture, masks=np.ones_like(capture.masks), normals=normals)
     with pytest.raises(InputError, match="sphere: the object fills all images; its outline must"):
         observations_of(full)
-    assert 4 * full.masks.shape[2] < UNSEEN
+    assert 4 * full.masks.shape[2] < UNOBSERVED

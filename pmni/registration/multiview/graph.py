@@ -1,4 +1,4 @@
-"""The graph of pairs of views with several hypotheses of each pair's relative pose."""
+"""The graph of pairs of views, with several hypotheses of each pair's relative pose."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
-LEVELS = ((0.12, 0.2), (0.05, 0.1), (-0.05, 0.0), (-0.2, -0.1), (-np.inf, -np.inf))
-"""Lowest raw and normalised score of an edge, from strict to none: the first that connects."""
+from pmni.config.registration import GraphSettings
 
-CYCLE_TOLERANCE = 6.0
-"""Degrees by which three relative rotations may fail to close (standard deviation)."""
-
-CLUSTER_SCORE = 0.55
-"""A pair's first hypothesis above this normalised score is taken before all others."""
-
-NOISE = (0.1, 0.3)
-"""Scales of the Gumbel noise on the scores of randomised trees."""
+CLUSTER_BONUS = 3.0
+"""Added to the scores of strong hypotheses, which are at most 1, so that trees use them first."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +24,20 @@ class PairGraph:
     scores: Float[np.ndarray, "E H"]
     """Normalised, comparable between pairs; -inf where a pair has fewer than H hypotheses."""
     raw: Float[np.ndarray, "E H"]
-    """`Agreement.raw`."""
+    """`OverlapScore.raw`."""
 
-    def keep(self, chosen: Bool[np.ndarray, "E H"]) -> "PairGraph":
-        """Without the hypotheses that are not chosen, and the pairs that have none left."""
-        scores = np.where(chosen, self.scores, -np.inf)
+    def subgraph(self, kept: Bool[np.ndarray, "E H"]) -> "PairGraph":
+        """The graph of the hypotheses that are kept, without pairs that have none left."""
+        scores = np.where(kept, self.scores, -np.inf)
         order = np.argsort(-scores, axis=1, kind="stable")
-        some = np.isfinite(scores).any(1)
+        nonempty = np.isfinite(scores).any(1)
         return PairGraph(
             self.views,
-            self.pairs[some],
-            np.take_along_axis(self.rotations, order[..., None, None], 1)[some],
-            np.take_along_axis(self.translations, order[..., None], 1)[some],
-            np.take_along_axis(scores, order, 1)[some],
-            np.take_along_axis(self.raw, order, 1)[some],
+            self.pairs[nonempty],
+            np.take_along_axis(self.rotations, order[..., None, None], 1)[nonempty],
+            np.take_along_axis(self.translations, order[..., None], 1)[nonempty],
+            np.take_along_axis(scores, order, 1)[nonempty],
+            np.take_along_axis(self.raw, order, 1)[nonempty],
         )
 
     def components(self) -> Int[np.ndarray, " V"]:
@@ -52,6 +45,7 @@ class PairGraph:
         return connected_components(self._matrix(np.ones(len(self.pairs))), directed=False)[1]
 
     def _matrix(self, values: Float[np.ndarray, " E"]) -> coo_array:
+        """A value for each pair as a sparse matrix."""
         first, second = self.pairs.T
         return coo_array((values, (first, second)), shape=(self.views, self.views))
 
@@ -64,20 +58,20 @@ def pair_graph(
     scores: Float[np.ndarray, " M"],
     raw: Float[np.ndarray, " M"],
 ) -> PairGraph:
-    """Group single hypotheses of pairs i < j by pair, the highest score first."""
+    """The graph of M single hypotheses of pairs i < j, grouped by pair, highest score first."""
     order = np.lexsort((-scores, pairs[:, 1], pairs[:, 0]))
-    found, index, counts = np.unique(pairs[order], axis=0, return_inverse=True, return_counts=True)
-    slot = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = (len(found), int(counts.max(initial=1)))
+    edges, index, counts = np.unique(pairs[order], axis=0, return_inverse=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = (len(edges), int(counts.max(initial=1)))
     graph = PairGraph(
         views,
-        found,
+        edges,
         np.tile(np.eye(3), (*shape, 1, 1)),
         np.zeros((*shape, 3)),
         np.full(shape, -np.inf),
         np.full(shape, -np.inf),
     )
-    at = (index.reshape(-1), slot)
+    at = (index.reshape(-1), rank)
     graph.rotations[at] = rotations[order]
     graph.translations[at] = translations[order]
     graph.scores[at] = scores[order]
@@ -85,22 +79,21 @@ def pair_graph(
     return graph
 
 
-def reliable(graph: PairGraph) -> PairGraph:
-    """The hypotheses above the strictest of LEVELS that leaves as few components as all do."""
+def reliable_subgraph(graph: PairGraph, settings: GraphSettings) -> PairGraph:
+    """The hypotheses above the strictest score level that leaves as few components as all have."""
     fewest = graph.components().max(initial=0)
-    kept = graph
-    for lowest_raw, lowest in LEVELS:
-        kept = graph.keep((graph.raw > lowest_raw) & (graph.scores > lowest))
-        if kept.components().max(initial=0) == fewest:
-            break
-    return kept
+    for lowest_raw, lowest in settings.score_levels:
+        subgraph = graph.subgraph((graph.raw > lowest_raw) & (graph.scores > lowest))
+        if subgraph.components().max(initial=0) == fewest:
+            return subgraph
+    return graph.subgraph(np.isfinite(graph.scores))
 
 
-def cycle_support(graph: PairGraph) -> Float[np.ndarray, "E H"]:
-    """How many third views k confirm each rotation: R_kj R_ik = R_ij, weighted by their scores.
+def cycle_support(graph: PairGraph, tolerance_deg: float) -> Float[np.ndarray, "E H"]:
+    """How well third views k confirm each rotation: R_kj R_ik = R_ij.
 
     Each third view counts its best pair of hypotheses, by the lower of their scores times a
-    Gaussian of the angle that is left over.
+    Gaussian of the angle of the cycle, whose standard deviation is the tolerance.
     """
     width = graph.scores.shape[1]
     table = np.zeros((graph.views, graph.views, width, 3, 3))
@@ -117,8 +110,8 @@ def cycle_support(graph: PairGraph) -> Float[np.ndarray, "E H"]:
         lower = np.minimum(score[third, j][:, None], score[i, third][:, :, None]).clip(0)
         closing = around.reshape(-1, 9) @ graph.rotations[edge].reshape(width, 9).T
         angle = np.rad2deg(np.arccos(np.clip((closing - 1) / 2, -1, 1)))
-        found = np.exp(-0.5 * (angle / CYCLE_TOLERANCE) ** 2) * lower.reshape(-1, 1)
-        support[edge] = found.reshape(len(third), width * width, width).max(1).sum(0)
+        closure = np.exp(-0.5 * (angle / tolerance_deg) ** 2) * lower.reshape(-1, 1)
+        support[edge] = closure.reshape(len(third), width * width, width).max(1).sum(0)
     return support
 
 
@@ -127,8 +120,8 @@ def spanning_tree(
 ) -> Float[np.ndarray, "V 3 3"]:
     """World-to-camera rotations along the maximum spanning tree; the root's is the identity.
 
-    Of each pair the most confident hypothesis is used. Other components than the root's each
-    start with an identity of their own.
+    The most confident hypothesis of each pair is used. Every other component starts with an
+    identity of its own.
     """
     best = confidence.argmax(1)
     weight = confidence.max(1)
@@ -150,25 +143,28 @@ def spanning_tree(
     return rotations
 
 
-def spanning_trees(graph: PairGraph, count: int, seed: int) -> Float[np.ndarray, "B V 3 3"]:
+def spanning_trees(
+    graph: PairGraph, settings: GraphSettings, seed: int
+) -> Float[np.ndarray, "B V 3 3"]:
     """World-to-camera rotations of several spanning trees.
 
-    The maximum spanning trees by score times cycle support and by score; then `count` with
-    Gumbel noise on the scores, two thirds of them with the strong edges (`CLUSTER_SCORE`) first:
-    clusters of neighbouring views then hold together, and the trees try the weak bridges between
-    them.
+    The maximum spanning trees by score times cycle support and by score; then randomised ones with
+    Gumbel noise on the scores, two thirds of them with strong edges first: clusters of neighbouring
+    views then stay together, and the trees sample the weak bridges between them.
     """
     rng = np.random.default_rng(seed)
     scores = graph.scores
     first = np.zeros(scores.shape, bool)
     first[:, 0] = True
-    clustered = np.where(first & (scores > CLUSTER_SCORE), scores + 3, scores)
+    strong = first & (scores > settings.cluster_score)
+    clustered = np.where(strong, scores + CLUSTER_BONUS, scores)
     root = int(np.argmax(np.bincount(
         graph.pairs.reshape(-1), np.repeat(scores[:, 0], 2), minlength=graph.views
     )))  # fmt: skip
-    supported = scores * (0.3 + cycle_support(graph))  # -inf stays
+    supported = scores * (0.3 + cycle_support(graph, settings.cycle_tolerance_deg))  # -inf stays
     confidences = [supported, scores]
-    for index in range(count):
+    for index in range(settings.trees):
         base = clustered if index % 3 else scores
-        confidences.append(base + rng.gumbel(scale=NOISE[index % 2], size=scores.shape))
+        noise = rng.gumbel(scale=settings.tree_noise[index % 2], size=scores.shape)
+        confidences.append(base + noise)
     return np.stack([spanning_tree(graph, confidence, root) for confidence in confidences])

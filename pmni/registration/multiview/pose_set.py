@@ -1,4 +1,4 @@
-"""Poses of all views as the search handles them: world to camera, with the scale of each depth."""
+"""Poses of all views (world to camera, with depth scales), and the context for comparing views."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,15 +8,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
-from pmni.registration.pairwise.silhouettes import hull_rays
-from pmni.registration.pairwise.supports import Supports, search_grid, view_supports
-from pmni.registration.views import Views
+from pmni.config.registration import RegisterSettings
+from pmni.geometry.transforms import project_to_rotation
+from pmni.registration.pairwise.epipolar_tangency import hull_rays
+from pmni.registration.pairwise.support_functions import (
+    SupportFunctions,
+    search_grid,
+    view_support_functions,
+)
+from pmni.registration.working_views import WorkingViews
 
-FEW = 24
-"""Up to so many views all pairs are compared; beyond, those of `partners`."""
-
-_NEAREST, _OTHERS = 14, 6  # partners of a view among many
-_FAR_OFF = 5.0  # degrees: scale of the robust alignment of two pose sets
+ALL_PAIRS_LIMIT = 24
+"""Largest number of views of which all pairs are compared."""
+NEAREST_PARTNERS = 14
+"""Nearest partners of a view among more views than that."""
+SPREAD_PARTNERS = 6
+"""Further partners of a view among more views than that, spread over the others."""
+ROBUST_SCALE_DEG = 5.0
+"""Scale of the robust alignment of two pose sets, degrees."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class PoseSet:
     rotations: Float[np.ndarray, "V 3 3"]
     translations: Float[np.ndarray, "V 3"]
     scales: Float[np.ndarray, " V"]
-    """What each view's depths (`Views.depth`, points, centre) are to be multiplied by."""
+    """Factors of each view's depths (`WorkingViews.depth`, points, centre)."""
 
     def relative(
         self, first: Int[np.ndarray, " K"], second: Int[np.ndarray, " K"]
@@ -43,22 +52,25 @@ class PoseSet:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """All that is seen: the views with their depths at given scales, and their silhouettes."""
+class PairingContext:
+    """Everything that poses of views are compared with: working views at given depth scales, their
+    silhouettes, and the settings."""
 
-    views: Views
+    views: WorkingViews
     hulls: Float[np.ndarray, "V N 3"]
-    """See `hull_rays`; they do not depend on the scales."""
+    """Rays of the silhouettes' convex hulls (`hull_rays`); they do not depend on the scales."""
     centres: Float[np.ndarray, "V 3"]
-    """`Views.centres` in double precision."""
+    """`WorkingViews.centres` in double precision."""
+    settings: RegisterSettings
 
     @cached_property
-    def supports(self) -> Supports:
+    def supports(self) -> SupportFunctions:
         """The views' partial support functions."""
-        return view_supports(self.views, search_grid(self.views.device))
+        grid = search_grid(self.settings.pairwise.search, self.views.device)
+        return view_support_functions(self.views, grid)
 
-    def scaled(self, scales: Float[np.ndarray, " V"]) -> "Sight":
-        """With each view's depths multiplied by its scale."""
+    def scaled(self, scales: Float[np.ndarray, " V"]) -> "PairingContext":
+        """The context with each view's depths multiplied by its scale."""
         views = self.views
         factor = torch.from_numpy(scales).to(views.depth)
         stretched = replace(
@@ -67,38 +79,38 @@ class Sight:
             points=views.points * factor[:, None, None],
             centres=views.centres * factor[:, None],
         )
-        # faster than putting the maps together again; a cached property finds them there
+        # faster than concatenating the maps again; the cached property finds them in __dict__
         stretch = torch.ones(len(views), 1, 5).to(views.depth)
         stretch[:, 0, 3] = factor
         maps = views.maps.view(len(views), -1, 5) * stretch
         stretched.__dict__["maps"] = maps.view(-1, 5)
-        return Sight(stretched, self.hulls, self.centres * scales[:, None])
+        return replace(self, views=stretched, centres=self.centres * scales[:, None])
 
 
-def make_sight(views: Views) -> Sight:
-    """With the depths as they are."""
-    return Sight(views, hull_rays(views), views.centres.double().cpu().numpy())
+def pairing_context(views: WorkingViews, settings: RegisterSettings) -> PairingContext:
+    """The context of views with unscaled depths."""
+    return PairingContext(views, hull_rays(views), views.centres.double().cpu().numpy(), settings)
 
 
 def partners(cosines: Float[np.ndarray, "N V"]) -> Bool[np.ndarray, "N V"]:
-    """With which views each of N is compared, given the cosines between their axes.
+    """Whether each of N views is compared with each of V, given the cosines between their axes.
 
-    All if they are few; else the nearest ones, and of the rest, in the order of their angle, some
-    at equal steps: the work then grows with the number of views, not with its square.
+    All pairs up to ALL_PAIRS_LIMIT views; else the nearest ones, and others at equal steps in the
+    order of their angle: the work then grows with the number of views, not with its square.
     """
     count = cosines.shape[1]
-    if count <= FEW:
+    if count <= ALL_PAIRS_LIMIT:
         return np.ones(cosines.shape, bool)
     order = np.argsort(-cosines, axis=1, kind="stable")
-    rest = np.linspace(_NEAREST + 1, count - 2, _OTHERS).astype(int)
-    taken = np.concatenate([order[:, : _NEAREST + 1], order[:, rest]], 1)
+    rest = np.linspace(NEAREST_PARTNERS + 1, count - 2, SPREAD_PARTNERS).astype(int)
+    columns = np.concatenate([order[:, : NEAREST_PARTNERS + 1], order[:, rest]], 1)
     used = np.zeros(cosines.shape, bool)
-    np.put_along_axis(used, taken, True, 1)
+    np.put_along_axis(used, columns, True, 1)
     return used
 
 
 def mutual(used: Bool[np.ndarray, "V V"]) -> Bool[np.ndarray, "V V"]:
-    """Pairs of which either view has the other as a partner, without the diagonal."""
+    """Whether either view of a pair has the other as a partner; False on the diagonal."""
     both = used | used.T
     np.fill_diagonal(both, False)
     return both
@@ -107,10 +119,10 @@ def mutual(used: Bool[np.ndarray, "V V"]) -> Bool[np.ndarray, "V V"]:
 def differences_deg(
     first: Float[np.ndarray, "V 3 3"], second: Float[np.ndarray, "V 3 3"]
 ) -> Float[np.ndarray, " V"]:
-    """By how much each view differs between two sets of world-to-camera rotations, in degrees.
+    """Angle of each view between two sets of world-to-camera rotations, degrees.
 
-    The world of the first is turned onto the second's: as one of the views has it, such that the
-    median difference is least, and then as all views have it, those far off counting little.
+    The world of the first is rotated onto the second's: first by the rotation of the one view for
+    which the median difference is least, then by a robust mean of all views' rotations.
     """
     turns = first.swapaxes(-1, -2) @ second  # first @ turn = second
     # trace(second^T first turn) for every view (row) under every view's turn (column)
@@ -119,17 +131,16 @@ def differences_deg(
     turn = turns[start]
     for _ in range(5):
         error = Rotation.from_matrix(second.swapaxes(-1, -2) @ first @ turn).magnitude()
-        weight = 1 / (1 + (np.rad2deg(error) / _FAR_OFF) ** 2) ** 2
-        u, _, vt = np.linalg.svd((weight[:, None, None] * turns).sum(0))
-        turn = (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
+        weight = 1 / (1 + (np.rad2deg(error) / ROBUST_SCALE_DEG) ** 2) ** 2
+        turn = project_to_rotation((weight[:, None, None] * turns).sum(0))
     return np.rad2deg(Rotation.from_matrix(second.swapaxes(-1, -2) @ first @ turn).magnitude())
 
 
 def distinct(rotations: Float[np.ndarray, "B V 3 3"], degrees: float) -> list[int]:
-    """Which of B sets of world-to-camera rotations differ from all such sets before them.
+    """Indices of those of B sets of world-to-camera rotations that differ from all kept before.
 
-    By more than so many degrees in some view, when the world is turned as one of the views has it
-    (the one for which the median difference is least).
+    Two sets differ if some view's angle is larger than `degrees`, after the world is rotated by the
+    rotation of the one view for which the median difference is least.
     """
     least = 1 + 2 * np.cos(np.deg2rad(degrees))
     kept: list[int] = []

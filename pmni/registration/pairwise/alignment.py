@@ -1,8 +1,8 @@
-"""Aligning pairs of views: Gauss-Newton on normals, depths and masks, many pairs at a time.
+"""Alignment of pairs of views: Gauss-Newton on normals, depths and masks, many pairs at a time.
 
-A point of one view, moved by the relative pose and projected into the other view, meets there a
-normal, a depth and a distance from the mask. All three are compared in both directions, with
-derivatives through the images' gradients.
+A point of one view is moved by the relative pose and projected into the other view, where its
+normal, depth and distance from the mask are compared with the maps, in both directions. Derivatives
+go through the gradients of the maps.
 """
 
 from dataclasses import dataclass
@@ -12,27 +12,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pmni.registration.views import Views
+from pmni.config.registration import AlignmentSettings, AlignmentStage
+from pmni.registration.working_views import WorkingViews
 
-_DEPTH_WEIGHT = 0.3  # depths are integrated, so say less than the normals ...
-_SILHOUETTE_WEIGHT = 0.5
-_SILHOUETTE_SIGMA = 1.0  # working pixels
-_SILHOUETTE_DEAD = 0.5  # working pixels outside the mask that cost nothing
-_SILHOUETTE_LIMIT = 15.0  # working pixels outside the mask beyond which the cost is constant
-_FACING = 0.1
 POINTS_AT_ONCE = 1 << 14
-"""Points of all relative poses that are aligned together: few enough for a processor's cache."""
-_DAMPING = 0.01
-_ROTATION_LIMIT = 0.2  # radians a step
-_TRANSLATION_LIMIT = 0.19  # of the object's radius a step
+"""Most points of all relative poses that are aligned together: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What points of K source views meet in their target views, with derivatives.
+    """Points of K source views compared with the maps of their target views, with derivatives.
 
-    Channels: the difference of the normals (3), of the depths (moved - seen), and the distance
-    outside the mask in working pixels. Derivatives are with respect to a left perturbation
+    Channels: the difference of the normals (3), of the depths (moved - observed), and the distance
+    outside the mask in downsampled pixels. Derivatives are with respect to a left perturbation
     (translation, rotation vector) of the points in the target's frame about a given centre.
     """
 
@@ -40,12 +32,12 @@ class Comparison:
     jacobian: Float[Tensor, "K 6 5 P"]
     facing: Float[Tensor, "K P"]
     """Cosine between the moved normal and the direction to the target's camera."""
-    seen_facing: Float[Tensor, "K P"]
-    """The same of the normal that the target sees there."""
+    observed_facing: Float[Tensor, "K P"]
+    """The same of the normal that the target observes there."""
 
 
 def compare(
-    views: Views,
+    views: WorkingViews,
     source: Int[Tensor, " K"],
     target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
@@ -53,17 +45,20 @@ def compare(
     centre: Float[Tensor, "K 3"],
     points: int,
 ) -> Comparison:
-    """Compare the first `points` points of the source views, moved by x -> R x + t, with the
-    targets' maps (bilinear). `centre`: in the target's frame, what the perturbation turns about.
+    """The first `points` points of the source views, moved by x -> R x + t, compared with the
+    targets' maps (bilinear). `centre` is the point about which the perturbation rotates, in the
+    target's frame.
     """
     moved = R @ views.points[source, :points].transpose(1, 2) + t[..., None]
     normals = R @ views.point_normals[source, :points].transpose(1, 2)
     K = views.intrinsics[target][..., None]
     x, y, z = moved.unbind(1)
     across, down = K[:, 0, 0] / z, K[:, 1, 1] / z  # pixels for a unit of length
-    seen, du, dv = _bilinear(views, target, across * x + K[:, 0, 2], down * y + K[:, 1, 2])
+    observed, du, dv = _bilinear(views, target, across * x + K[:, 0, 2], down * y + K[:, 1, 2])
 
-    jacobian = torch.empty(len(R), 6, *seen.shape[1:], device=seen.device, dtype=seen.dtype)
+    jacobian = torch.empty(
+        len(R), 6, *observed.shape[1:], device=observed.device, dtype=observed.dtype
+    )
     dx, dy, dz, wx, wy, wz = jacobian.unbind(1)
     torch.mul(du, across[:, None], out=dx)
     torch.mul(dv, down[:, None], out=dy)
@@ -83,14 +78,15 @@ def compare(
     wx[:, 2] += ny
     wy[:, 2] -= nx
 
-    residuals = torch.cat([normals, z[:, None], torch.zeros_like(z)[:, None]], 1) - seen
+    residuals = torch.cat([normals, z[:, None], torch.zeros_like(z)[:, None]], 1) - observed
     residuals[:, 4].neg_()
     rays = moved * (x * x + y * y + z * z).rsqrt()[:, None]
-    return Comparison(residuals, jacobian, -(normals * rays).sum(1), -(seen[:, :3] * rays).sum(1))
+    facing = -(normals * rays).sum(1)
+    return Comparison(residuals, jacobian, facing, -(observed[:, :3] * rays).sum(1))
 
 
 def _bilinear(
-    views: Views, target: Int[Tensor, " K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
+    views: WorkingViews, target: Int[Tensor, " K"], u: Float[Tensor, "K P"], v: Float[Tensor, "K P"]
 ) -> tuple[Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"], Float[Tensor, "K 5 P"]]:
     """The maps at pixels (u, v) and their derivatives by u and v.
 
@@ -120,26 +116,28 @@ def _bilinear(
 
 
 def _equations(
-    compared: Comparison, sigma_normal: float, sigma_depth: float
+    compared: Comparison, sigma_normal: float, sigma_depth: float, settings: AlignmentSettings
 ) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, " K"]]:
-    """Robustly weighted normal equations; `sigma_depth` in the unit of depth.
+    """Robustly weighted normal equations A, b and costs; `sigma_depth` in the unit of depth.
 
-    Geman-McClure weights: where the depths differ by much (occlusion, a wrong jump) the normals
-    count for nothing either.
+    Geman-McClure weights: where depths differ by much (occlusion, a wrong discontinuity) the
+    normals do not count either.
     """
     residuals = compared.residuals
     outside = residuals[:, 4]
-    slant = compared.seen_facing.clamp_min(0.3)
-    depth = residuals[:, 3] * compared.seen_facing.clamp_min(0.15) / sigma_depth
+    slant = compared.observed_facing.clamp_min(0.3)
+    depth = residuals[:, 3] * compared.observed_facing.clamp_min(0.15) / sigma_depth
     turn = residuals[:, :3].square().sum(1) / sigma_normal**2
-    matched = ((compared.facing > _FACING) & (outside < 0)) / (1 + depth * depth).square()
+    matched = ((compared.facing > settings.min_facing) & (outside < 0)) / (
+        1 + depth * depth
+    ).square()
     for_normal = matched / (1 + turn / 4).square() / sigma_normal**2
-    for_depth = _DEPTH_WEIGHT * matched * (slant / sigma_depth).square()
-    excess = (outside - _SILHOUETTE_DEAD).clamp(0, _SILHOUETTE_LIMIT)
-    active = (excess > 0) & (excess < _SILHOUETTE_LIMIT)
-    relative = outside.clamp_min(0) / _SILHOUETTE_SIGMA
-    for_outside = _SILHOUETTE_WEIGHT * active / (1 + relative * relative / 9)
-    for_outside = for_outside / _SILHOUETTE_SIGMA**2
+    for_depth = settings.depth_weight * matched * (slant / sigma_depth).square()
+    excess = (outside - settings.silhouette_dead_zone).clamp(0, settings.silhouette_limit)
+    active = (excess > 0) & (excess < settings.silhouette_limit)
+    relative = outside.clamp_min(0) / settings.silhouette_sigma
+    for_outside = settings.silhouette_weight * active / (1 + relative * relative / 9)
+    for_outside = for_outside / settings.silhouette_sigma**2
 
     weights = torch.stack([for_normal, for_normal, for_normal, for_depth, for_outside], 1)
     residuals = torch.cat([residuals[:, :4], excess[:, None]], 1).flatten(1)
@@ -151,35 +149,36 @@ def _equations(
 
 
 def pair_equations(
-    views: Views,
+    views: WorkingViews,
     source: Int[Tensor, " K"],
     target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
     sigma_normal: float,
     sigma_depth: float,
+    settings: AlignmentSettings,
     points: int | None = None,
 ) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, " K"]]:
     """Gauss-Newton equations A xi = b of K relative poses x_target = R x_source + t, and costs.
 
     xi = (translation, rotation vector) is a left perturbation about the target's centre:
     x_target -> Exp(rotation) (x_target - centre) + centre + translation, to first order what
-    `perturbed` does. Both directions are compared. `sigma_normal` is the scale of the normals'
-    differences (chord, about radians), `sigma_depth` that of the depths' as a fraction of the
-    object's radius. The cost is the weighted sum of squares: its weights belong to this pose.
+    `perturbed` does. Both directions are compared. `sigma_normal` is the scale of differences of
+    normals (chord, about radians), `sigma_depth` that of depths, in object radii. The cost is the
+    weighted sum of squares, with the weights of this pose.
     """
     count = views.points.shape[1] if points is None else min(points, views.points.shape[1])
     centre = views.centres[target]
     scale = sigma_depth * views.radius
-    there = compare(views, source, target, R, t, centre, count)
-    A, b, cost = _equations(there, sigma_normal, scale)
+    forward = compare(views, source, target, R, t, centre, count)
+    A, b, cost = _equations(forward, sigma_normal, scale, settings)
     # A perturbation (v, w) of the target's points about c moves the source's about R^T (c - t)
     # by (-R^T v, -R^T w).
     back = R.transpose(1, 2)
     centre_back = (back @ (centre - t)[..., None])[..., 0]
     shift = -(back @ t[..., None])[..., 0]
-    here = compare(views, target, source, back, shift, centre_back, count)
-    A_back, b_back, cost_back = _equations(here, sigma_normal, scale)
+    backward = compare(views, target, source, back, shift, centre_back, count)
+    A_back, b_back, cost_back = _equations(backward, sigma_normal, scale, settings)
     turn = torch.zeros_like(A)
     turn[:, :3, :3] = turn[:, 3:, 3:] = -back
     A = A + turn.transpose(1, 2) @ A_back @ turn
@@ -193,7 +192,8 @@ def perturbed(
     xi: Float[Tensor, "K 6"],
     centre: Float[Tensor, "K 3"],
 ) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
-    """x -> Exp(xi) (R x + t - centre) + centre; R is kept orthonormal."""
+    """x -> Exp(xi) (R x + t - centre) + centre, xi = (translation, rotation vector); R is kept
+    orthonormal by a Newton-Schulz step."""
     step = pypose.se3(xi).Exp().matrix()
     turned = step[:, :3, :3] @ R
     turned = 1.5 * turned - 0.5 * turned @ turned.transpose(1, 2) @ turned
@@ -202,45 +202,44 @@ def perturbed(
 
 
 def align(
-    views: Views,
+    views: WorkingViews,
     source: Int[Tensor, " K"],
     target: Int[Tensor, " K"],
     R: Float[Tensor, "K 3 3"],
     t: Float[Tensor, "K 3"],
-    sigma_normal: float,
-    sigma_depth: tuple[float, float],
-    iterations: int,
-    points: int,
+    stage: AlignmentStage,
+    settings: AlignmentSettings,
 ) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
     """K relative poses after damped Gauss-Newton steps of limited length.
 
-    `sigma_depth` goes geometrically from its first to its second value, fractions of the radius.
+    The scale of depths goes geometrically from its first to its last value.
     """
-    most = max(1, POINTS_AT_ONCE // points)
+    most = max(1, POINTS_AT_ONCE // stage.points)
     if len(R) > most:
         parts = [
-            align(views, i, j, rotation, shift, sigma_normal, sigma_depth, iterations, points)
+            align(views, i, j, rotation, shift, stage, settings)
             for i, j, rotation, shift in zip(
                 *(x.split(most) for x in (source, target, R, t)), strict=True
             )
         ]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    first, last = sigma_depth
-    for iteration in range(iterations):
-        share = iteration / max(iterations - 1, 1)
+    first, last = stage.sigma_depth
+    for iteration in range(stage.iterations):
+        share = iteration / max(stage.iterations - 1, 1)
         sigma = first * (last / first) ** share
-        A, b, _ = pair_equations(views, source, target, R, t, sigma_normal, sigma, points)
+        A, b, _ = pair_equations(
+            views, source, target, R, t, stage.sigma_normal, sigma, settings, stage.points
+        )
         diagonal = A.diagonal(dim1=1, dim2=2)
         floor = 1e-4 * diagonal.mean(1, keepdim=True) + 1e-6
-        xi = torch.linalg.solve(A + torch.diag_embed(_DAMPING * diagonal + floor), b)
-        xi = torch.cat(
-            [_limited(xi[:, :3], _TRANSLATION_LIMIT * views.radius),
-             _limited(xi[:, 3:], _ROTATION_LIMIT)], 1
-        )  # fmt: skip
+        xi = torch.linalg.solve(A + torch.diag_embed(settings.damping * diagonal + floor), b)
+        shift = _limited(xi[:, :3], settings.max_translation * views.radius)
+        xi = torch.cat([shift, _limited(xi[:, 3:], settings.max_rotation)], 1)
         R, t = perturbed(R, t, xi, views.centres[target])
     return R, t
 
 
 def _limited(vectors: Float[Tensor, "K 3"], length: float) -> Float[Tensor, "K 3"]:
+    """Vectors shortened to at most this length."""
     norm = vectors.norm(dim=1, keepdim=True)
     return vectors * (length / norm.clamp_min(length))

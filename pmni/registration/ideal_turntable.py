@@ -1,4 +1,4 @@
-"""An ideal turntable: cameras in equal steps on a circle about the object, in the views' order."""
+"""An ideal turntable: cameras at equal steps on a circle about the object, in the views' order."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -6,10 +6,10 @@ from jaxtyping import Bool, Float
 from pmni.geometry.cameras import pixel_grid, ray_directions, turntable
 
 OBJECT_RADIUS = 0.8
-"""Of the largest silhouette in the normalised world, when its size sets the distance."""
+"""Radius of the largest silhouette in the normalised world, where its size sets the distance."""
 
 
-def ring(
+def ideal_turntable(
     masks: Bool[np.ndarray, "V H W"],
     intrinsics: Float[np.ndarray, "V 3 3"],
     elevation: float,

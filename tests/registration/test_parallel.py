@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pmni.errors import InputError
-from pmni.registration.parallel import side_by_side
+from pmni.registration.parallel import parallel_map
 
 
 def told(word: str) -> tuple[str, int, int]:
@@ -30,7 +30,7 @@ def two_threads():
 @pytest.mark.usefixtures("two_threads")
 class TestSideBySide:
     def test_what_they_return_in_their_order(self):
-        found = side_by_side([partial(told, word) for word in "abc"])
+        found = parallel_map([partial(told, word) for word in "abc"])
         assert [word for word, *_ in found] == ["a", "b", "c"]
         here, there, again = (process for _, process, _ in found)
         assert here == again == os.getpid() != there
@@ -39,12 +39,12 @@ class TestSideBySide:
 
     def test_one_thread_needs_no_other_process(self):
         torch.set_num_threads(1)
-        assert {process for _, process, _ in side_by_side([partial(told, "a")] * 3)} == {
+        assert {process for _, process, _ in parallel_map([partial(told, "a")] * 3)} == {
             os.getpid()
         }
 
     def test_errors_arrive(self):
         for tasks in ([failing, partial(told, "b")], [partial(told, "a"), failing]):
             with pytest.raises(InputError, match="view 3: is black"):
-                side_by_side(tasks)
+                parallel_map(tasks)
             assert torch.get_num_threads() == 2

@@ -1,4 +1,4 @@
-"""Initial poses: the reference, with noise, and the ring."""
+"""Initial poses: the reference, with noise, and an ideal turntable."""
 
 import json
 
@@ -13,35 +13,34 @@ from pmni.errors import InputError
 from pmni.geometry.cameras import turntable
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses
-from pmni.registration.methods import METHODS, Request
+from pmni.registration import register as registration
+from pmni.registration.ideal_turntable import ideal_turntable
 from pmni.registration.perturbation import add_noise, add_view_errors
-from pmni.registration.ring import ring
 
 
 def register(capture, **settings):
-    chosen = RegisterSettings.parse(settings, "test")
-    return METHODS[chosen.method](Request(capture, chosen)).c2w
+    return registration.register(capture, None, RegisterSettings.parse(settings, "test")).c2w
 
 
 def without_reference(capture):
     return Capture(capture.normals, capture.masks, capture.intrinsics, capture.views, capture.name)
 
 
-def test_ring_of_four_by_hand():
+def test_ideal_turntable_of_four_by_hand():
     capture, _ = sphere_capture(views=4)  # the sphere is centred on the principal point
-    c2w = ring(capture.masks, capture.intrinsics, 0.0, 15.0, clockwise=False)
+    c2w = ideal_turntable(capture.masks, capture.intrinsics, 0.0, 15.0, clockwise=False)
     corners = 15.0 * np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
     np.testing.assert_allclose(c2w[:, :3, 3], corners, atol=1e-9)
     np.testing.assert_allclose(c2w[:, :3, 2], -corners / 15, atol=1e-9)  # forward: inwards
     np.testing.assert_allclose(c2w[:, :3, 1], [[0, 0, -1]] * 4, atol=1e-9)  # down
-    other = ring(capture.masks, capture.intrinsics, 0.0, 15.0, clockwise=True)
+    other = ideal_turntable(capture.masks, capture.intrinsics, 0.0, 15.0, clockwise=True)
     np.testing.assert_allclose(other[1, :3, 3], [0, -15, 0], atol=1e-9)
 
 
-def test_ring_sees_the_masks_centre_at_the_origin_and_fits_the_unit_sphere():
+def test_ideal_turntable_sees_the_masks_centre_at_the_origin_and_fits_the_unit_sphere():
     capture, _ = sphere_capture(views=5)
     masks = np.roll(capture.masks, (3, -7), axis=(1, 2))  # the object is off the principal point
-    c2w = ring(masks, capture.intrinsics, 0.4, None, clockwise=False)
+    c2w = ideal_turntable(masks, capture.intrinsics, 0.4, None, clockwise=False)
     origin = -np.einsum("vji,vj->vi", c2w[:, :3, :3], c2w[:, :3, 3])
     pixel = origin @ K.T
     pixel = pixel[:, :2] / pixel[:, 2:]
@@ -89,7 +88,7 @@ def test_a_range_of_errors_that_is_none_is_refused(wrong):
 
 def test_same_seed_same_errors():
     capture, _ = sphere_capture()
-    settings = {"method": "ring", "view_error": [2, 3], "distance_error": 0.01}
+    settings = {"method": "turntable", "view_error": [2, 3], "distance_error": 0.01}
     one, again = (register(capture, **settings, seed=4) for _ in range(2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, register(capture, **settings, seed=5))
@@ -98,16 +97,16 @@ def test_same_seed_same_errors():
 def test_a_ring_needs_no_poses_and_does_not_look_at_them():
     capture, _ = sphere_capture()
     bare = without_reference(capture)
-    assert np.array_equal(register(bare, method="ring"), register(capture, method="ring"))
+    assert np.array_equal(register(bare, method="turntable"), register(capture, method="turntable"))
 
 
 def test_stage_writes_poses_for_all_views(tmp_path):
     capture, _ = sphere_capture()
     save_capture(tmp_path / "capture", capture)
-    settings = json.dumps({"method": "ring", "elevation": 20})
+    settings = json.dumps({"method": "turntable", "elevation": 20})
     command = ["register", "--capture", str(tmp_path / "capture"), "--settings", settings]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     poses = read_poses(tmp_path / "out" / "initial_poses.json")
     assert poses.views == capture.views
-    assert poses.information == {"method": "ring"}
+    assert poses.information == {"method": "turntable"}
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["stage"] == "register"

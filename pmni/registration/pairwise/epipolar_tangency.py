@@ -1,4 +1,4 @@
-"""Epipolar tangency: what two silhouettes say about a relative pose, without any depth.
+"""Epipolar tangency: constraints of two silhouettes on a relative pose, without any depth.
 
 The two planes through both camera centres that touch the object touch both silhouettes. So the
 extreme rays of one silhouette, as angles about the baseline, are those of the other: two equations
@@ -12,22 +12,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import ConvexHull
 
-from pmni.registration.views import Views
+from pmni.registration.working_views import WorkingViews
 
-_CLEARANCE = 1.3  # object radii from the baseline: nearer, the epipole may be in the silhouette
+BASELINE_CLEARANCE = 1.3
+"""Least distance of the object from the baseline, object radii: nearer, the epipole may lie in the
+silhouette, and there are no tangent planes."""
 
 
-def hull_rays(views: Views) -> Float[np.ndarray, "V N 3"]:
-    """The convex hull of each silhouette: viewing rays (x, y, 1), the last one repeated.
+def hull_rays(views: WorkingViews) -> Float[np.ndarray, "V N 3"]:
+    """Viewing rays (x, y, 1) of the convex hull of each silhouette, padded with the last one.
 
-    Its corners are where the signed distance crosses zero between pixels. A silhouette that the
-    image's border cuts off has no known hull: its one ray points backwards, and is never valid.
+    Corners of a hull are zero crossings of the signed distance between pixels. A silhouette that
+    is cut off by the image's border has no known hull: its single ray points backwards and is never
+    valid.
     """
     hulls = []
     for distance, K, cut_off in zip(
         views.signed_distance.double().cpu().numpy(),
         views.intrinsics.double().cpu().numpy(),
-        views.unseen.flatten(1).any(1).tolist(),
+        views.unobserved.flatten(1).any(1).tolist(),
         strict=True,
     ):
         if cut_off:
@@ -56,7 +59,7 @@ def _contour(distance: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "N 2"]:
 
 @dataclass(frozen=True)
 class Tangency:
-    """By how much the tangent planes of K pairs fail to meet, at both sides."""
+    """Gap between the tangent planes of K pairs, on both sides of the object."""
 
     residuals: Float[np.ndarray, "K 2"]
     """Lengths at the object, in object radii; zero where not valid."""
@@ -85,7 +88,7 @@ def tangency(
     distance = np.linalg.norm(out, axis=1).clip(1e-9)
     out /= distance[:, None]
     side = np.cross(baseline, out)
-    valid = (distance > _CLEARANCE * radius) & (length > 0.05 * distance)
+    valid = (distance > BASELINE_CLEARANCE * radius) & (length > 0.05 * distance)
 
     rays = (hulls[source] @ R.swapaxes(-1, -2), hulls[target])
     extremes = []

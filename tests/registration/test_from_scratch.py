@@ -7,26 +7,40 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from fixtures.working_views import context_of, working_views
 from scipy.spatial.transform import Rotation
 
 from pmni.cli.main import main
 from pmni.config.integration import IntegrateSettings
-from pmni.config.registration import RegisterSettings
+from pmni.config.registration import AmbiguitySettings, RegisterSettings
 from pmni.data.capture import Capture, save_capture
 from pmni.errors import ConvergenceError, InputError, LostSurfaceError
 from pmni.geometry.cameras import look_at, turntable
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.integration.integrate import integrate
 from pmni.io.poses import read_poses
-from pmni.registration.methods import METHODS, Request
-from pmni.registration.multiview.free import Search, search
-from pmni.registration.multiview.graph import PairGraph, pair_graph, reliable
-from pmni.registration.multiview.lookalikes import Motion, disentangled, moved, turns
-from pmni.registration.multiview.pose_set import PoseSet, make_sight
-from pmni.registration.verification.neighbours import disorder_of, normal_differences
-from pmni.registration.verification.trial import Trial, elsewhere, margin_over
-from pmni.registration.verification.verifier import LOOK, OUTLIER, Verifier
-from pmni.registration.views import make_views
+from pmni.registration.multiview.graph import PairGraph, pair_graph, reliable_subgraph
+from pmni.registration.multiview.pose_set import PairingContext, PoseSet
+from pmni.registration.multiview.strategies import (
+    Candidate,
+    Strategies,
+    candidates_of,
+    scored_graph,
+)
+from pmni.registration.multiview.view_ambiguity import (
+    SymmetryTransform,
+    resolve_ambiguity,
+    symmetry_rotations,
+    transform_views,
+)
+from pmni.registration.pairwise.hypotheses import pair_hypotheses
+from pmni.registration.register import register
+from pmni.registration.verification.neighbour_inconsistency import (
+    inconsistency_of,
+    normal_differences,
+)
+from pmni.registration.verification.trial import Trial, differing_views, margin_over
+from pmni.registration.verification.verifier import COARSE_PLAN, Verifier
 from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
@@ -35,7 +49,7 @@ from pmni.synthetic.tessellation import tessellate
 
 VIEWS, HEIGHT, WIDTH = 10, 100, 120
 K = np.array([[740.0, 0, 59.5], [0, 740.0, 49.5], [0, 0, 1]])
-SETTINGS = RegisterSettings(method="free")
+SETTINGS = RegisterSettings(method="from_scratch")
 
 
 def cameras() -> np.ndarray:
@@ -74,9 +88,12 @@ def duck() -> tuple[Capture, np.ndarray]:
 
 
 @cache
-def searched() -> Search:
-    """What the search finds for it."""
-    return search(*duck(), SETTINGS, torch.device("cpu"))
+def searched() -> tuple[PairingContext, PairGraph, list[Candidate]]:
+    """The context, the graph of pairs, and the candidates of the first strategies."""
+    views = working_views(*duck())
+    context = context_of(views)
+    graph = scored_graph(context, pair_hypotheses(views, SETTINGS.pairwise))
+    return context, graph, candidates_of(context, Strategies(context, graph).run())
 
 
 def rotation_errors(c2w: np.ndarray) -> np.ndarray:
@@ -91,43 +108,53 @@ def rotation_errors(c2w: np.ndarray) -> np.ndarray:
 
 class TestFound:
     def test_stage_finds_all_poses_and_says_how_sure_it_is(self, tmp_path, monkeypatch):
-        def found(capture, ray_distances, *rest) -> Search:
-            np.testing.assert_allclose(capture.normals, duck()[0].normals, atol=1e-2)
-            np.testing.assert_array_equal(ray_distances, distances)
-            return searched()
-
-        monkeypatch.setattr("pmni.registration.methods.search", found)
+        _, graph, candidates = searched()
+        strategies = "pmni.registration.multiview.strategies"
+        monkeypatch.setattr(f"{strategies}.candidates_of", lambda *_: candidates)
+        monkeypatch.setattr(f"{strategies}.scored_graph", lambda *_: graph)
+        monkeypatch.setattr(f"{strategies}.Strategies.run", lambda _: [])
+        hypotheses = "pmni.registration.pairwise.hypotheses.pair_hypotheses"
+        monkeypatch.setattr(hypotheses, lambda *_: None)
         capture, distances = duck()
         save_capture(tmp_path / "capture", capture)
         np.savez(tmp_path / "ray_distance.npz", ray_distance=distances, views=capture.views)
         words = ["register", "--capture", str(tmp_path / "capture"), "--settings",
-                 json.dumps({"method": "free"}), "--ray-distances", str(tmp_path),
+                 json.dumps({"method": "from_scratch"}), "--ray-distances", str(tmp_path),
                  "--output", str(tmp_path / "out")]  # fmt: skip
         assert main(words) == 0
         poses = read_poses(tmp_path / "out" / "initial_poses.json")
         assert rotation_errors(poses.c2w).max() < 3
         told = poses.information
-        assert (told["method"], set(told["explained"])) == ("free", set(capture.views))
-        assert told["confidence"] == pytest.approx(
-            np.mean(list(told["explained"].values())), abs=1e-3
-        )
+        consistency = told["normal_consistency"]
+        assert (told["method"], set(consistency)) == ("from_scratch", set(capture.views))
+        assert told["confidence"] == pytest.approx(np.mean(list(consistency.values())), abs=1e-3)
         assert told["confidence"] > 0.8
         assert told["symmetry_loss"] > 0.1
-        assert told["disorder"] < 1.2
+        assert told["neighbour_inconsistency"] < 1.2
 
     def test_needs_ray_distances(self):
-        with pytest.raises(InputError, match="duck: method 'free' needs --ray-distances"):
-            METHODS["free"](Request(duck()[0], SETTINGS))
+        with pytest.raises(InputError, match="duck: method 'from_scratch' needs --ray-distances"):
+            register(duck()[0], None, SETTINGS)
 
 
 @pytest.fixture
 def verifier() -> Verifier:
-    return Verifier(duck()[0], searched().views, searched().graph, seed=0)
+    context, graph, _ = searched()
+    return Verifier(duck()[0], context.views, graph, SETTINGS)
 
 
 @pytest.fixture
 def start() -> np.ndarray:
-    return searched().candidates[0].c2w
+    return searched()[2][0].c2w
+
+
+def candidate(assumption: str, c2w: np.ndarray) -> Candidate:
+    return replace(searched()[2][0], assumption=assumption, c2w=c2w)
+
+
+def with_verification(**changes: int) -> RegisterSettings:
+    verification = SETTINGS.verification.model_copy(update=changes)
+    return SETTINGS.model_copy(update={"verification": verification})
 
 
 def turned(vector: list[float]) -> np.ndarray:
@@ -149,7 +176,7 @@ class TestPutRight:
         flipped = start.copy()
         flipped[4] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ flipped[4]
         assert rotation_errors(flipped).max() > 60
-        found = verifier.tried("flipped", flipped)
+        found = verifier.mid_trial("flipped", flipped)
         assert rotation_errors(found.c2w).max() < 6
 
     def test_a_view_that_no_pair_places_is_found_all_the_same(self, verifier, start, monkeypatch):
@@ -157,106 +184,105 @@ class TestPutRight:
         lost = start.copy()
         lost[4] = turned([1.0, 2.0, -0.5]) @ lost[4]
         assert rotation_errors(lost).max() > 60
-        found = verifier.tried("lost", lost)
+        found = verifier.mid_trial("lost", lost)
         assert rotation_errors(found.c2w).max() < 6
 
-    def test_a_view_with_wrong_normals_still_fits_nowhere(self, start, monkeypatch):
-        monkeypatch.setattr("pmni.registration.verification.verifier.ROUNDS", 1)
-        monkeypatch.setattr("pmni.registration.verification.verifier.LAST_ROUNDS", 1)
+    def test_a_view_with_wrong_normals_still_fits_nowhere(self, start):
         capture, distances = duck()
         normals = capture.normals.copy()
         normals[4] *= np.float32([-1, 1, 1])
         wrong = replace(capture, normals=normals)
-        views = make_views(wrong, distances, 0, torch.device("cpu"))
-        verifier = Verifier(wrong, views, searched().graph, seed=0)
-        with pytest.raises(ConvergenceError, match="duck: view 04 fits violates to the others"):
-            verifier.best([("wrong", start)])
+        rounds = with_verification(rounds=1, last_rounds=1)
+        verifier = Verifier(wrong, working_views(wrong, distances), searched()[1], rounds)
+        with pytest.raises(ConvergenceError, match="duck: view 04 fits nowhere to the others"):
+            verifier.best([candidate("wrong", start)])
 
     def test_views_in_equal_steps_are_not_turned(self, verifier, start, monkeypatch):
         """Onto another side of the object that looks like theirs."""
-        monkeypatch.setattr(Verifier, "_turned", lambda self, trial: trial.c2w)
-        trial = verifier._refined("good", start, LOOK)
-        assert not (trial.explained < OUTLIER * trial.explained.median()).any()
-        assert verifier.replaced(trial) is not None
+        monkeypatch.setattr(Verifier, "_with_doubtful_moved", lambda self, trial: trial.c2w)
+        trial = verifier._refined("good", start, COARSE_PLAN)
+        consistency = trial.normal_consistency
+        least = SETTINGS.verification.outlier_ratio * consistency.median()
+        assert not (consistency < least).any()
+        assert verifier.with_moved_views(trial) is not None
         steps = turntable(2 * np.pi * np.arange(VIEWS) / VIEWS, np.deg2rad(25.0), 15.0)
         monkeypatch.setattr(Trial, "c2w", steps)
-        assert verifier.replaced(trial) is None
+        assert verifier.with_moved_views(trial) is None
 
     def test_a_candidate_that_leaves_no_surface_is_passed_over(self, verifier, start, monkeypatch):
         refined = Verifier._refined
 
-        def lost(self, kind, *rest):
-            if kind == "hopeless":
+        def lost(self, assumption, *rest):
+            if assumption == "hopeless":
                 raise LostSurfaceError("nothing left")
-            return refined(self, kind, *rest)
+            return refined(self, assumption, *rest)
 
         monkeypatch.setattr(Verifier, "_refined", lost)
-        monkeypatch.setattr(Verifier, "finished", lambda self, trial: trial)
-        found = verifier.best([("hopeless", start), ("good", start)])
-        assert (found.kind, found.margin) == ("good", None)
+        monkeypatch.setattr(Verifier, "fine_trial", lambda self, trial: trial)
+        found = verifier.best([candidate("hopeless", start), candidate("good", start)])
+        assert (found.assumption, found.margin) == ("good", None)
         with pytest.raises(ConvergenceError, match="no poses were found under which"):
-            verifier.best([("hopeless", start)])
+            verifier.best([candidate("hopeless", start)])
 
     def test_a_group_of_views_returns_to_its_side(self, verifier, start):
-        found = verifier.tried("turned", quarter_turned(start, 5))
+        found = verifier.mid_trial("turned", quarter_turned(start, 5))
         assert rotation_errors(found.c2w).max() < 6
 
     def test_the_margin_is_over_the_views_at_other_places(self, verifier, start):
-        good = verifier._refined("good", start, LOOK)
-        bad = verifier._refined("bad", quarter_turned(start, 5), LOOK)
+        good = verifier._refined("good", start, COARSE_PLAN)
+        bad = verifier._refined("bad", quarter_turned(start, 5), COARSE_PLAN)
         assert good.score > bad.score
-        places = elsewhere(good, bad)
-        gain = (good.explained - bad.explained).numpy()
-        assert places.any()
-        assert margin_over(good, bad) == pytest.approx(gain[places].mean())
+        differing = differing_views(good, bad, 12.0)
+        gain = (good.normal_consistency - bad.normal_consistency).numpy()
+        assert differing.any()
+        assert margin_over(good, bad, 12.0) == pytest.approx(gain[differing].mean())
 
-    def test_normals_that_make_no_sense_are_refused(self, start, monkeypatch):
+    def test_normals_that_make_no_sense_are_refused(self, start):
         """Their x axis points the wrong way. No view is moved, which would help nothing."""
-        monkeypatch.setattr("pmni.registration.verification.verifier.ROUNDS", 0)
         capture, distances = duck()
         mirrored = replace(capture, normals=capture.normals * np.float32([-1, 1, 1]))
-        views = make_views(mirrored, distances, 0, torch.device("cpu"))
-        verifier = Verifier(mirrored, views, searched().graph, seed=0)
+        rounds = with_verification(rounds=0)
+        verifier = Verifier(mirrored, working_views(mirrored, distances), searched()[1], rounds)
         with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
-            verifier.best([("mirrored", start)])
+            verifier.best([candidate("mirrored", start)])
 
 
-class TestDisorder:
+class TestNeighbourInconsistency:
     """Whether views agree best with their neighbours."""
 
     angles = np.abs(np.subtract.outer(np.arange(6), np.arange(6))) * 10.0
 
     def test_differences_that_grow_with_the_angle_are_in_order(self):
-        assert disorder_of(5 + 0.1 * self.angles, self.angles) == 1.0
-        assert disorder_of(np.full((6, 6), np.nan), self.angles) == 1.0
+        assert inconsistency_of(5 + 0.1 * self.angles, self.angles) == 1.0
+        assert inconsistency_of(np.full((6, 6), np.nan), self.angles) == 1.0
 
     def test_two_groups_of_views_are_in_disorder(self):
         """Each view is next to those of the other group, from which it differs twice as much."""
         side = np.arange(6) % 2
-        assert disorder_of(np.where(side[:, None] == side, 5.0, 10.0), self.angles) == 2.0
+        assert inconsistency_of(np.where(side[:, None] == side, 5.0, 10.0), self.angles) == 2.0
         one_wrong = np.full((6, 6), 5.0)
         one_wrong[2] = one_wrong[:, 2] = 12.0
-        assert disorder_of(one_wrong, self.angles) > 2
+        assert inconsistency_of(one_wrong, self.angles) > 2
 
     def test_normals_are_compared_at_the_same_points(self, verifier, start):
-        now = verifier._refined("right", start, LOOK).solver.state
-        observations = verifier.observations
-        right = normal_differences(observations, now.surface, now.c2w())
+        now = verifier._refined("right", start, COARSE_PLAN).solver.state
+        measurements = verifier.observations
+        right = normal_differences(measurements, now.surface, now.c2w())
         assert np.array_equal(np.isnan(right), np.isnan(right.T))
         assert np.isnan(right.diagonal()).all()
         known = np.isfinite(right)
         assert known.any(1).all()
         assert right[known].max() < 12
         turn = torch.as_tensor(Rotation.from_rotvec([0, 0, 0.5]).as_matrix(), dtype=torch.float32)
-        own = slice(*observations.first_pixel[:2].tolist())
-        turned = observations.normals.clone()
+        own = slice(*measurements.first_pixel[:2].tolist())
+        turned = measurements.normals.clone()
         turned[own] = turned[own] @ turn.T
-        wrong = normal_differences(replace(observations, normals=turned), now.surface, now.c2w())
+        wrong = normal_differences(replace(measurements, normals=turned), now.surface, now.c2w())
         np.testing.assert_allclose(wrong[1:, 1:][known[1:, 1:]], right[1:, 1:][known[1:, 1:]])
         assert (wrong[0] > right[0] + 3)[known[0]].all()
 
 
-class TestLookalikes:
+class TestViewAmbiguity:
     """Of pose sets in which some views were laid onto a wrong side."""
 
     def poses(self, c2w: np.ndarray) -> PoseSet:
@@ -279,29 +305,30 @@ class TestLookalikes:
                 np.zeros((45 + count, 3)), np.full(45 + count, 0.5), np.full(45 + count, 0.5),
             )  # fmt: skip
 
-        assert turns(graph(0), R) == []
-        assert turns(graph(5), R) == [], "too few"
-        (turn,) = turns(graph(20), R)
+        assert symmetry_rotations(graph(0), R, AmbiguitySettings()) == []
+        assert symmetry_rotations(graph(5), R, AmbiguitySettings()) == [], "too few"
+        (turn,) = symmetry_rotations(graph(20), R, AmbiguitySettings())
         assert np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) > 175
         np.testing.assert_allclose(np.abs(turn[2, 2]), 1, atol=0.01)
 
     def test_moving_is_seeing_the_object_moved(self, start):
         poses, chosen = self.poses(start), np.arange(VIEWS) == 3
         turn = Rotation.from_rotvec([0.3, -0.2, 1.0]).as_matrix()
-        motion = Motion(turn, np.array([0.1, 0.2, -0.3]))
-        after = moved(poses, chosen, motion)
+        motion = SymmetryTransform(turn, np.array([0.1, 0.2, -0.3]))
+        after = transform_views(poses, chosen, motion)
         X = np.array([0.2, 0.5, -0.1])
         there = turn @ X + motion.translation
         expected = poses.rotations[3] @ there + poses.translations[3]
         np.testing.assert_allclose(after.rotations[3] @ X + after.translations[3], expected)
         np.testing.assert_array_equal(after.rotations[~chosen], poses.rotations[~chosen])
 
-    def test_the_views_on_the_wrong_side_are_found_and_moved(self, start, monkeypatch):
-        monkeypatch.setattr("pmni.registration.multiview.lookalikes.WORST", 1)
-        monkeypatch.setattr("pmni.registration.multiview.lookalikes.ROUNDS", 2)
-        sight = make_sight(searched().views)
-        graph = reliable(searched().graph)
-        found = disentangled(sight, graph, self.poses(quarter_turned(start, 4)))
+    def test_the_views_on_the_wrong_side_are_found_and_moved(self, start):
+        ambiguity = AmbiguitySettings(single_views=1, rounds=2)
+        multiview = SETTINGS.multiview.model_copy(update={"ambiguity": ambiguity})
+        settings = SETTINGS.model_copy(update={"multiview": multiview})
+        context = replace(searched()[0], settings=settings)
+        graph = reliable_subgraph(searched()[1], multiview.graph)
+        found = resolve_ambiguity(context, graph, self.poses(quarter_turned(start, 4)))
         assert rotation_errors(np.linalg.inv(matrices(found[0]))).max() < 8
         assert all(len(other.rotations) == VIEWS for other in found)
 
@@ -314,10 +341,10 @@ def matrices(poses: PoseSet) -> np.ndarray:
 
 def test_a_body_of_revolution_is_refused(monkeypatch):
     """By its pairs of views alone."""
-    monkeypatch.setattr("pmni.registration.multiview.free._climb", lambda *_: [])
+    monkeypatch.setattr(Strategies, "run", lambda _: [])
     vase = union(
         cylinder(-0.8, 0.1, 0.55, 0.3), capsule((0, 0, 0), (0, 0, 0.9), 0.3, 0.18), blend=0.1
     )
     capture, distances = views_of("vase", vase)
     with pytest.raises(ConvergenceError, match="vase: the views do not determine the poses"):
-        METHODS["free"](Request(capture, SETTINGS, distances))
+        register(capture, distances, SETTINGS)
