@@ -89,8 +89,8 @@ def first_hits(
 ) -> tuple[Bool[Tensor, " K"], Float[Tensor, "K 3"]]:
     """Whether rays meet the surface, and where; for the others, where they enter the box."""
     near, far = box_interval(origin, d)
-    least_step = settings.trace_step_cells * sdf.grid.spacing
-    hits = trace(sdf, origin, d, near, far, least_step, settings.trace_max_steps)
+    min_step = settings.trace_step_cells * sdf.grid.spacing
+    hits = trace(sdf, origin, d, near, far, min_step, settings.trace_max_steps)
     return hits.mask, origin + torch.where(hits.mask, hits.distance, near)[:, None] * d
 
 

@@ -1,4 +1,4 @@
-"""Where a ray comes nearest to the surface, inside or outside of it."""
+"""Where rays come nearest to the surface, inside or outside of it."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sdf import SDF
 
 HALVINGS = 5
-"""Of the step, to find the minimum between the points of the march."""
+"""Halvings of the step that refine the minimum between the points of the march."""
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def closest_approach(
     far: Float[Tensor, " N"],
     step: float,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """The distance along each ray where f is least within [near, far], and that value.
+    """Distances along rays at which f is least within [near, far], and the values there.
 
     f changes no faster than the distance along the ray: where it is v, and the least so far is m,
     nothing lower lies within v - m. Steps are at least `step` long.

@@ -35,8 +35,10 @@ class GridSDF:
         channels: Float[Tensor, "C n n n"], x: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N C"]:
         # grid_sample wants the coordinate of the last axis first.
-        where = x.flip(-1).view(1, -1, 1, 1, 3)
-        sampled = grid_sample(channels[None], where, padding_mode="border", align_corners=True)
+        coordinates = x.flip(-1).view(1, -1, 1, 1, 3)
+        sampled = grid_sample(
+            channels[None], coordinates, padding_mode="border", align_corners=True
+        )
         return sampled[0, :, :, 0, 0].T
 
 

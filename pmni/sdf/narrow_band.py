@@ -44,11 +44,11 @@ class NarrowBandSDF:
         self.grid, self.values, self.background, self.observed = grid, values, background, observed
 
     def is_observed(self, x: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
-        """Whether all corners of the cells around points are observed; True where nobody says."""
+        """Whether all corners of the cells around points are observed; True if unknown."""
         if self.observed is None:
             return torch.ones(len(x), dtype=torch.bool, device=x.device)
-        rows, _, inside = self.grid.cell_corners(x)
-        return inside & self.observed[rows].all(-1)
+        nodes, _, inside = self.grid.cell_corners(x)
+        return inside & self.observed[nodes].all(-1)
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Interpolated values."""
@@ -58,13 +58,13 @@ class NarrowBandSDF:
             return interpolate(self.kernel_tensors(), x)[0]
         if self.grid.cells <= DENSE_CELLS:
             return self.background(x)
-        rows, place, inside = self.grid.cell_corners(x)
-        fine = (self.values[rows] * trilinear(place)).sum(-1)
+        nodes, fraction, inside = self.grid.cell_corners(x)
+        fine = (self.values[nodes] * trilinear(fraction)).sum(-1)
         return torch.where(inside, fine, self.background(x))
 
     @cached_property
     def node_gradients(self) -> Float[Tensor, "N 3"]:
-        """Differences at the nodes."""
+        """Central differences at the nodes."""
         return self.grid.gradient(self.values)
 
     def value_and_gradient(
@@ -76,11 +76,11 @@ class NarrowBandSDF:
 
             value, *slopes = interpolate(self.kernel_tensors(with_gradients=True), x)
             return value, torch.stack(slopes, dim=-1)
-        rows, place, inside = self.grid.cell_corners(x)
-        weights = trilinear(place)
+        nodes, fraction, inside = self.grid.cell_corners(x)
+        weights = trilinear(fraction)
         value, gradient = self.background.value_and_gradient(x)
-        fine = (self.values[rows] * weights).sum(-1)
-        slope = (self.node_gradients[rows] * weights[..., None]).sum(-2)
+        fine = (self.values[nodes] * weights).sum(-1)
+        slope = (self.node_gradients[nodes] * weights[..., None]).sum(-2)
         return torch.where(inside, fine, value), torch.where(inside[:, None], slope, gradient)
 
     def kernel_tensors(self, with_gradients: bool = False) -> NarrowBandTensors:
@@ -95,7 +95,7 @@ class NarrowBandSDF:
         )
 
     def _runs_kernels(self, x: Float[Tensor, "N 3"]) -> bool:
-        """Whether kernels find values; they have no derivatives."""
+        """Whether kernels compute the values: they have no derivatives."""
         wanted = (
             x.requires_grad or self.values.requires_grad or self.background.values.requires_grad
         )

@@ -15,17 +15,17 @@ from pmni.sdf.sdf import SDF
 from pmni.sdf.sphere_tracing import box_interval, clear_distance, trace
 
 BLOCK = 8
-"""Pixels along a side: their rays are followed together as long as there is nothing near them."""
+"""Side of the blocks whose rays are followed together while nothing is near them, pixels."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of the surface."""
+    """Rendered images of a surface."""
 
     normals: Float[np.ndarray, "V H W 3"]
     """Unit vectors in the camera frame (OpenCV axes); zero where there is no surface."""
     distance: Float[np.ndarray, "V H W"]
-    """Along the ray, normalised units; NaN where there is no surface."""
+    """Distance along the ray, normalised units; NaN where there is no surface."""
 
 
 def render_surface(
@@ -82,19 +82,19 @@ def clear_distances(
     c2w: Float[Tensor, "V 4 4"],
     shape: tuple[int, int],
 ) -> Float[Tensor, "V H W"]:
-    """How far there is nothing on the rays of all pixels, found for blocks of them."""
+    """Distance that is free on the rays of all pixels, from cones around blocks of them."""
     edges = [np.arange(0, size, BLOCK) for size in shape]
     ends = [np.minimum(edge + BLOCK, size) - 1 for edge, size in zip(edges, shape, strict=True)]
     middles = [(edge + end) // 2 for edge, end in zip(edges, ends, strict=True)]
-    places = [middles, *itertools.product(*zip(edges, ends, strict=True))]  # and the corners
+    probed = [middles, *itertools.product(*zip(edges, ends, strict=True))]  # and the corners
     grid = pixel_grid(*shape)
-    probes = np.stack([grid[np.ix_(*place)] for place in places])  # (5, h, w, 3)
+    probes = np.stack([grid[np.ix_(*indices)] for indices in probed])  # (5, h, w, 3)
     pixels = torch.from_numpy(probes).to(c2w.device)
     local = ray_directions(pixels, to_rays[:, None, None, None])  # (V, 5, h, w, 3)
     spread = torch.linalg.vector_norm(local[:, 1:] - local[:, :1], dim=-1).amax(1)
     axes = torch.einsum("vij,vhwj->vhwi", c2w[:, :3, :3], local[:, 0])
     origins = c2w[:, None, None, :3, 3].expand_as(axes)
-    given = origins.reshape(-1, 3), axes.reshape(-1, 3), spread.reshape(-1)
-    clear = clear_distance(sdf, *(part.float() for part in given)).view_as(spread)
-    each = clear.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
-    return each[:, : shape[0], : shape[1]]
+    cones = origins.reshape(-1, 3), axes.reshape(-1, 3), spread.reshape(-1)
+    clear = clear_distance(sdf, *(part.float() for part in cones)).view_as(spread)
+    by_pixel = clear.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
+    return by_pixel[:, : shape[0], : shape[1]]

@@ -12,22 +12,23 @@ from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.sdf import SDF
 
 STEP_FACTOR = 0.9
-"""Part of |f| that a ray advances: leaves room for slopes up to 1.1."""
-LEAST_STEP = 5e-4
-"""Every step is at least this long: what a ray enters for less than this it can pass through."""
+"""Fraction of |f| that a ray advances: safe for slopes up to 1.1."""
+MIN_STEP = 5e-4
+"""Smallest step, normalised units: a ray may pass through thinner parts."""
 HALF_DIAGONAL = 3**0.5
-"""Of the box [-1, 1]^3."""
+"""Half the diagonal of the box [-1, 1]^3."""
 REFINEMENTS = 8
-"""Iterations that narrow a change of sign down to the surface."""
+"""Iterations of regula falsi from a change of sign to the surface."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Where rays meet the surface first."""
+    """First hits of N rays."""
 
     mask: Bool[Tensor, " N"]
+    """Whether the ray meets the surface."""
     distance: Float[Tensor, " N"]
-    """From the origin along the ray; NaN for a miss."""
+    """Distance from the origin along the ray, normalised units; NaN for a miss."""
 
 
 @torch.no_grad()
@@ -37,45 +38,45 @@ def trace(
     directions: Float[Tensor, "N 3"],
     near: Float[Tensor, " N"],
     far: Float[Tensor, " N"],
-    least_step: float = LEAST_STEP,
-    most_steps: int | None = None,
+    min_step: float = MIN_STEP,
+    max_steps: int | None = None,
 ) -> Hits:
     """The first change of sign from + to - along rays (unit directions) within [near, far].
 
-    Steps of STEP_FACTOR |f|, at least `least_step` long, until f turns negative; then the crossing
+    Steps of STEP_FACTOR |f|, at least `min_step` long, until f turns negative; then the crossing
     is solved between the last two points, so that f need not be exactly a distance. A ray that is
-    inside at `near` hits there; one with near >= far misses, and so does one that has found nothing
-    after `most_steps`. Raises DivergenceError when f is not finite.
+    inside at `near` hits there; one with near >= far misses, and so does one without a crossing
+    after `max_steps`. Raises DivergenceError when f is not finite.
     """
     if isinstance(sdf, NarrowBandSDF) and kernels.use_triton(near.device):
         from pmni.kernels.rays import first_crossings
 
-        found = first_crossings(
+        distance = first_crossings(
             sdf.kernel_tensors(), origins, directions, near, far,
-            least_step, most_steps, STEP_FACTOR, REFINEMENTS,
+            min_step, max_steps, STEP_FACTOR, REFINEMENTS,
         )  # fmt: skip
-        return Hits(~found.isnan(), found)
+        return Hits(~distance.isnan(), distance)
     # Distances are counted from the entry point: float32 is coarse at the camera's distance.
     entry = origins + near[:, None] * directions
     span = far - near
-    found = torch.full_like(near, torch.nan)
+    distance = torch.full_like(near, torch.nan)
     ray = torch.nonzero(span > 0)[:, 0]
     t = torch.zeros_like(near[ray])
     f = _values(sdf, entry[ray])
-    found[ray[f < 0]] = 0.0
+    distance[ray[f < 0]] = 0.0
     ray, t, f = _select(f >= 0, ray, t, f)
     crossings = []
     steps = 0
-    while len(ray) and steps != most_steps:
+    while len(ray) and steps != max_steps:
         steps += 1
-        ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=least_step), span[ray])
+        ahead = torch.minimum(t + (STEP_FACTOR * f).clamp(min=min_step), span[ray])
         value = _values(sdf, entry[ray] + ahead[:, None] * directions[ray])
         crossings.append(_select(value < 0, ray, t, f, ahead, value))
         ray, t, f = _select((value >= 0) & (ahead < span[ray]), ray, ahead, value)
     if crossings:
         ray, *bracket = (torch.cat(parts) for parts in zip(*crossings, strict=True))
-        found[ray] = _solve(sdf, entry[ray], directions[ray], *bracket)
-    return Hits(~found.isnan(), near + found)
+        distance[ray] = _solve(sdf, entry[ray], directions[ray], *bracket)
+    return Hits(~distance.isnan(), near + distance)
 
 
 @torch.no_grad()
@@ -85,13 +86,13 @@ def clear_distance(
     axes: Float[Tensor, "N 3"],
     spread: Float[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
-    """How far there is nothing in cones of rays; for those that miss, until they have left the box.
+    """Distance that is free in cones of rays; of those that miss, until they have left the box.
 
     A cone's rays come from its origin, with unit directions that differ from its axis by `spread`
     at most. It is followed in steps along its axis until no more than its own width is free.
     """
-    middle = torch.linalg.vector_norm(origins, dim=-1)
-    t, end = (middle - HALF_DIAGONAL).clamp(min=0), middle + HALF_DIAGONAL
+    radius = torch.linalg.vector_norm(origins, dim=-1)
+    t, end = (radius - HALF_DIAGONAL).clamp(min=0), radius + HALF_DIAGONAL
     cone = torch.arange(len(t), device=t.device)
     while len(cone):
         width = spread[cone] * t[cone]

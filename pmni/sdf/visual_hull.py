@@ -14,21 +14,21 @@ def visual_hulls(
     intrinsics: Float[Tensor, "V 3 3"],
     c2w: Float[Tensor, "V 4 4"],
     resolution: int,
-    most: int,
+    max_disagreeing: int,
     sizes: Int[Tensor, "V 2"] | None = None,
 ) -> Float[Tensor, "M n n n"]:
     """Approximate signed distances from hulls of the masks at grid nodes, normalised units.
 
     `distances` and `sizes` are those of `silhouettes.signed_distances`. In the k-th hull (from 0 to
-    `most`) a point's value is the (k + 1)-th largest over views of its pixel's distance to the
+    `max_disagreeing`) a point's value is the (k + 1)-th largest over views of its pixel's distance to the
     contour times depth over focal length: k views may disagree, as wrong poses make them.
 
-    A view whose border cuts off the object says nothing of what is beyond. A point of which no
-    more than k views say anything has the least of their values; one that none sees is outside.
+    A view whose border cuts off the object says nothing of what is beyond. A point about which at
+    most k views say something has the least of their values; one that none sees is outside.
     """
     device = distances.device
     nodes = grid_nodes(resolution, device).view(-1, 3)
-    largest = torch.full((most + 1, len(nodes)), -torch.inf, device=device)
+    largest = torch.full((max_disagreeing + 1, len(nodes)), -torch.inf, device=device)
     size = torch.tensor([distances.shape[2] - 1, distances.shape[1] - 1], device=device)
     if sizes is None:
         sizes = torch.tensor(distances.shape[1:], device=device).expand(len(distances), 2)
@@ -36,8 +36,10 @@ def visual_hulls(
         local = (nodes - pose[:3, 3]) @ pose[:3, :3]
         homogeneous = local @ K.T
         pixel = homogeneous[:, :2] / homogeneous[:, 2:]
-        where = (pixel / size * 2 - 1).view(1, 1, -1, 2)
-        sampled = grid_sample(image[None, None], where, padding_mode="border", align_corners=True)
+        coordinates = (pixel / size * 2 - 1).view(1, 1, -1, 2)
+        sampled = grid_sample(
+            image[None, None], coordinates, padding_mode="border", align_corners=True
+        )
         value = sampled[0, 0, 0] * local[:, 2] / K[0, 0]
         if cut_off(image[: own[0], : own[1]]):
             beyond = (pixel < -0.5) | (pixel > own.flip(0) - 0.5)
@@ -49,7 +51,7 @@ def visual_hulls(
     largest[0] = torch.where(largest[0].isinf(), 2 / (resolution - 1), largest[0])
     for more, fewer in zip(largest[1:], largest, strict=False):
         more.copy_(torch.where(more.isinf(), fewer, more))
-    return largest.view(most + 1, resolution, resolution, resolution)
+    return largest.view(max_disagreeing + 1, resolution, resolution, resolution)
 
 
 def cut_off(image: Float[Tensor, "h w"]) -> bool:
