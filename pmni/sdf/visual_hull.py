@@ -19,9 +19,10 @@ def visual_hulls(
 ) -> Float[Tensor, "M n n n"]:
     """Approximate signed distances from hulls of the masks at grid nodes, normalised units.
 
-    `distances` and `sizes` are those of `silhouettes.signed_distances`. In the k-th hull (from 0 to
-    `max_disagreeing`) a point's value is the (k + 1)-th largest over views of its pixel's distance to the
-    contour times depth over focal length: k views may disagree, as wrong poses make them.
+    `distances` and `sizes` are those of `silhouettes.signed_distances`. In the k-th hull (k from 0
+    to `max_disagreeing`) a point's value is the (k + 1)-th largest over views of its pixel's
+    distance to the contour times depth over focal length: k views may disagree, as wrong poses
+    make them.
 
     A view whose border cuts off the object says nothing of what is beyond. A point about which at
     most k views say something has the least of their values; one that none sees is outside.
