@@ -5,6 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 
-def device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
+def device_guard(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """The context in which a kernel runs where a tensor lives; on the CPU, in the interpreter."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -1,4 +1,6 @@
-"""The hash grid's twin: features and their first and second derivatives, by Triton kernels.
+"""Features of the hash grid and their first and second derivatives, by Triton kernels.
+
+Reference implementation: `sdf.hash_grid`.
 
 The derivatives by x and by the table are nodes of their own in autograd's graph, so that
 neither is computed where only the other is asked for.
@@ -18,31 +20,37 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from pmni.kernels.derivatives import last
-from pmni.kernels.devices import device_of
+from pmni.kernels.devices import device_guard
+from pmni.kernels.double_backward import forbid_double_backward
 from pmni.kernels.hash_grid_levels import add_to_entries, features, x_derivatives
 from pmni.kernels.types import HashGridTensors
 
-POINTS, LEVELS = 64, 4
-"""A program's; points are one a thread."""
-ROWS, STEPS, WARPS = 8, 24, 1
-"""Of a program that adds to entries, which goes along STEPS points in each of its ROWS."""
+POINTS = 64
+"""Points of a program, one a thread."""
+LEVELS = 4
+"""Levels of a program."""
+ROWS = 8
+"""Rows of points of a program that adds to entries."""
+STEPS = 24
+"""Points of each of these rows."""
+WARPS = 1
+"""Warps of a program that adds to entries."""
 
 
 def hash_grid_features(x: Float[Tensor, "N 3"], grid: HashGridTensors) -> Float[Tensor, "N D"]:
-    """Features (N, L * features) of points, as `fields.hash_grid.HashGrid.forward`; of those that
-    are not real they and their derivatives are zero.
+    """Features (N, L * features) of points, as `sdf.hash_grid.HashGrid.forward`; for padding they
+    and their derivatives are zero.
 
     Differentiable twice with respect to x, and once more with respect to the table. Both are
-    float32. Farther than a hundred boxes' sizes away the twin takes other entries.
+    float32. More than a hundred box sizes away the reference implementation reads other entries.
     """
     params = grid.table
     if x.dtype != torch.float32 or params.dtype != torch.float32:
         raise TypeError(f"kernels of the hash grid take float32, not {x.dtype}, {params.dtype}")
-    found: Tensor = _Features.apply(x, grid)
+    result: Tensor = _Features.apply(x, grid)
     if params.requires_grad and torch.is_grad_enabled():
-        found = _Sum.apply(found, _Entries.apply(params, x.detach(), grid))
-    return found
+        result = _Sum.apply(result, _Entries.apply(params, x.detach(), grid))
+    return result
 
 
 class _Features(torch.autograd.Function):
@@ -74,7 +82,7 @@ class _Entries(torch.autograd.Function):
         params, x = ctx.saved_tensors
         with torch.no_grad():
             entries = table_derivatives(x, ctx.grid, gradient)
-        return *last((entries,), (params, gradient)), None, None
+        return *forbid_double_backward((entries,), (params, gradient)), None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -105,20 +113,22 @@ class _Slopes(torch.autograd.Function):
         x, params, gradient = ctx.saved_tensors
         with torch.no_grad():
             along = features_at(x, ctx.grid, direction)
-            by_x = x_derivatives_at(x, ctx.grid, None, gradient, direction)
+            grad_x = x_derivatives_at(x, ctx.grid, None, gradient, direction)
             entries = table_derivatives(x, ctx.grid, None, gradient, direction)
-        return *last((by_x, entries, along), (x, params, gradient, direction)), None
+        return *forbid_double_backward(
+            (grad_x, entries, along), (x, params, gradient, direction)
+        ), None
 
 
 def features_at(
     x: Float[Tensor, "N 3"], grid: HashGridTensors, direction: Float[Tensor, "N 3"] | None = None
 ) -> Float[Tensor, "N D"]:
-    """The features; or, if one is given, their derivatives in a direction."""
+    """The features; or, with a direction, their derivatives in it."""
     levels = len(grid.layout)
     size = levels * grid.features, len(x)
-    found = x.new_empty(size) if grid.active_levels == levels else x.new_zeros(size)
-    _launch(features, x, grid, grid.table, direction, found)
-    return found.t()
+    result = x.new_empty(size) if grid.active_levels == levels else x.new_zeros(size)
+    _launch(features, x, grid, grid.table, direction, result)
+    return result.t()
 
 
 def x_derivatives_at(
@@ -128,10 +138,10 @@ def x_derivatives_at(
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, "N 3"]:
-    """Those of <features, gradient> + <features' derivatives in the direction, slope_gradient>."""
+    """Derivatives by x of <features, gradient> + <their slopes in direction, slope_gradient>."""
     parts = x.new_empty(triton.cdiv(grid.active_levels, LEVELS), 3, len(x))
-    given = _by_feature(gradient), _by_feature(slope_gradient), direction
-    _launch(x_derivatives, x, grid, grid.table, *given, parts)
+    arguments = _feature_major(gradient), _feature_major(slope_gradient), direction
+    _launch(x_derivatives, x, grid, grid.table, *arguments, parts)
     return parts.sum(0).t()
 
 
@@ -143,10 +153,10 @@ def table_derivatives(
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, " E"]:
     """As `x_derivatives_at`, by the table."""
-    gradients = _by_feature(gradient), _by_feature(slope_gradient)
+    gradients = _feature_major(gradient), _feature_major(slope_gradient)
 
     def add(total: Tensor, units: Tensor) -> None:
-        with device_of(x):
+        with device_guard(x):
             add_to_entries[(triton.cdiv(len(x), ROWS * STEPS), grid.active_levels)](
                 x.contiguous(),
                 grid.num_valid,
@@ -164,7 +174,7 @@ def table_derivatives(
                 enable_fp_fusion=False,
             )
 
-    def most() -> Tensor:
+    def bound_of_sums() -> Tensor:
         bound = x.new_zeros(())
         if gradient is not None:  # weights of a point add up to one
             bound = bound + gradient.abs().amax()
@@ -174,23 +184,23 @@ def table_derivatives(
             bound = bound + slope_gradient.abs().amax() * direction.abs().sum(1).amax() * scale * 2
         return bound * len(x)
 
-    return _added_up(grid.table, len(x), add, most)
+    return _sum_up(grid.table, len(x), add, bound_of_sums)
 
 
-def _by_feature(gradient: Float[Tensor, "N D"] | None) -> Float[Tensor, "D N"] | None:
+def _feature_major(gradient: Float[Tensor, "N D"] | None) -> Float[Tensor, "D N"] | None:
     """As kernels take it."""
     return None if gradient is None else gradient.t().contiguous()
 
 
 def _launch(kernel: Any, x: Tensor, grid: HashGridTensors, *tensors: Tensor | None) -> None:
     """Run a kernel over all points and active levels."""
-    given = (None if tensor is None else tensor.contiguous() for tensor in tensors)
-    with device_of(x):
+    arguments = (None if tensor is None else tensor.contiguous() for tensor in tensors)
+    with device_guard(x):
         kernel[(triton.cdiv(len(x), POINTS), triton.cdiv(grid.active_levels, LEVELS))](
             x.contiguous(),
             grid.num_valid,
             grid.layout,
-            *given,
+            *arguments,
             len(x),
             grid.active_levels,
             FEATURES=grid.features,
@@ -198,28 +208,28 @@ def _launch(kernel: Any, x: Tensor, grid: HashGridTensors, *tensors: Tensor | No
             POINTS=POINTS,
             LEVELS=LEVELS,
             num_warps=max(1, POINTS // 32),
-            enable_fp_fusion=False,  # a point on a face is in the cell in which the twin has it
+            enable_fp_fusion=False,  # a point on a face is in the same cell as in the reference
         )
 
 
-def _added_up(
+def _sum_up(
     params: Tensor,
     points: int,
     add: Callable[[Tensor, Tensor], None],
-    most: Callable[[], Tensor],
+    bound_of_sums: Callable[[], Tensor],
 ) -> Tensor:
-    """The gradient of the table that `add` adds up, given units to count in (1: none).
+    """The gradient of the table that `add` sums up, called with the units of fixed point (1: none).
 
-    `most` is the largest that any entry's sum of magnitudes can be.
+    `bound_of_sums` bounds the sum of magnitudes of any entry.
     """
     if not torch.are_deterministic_algorithms_enabled() or points == 0:
         total = torch.zeros_like(params)
         add(total, params)
         return total
     total = torch.zeros_like(params, dtype=torch.int64)
-    bound = most()
+    bound = bound_of_sums()
     bits = (62 - torch.frexp(bound).exponent).clamp(max=126)
-    one = torch.ones_like(bound)
-    add(total, torch.ldexp(one, bits))
+    unit = torch.ones_like(bound)
+    add(total, torch.ldexp(unit, bits))
     # Gradients that are not finite make all of the table's so.
-    return total * torch.where(bound.isfinite(), torch.ldexp(one, -bits), torch.nan)
+    return total * torch.where(bound.isfinite(), torch.ldexp(unit, -bits), torch.nan)

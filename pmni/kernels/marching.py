@@ -1,5 +1,7 @@
-"""Planes within a fixed number, and the points on them, by Triton kernels: the twins are
-`march_padded` and `plane_points` of `rendering.marching`. Nothing waits for the device."""
+"""A fixed number of planes, and the points on them; the host never waits for the device.
+
+Reference implementations: `march_padded` and `plane_points` of `volume_rendering.marching`.
+"""
 
 from typing import Any
 
@@ -11,13 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from pmni.kernels.devices import device_of
+from pmni.kernels.devices import device_guard
 from pmni.kernels.types import Patches, Planes
 
 CANDIDATES = 256
-"""Planes that a program looks at together: one patch's."""
+"""Planes of one patch that a program tests at once."""
 POINTS = 256
-"""A program's, at a time; of those of one patch not more than there are on average."""
+"""Points that a program handles at once; at most the mean number of a patch for its gradients."""
 
 
 def march_padded(
@@ -29,15 +31,15 @@ def march_padded(
     step: Float[Tensor, ""],
     jitter: Float[Tensor, " P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
-    """As `rendering.marching.march_padded`: planes are counted, then written."""
+    """As `volume_rendering.marching.march_padded`: planes are counted, then written."""
     m = patches.m
     count, h, w = m.shape[:3]
     counts = torch.empty(count, dtype=torch.int32, device=m.device)
     spans = torch.empty(count, 2, dtype=torch.int32, device=m.device)
     patch = torch.zeros(capacity, dtype=torch.int64, device=m.device)
     z = torch.zeros(capacity, device=m.device)
-    joined = torch.zeros(capacity, dtype=torch.uint8, device=m.device)
-    given = (
+    valid = torch.zeros(capacity, dtype=torch.uint8, device=m.device)
+    inputs = (
         m.contiguous(),
         patches.rotation.contiguous(),
         patches.centre.contiguous(),
@@ -53,24 +55,24 @@ def march_padded(
         "MAX_SLOPE": max_slope,
         "CANDIDATES": CANDIDATES,
     }
-    written = (patch, z, joined, capacity)
-    with device_of(m):
+    written = (patch, z, valid, capacity)
+    with device_guard(m):
         if count:
-            _march[(count,)](*given, spans, counts, *written, WRITING=False, **shape)
+            _march[(count,)](*inputs, spans, counts, *written, WRITING=False, **shape)
         ends = counts.cumsum(0)
         first = pad(ends.clamp(max=capacity), (1, 0))
         if count:
-            _march[(count,)](*given, spans, first, *written, WRITING=True, **shape)
+            _march[(count,)](*inputs, spans, first, *written, WRITING=True, **shape)
     needed = ends[-1] if count else first[0]
-    return Planes(patch, z, joined.view(torch.bool), first), needed
+    return Planes(patch, z, valid.view(torch.bool), first), needed
 
 
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
-    """As `rendering.marching.plane_points`."""
-    found: Tensor = _PlanePoints.apply(
+    """As `volume_rendering.marching.plane_points`."""
+    result: Tensor = _PlanePoints.apply(
         patches.rotation, patches.centre, patches.m, planes.patch, planes.z, planes.offsets
     )
-    return found
+    return result
 
 
 class _PlanePoints(torch.autograd.Function):
@@ -84,7 +86,7 @@ class _PlanePoints(torch.autograd.Function):
         pixels = m.shape[1] * m.shape[2]
         x = m.new_empty(len(z), *m.shape[1:])
         total = len(z) * pixels
-        with device_of(m):
+        with device_guard(m):
             _points[(triton.cdiv(total, POINTS),)](
                 rotation, centre, m, patch, z, first, x, total, len(m), PIXELS=pixels, POINTS=POINTS
             )
@@ -94,23 +96,23 @@ class _PlanePoints(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         m, _, z, first = ctx.saved_tensors
-        by_rotation, by_centre = m.new_empty(len(m), 3, 3), m.new_empty(len(m), 3)
+        grad_rotation, grad_centre = m.new_empty(len(m), 3, 3), m.new_empty(len(m), 3)
         pixels = m.shape[1] * m.shape[2]
         usual = triton.next_power_of_2(len(z) * pixels // max(len(m), 1))
         points = max(32, min(POINTS, usual))
-        with device_of(m):
+        with device_guard(m):
             _point_derivatives[(len(m),)](
                 m,
                 z,
                 first,
                 gradient.contiguous(),
-                by_rotation,
-                by_centre,
+                grad_rotation,
+                grad_centre,
                 PIXELS=pixels,
                 POINTS=points,
                 num_warps=max(1, points // 64),
             )
-        return by_rotation, by_centre, None, None, None, None
+        return grad_rotation, grad_centre, None, None, None, None
 
 
 @triton.jit
@@ -119,7 +121,7 @@ def _row(matrix, row):
 
 
 @triton.jit
-def _remembered(x, y, z, values, resolution, trusted, wanted):
+def _interpolate_occupancy(x, y, z, values, resolution, trusted, mask):
     """f between the cells' centres, trilinear, and constant beyond them. Where the nearest cell's
     is above what is `trusted`, that is taken."""
     top = resolution - 1.0
@@ -127,19 +129,19 @@ def _remembered(x, y, z, values, resolution, trusted, wanted):
     v = tl.minimum(tl.maximum(((y + 1) * resolution - 1) / 2, 0.0), top)
     w = tl.minimum(tl.maximum(((z + 1) * resolution - 1) / 2, 0.0), top)
     i, j, k = (u + 0.5).to(tl.int32), (v + 0.5).to(tl.int32), (w + 0.5).to(tl.int32)
-    nearest = tl.load(values + (i * resolution + j) * resolution + k, mask=wanted, other=0.0)
-    near = wanted & (tl.abs(nearest) < trusted)
+    nearest = tl.load(values + (i * resolution + j) * resolution + k, mask=mask, other=0.0)
+    near = mask & (tl.abs(nearest) < trusted)
     i = tl.minimum(u.to(tl.int32), resolution - 2)
     j = tl.minimum(v.to(tl.int32), resolution - 2)
     k = tl.minimum(w.to(tl.int32), resolution - 2)
     u, v, w = u - i, v - j, w - k
-    found = tl.zeros_like(x)
+    result = tl.zeros_like(x)
     for corner in tl.static_range(8):
         a, b, c = corner // 4, corner // 2 % 2, corner % 2
-        place = ((i + a) * resolution + j + b) * resolution + k + c
+        index = ((i + a) * resolution + j + b) * resolution + k + c
         weight = (u if a else 1 - u) * (v if b else 1 - v) * (w if c else 1 - w)
-        found += weight * tl.load(values + place, mask=near, other=0.0)
-    return tl.where(near, found, nearest)
+        result += weight * tl.load(values + index, mask=near, other=0.0)
+    return tl.where(near, result, nearest)
 
 
 @triton.jit
@@ -168,15 +170,15 @@ def _march(
     rotations,
     centres,
     jitters,
-    reaching,
-    spacing,
+    truncation,
+    step_size,
     values,
     spans,
     counts,
     patch_of,
     depths,
-    joined,
-    room,
+    valid,
+    capacity,
     resolution,
     PIXELS: tl.constexpr,
     MIDDLE: tl.constexpr,
@@ -191,15 +193,19 @@ def _march(
         ms, rotations, centres, patch.to(tl.int64), PIXELS, MIDDLE
     )
     length2 = x * x + y * y + z * z
-    jitter, step, reach = tl.load(jitters + patch), tl.load(spacing), tl.load(reaching)
-    trusted = reach + corner + 6.0 / resolution
+    jitter, step, truncation_distance = (
+        tl.load(jitters + patch),
+        tl.load(step_size),
+        tl.load(truncation),
+    )
+    trusted = truncation_distance + corner + 6.0 / resolution
     length = step * tl.sqrt(length2)
     count = tl.div_rn(2.0, step).to(tl.int32) + 2
     half = count.to(tl.float32) / 2
-    found = tl.load(counts + patch).to(tl.int32) if WRITING else count * 0
+    num_planes = tl.load(counts + patch).to(tl.int32) if WRITING else count * 0
     stop = count - 1  # the first interval that is not looked at
-    place = tl.arange(0, CANDIDATES)
-    before, behind = tl.maximum(place - 1, 0), tl.minimum(place + 1, CANDIDATES - 1)
+    index = tl.arange(0, CANDIDATES)
+    before, behind = tl.maximum(index - 1, 0), tl.minimum(index + 1, CANDIDATES - 1)
     span = spans + patch * 2
     earliest, latest = count, count * 0 - 1
     chunk, end = latest, count
@@ -207,31 +213,31 @@ def _march(
         chunk, end = tl.load(span) - 1, tl.load(span + 1)
     # The first and the last of the candidates are only looked at for the sake of those between.
     while (chunk < end) & (chunk < stop):
-        k = chunk + place
+        k = chunk + index
         depth = nearest + (k.to(tl.float32) - half + jitter) * step
         px, py, pz = ox + depth * x, oy + depth * y, oz + depth * z
-        f = _remembered(px, py, pz, values, resolution, trusted, (k >= 0) & (k <= count))
+        f = _interpolate_occupancy(px, py, pz, values, resolution, trusted, (k >= 0) & (k <= count))
         ahead = tl.gather(f, behind, 0)
         slope = (ahead - f) / length
-        far = reach + corner * tl.sqrt(tl.maximum(1 - slope * slope, 0.0))
-        seen = (k >= 0) & (place < CANDIDATES - 1)
-        stop = tl.minimum(stop, tl.min(tl.where(seen & (f < -far), k, count), 0))
-        occupied = seen & (ahead < far) & (slope < MAX_SLOPE) & (k < stop) & (depth > 0)
-        inner = (place > 0) & (place < CANDIDATES - 1)
+        far = truncation_distance + corner * tl.sqrt(tl.maximum(1 - slope * slope, 0.0))
+        is_candidate = (k >= 0) & (index < CANDIDATES - 1)
+        stop = tl.minimum(stop, tl.min(tl.where(is_candidate & (f < -far), k, count), 0))
+        occupied = is_candidate & (ahead < far) & (slope < MAX_SLOPE) & (k < stop) & (depth > 0)
+        inner = (index > 0) & (index < CANDIDATES - 1)
         bounds = inner & (occupied | (tl.gather(occupied.to(tl.int32), before, 0) != 0))
-        rank = found + tl.cumsum(bounds.to(tl.int32), 0) - 1
+        rank = num_planes + tl.cumsum(bounds.to(tl.int32), 0) - 1
         if WRITING:
-            wanted = bounds & (rank < room)
-            tl.store(patch_of + rank, patch.to(tl.int64) + tl.zeros_like(k), mask=wanted)
-            tl.store(depths + rank, depth, mask=wanted)
-            tl.store(joined + rank, (occupied & (rank < room - 1)).to(tl.uint8), mask=wanted)
+            mask = bounds & (rank < capacity)
+            tl.store(patch_of + rank, patch.to(tl.int64) + tl.zeros_like(k), mask=mask)
+            tl.store(depths + rank, depth, mask=mask)
+            tl.store(valid + rank, (occupied & (rank < capacity - 1)).to(tl.uint8), mask=mask)
         else:
             earliest = tl.minimum(earliest, tl.min(tl.where(bounds, k, count), 0))
             latest = tl.maximum(latest, tl.max(tl.where(bounds, k, -1), 0))
-        found += tl.sum(bounds.to(tl.int32), 0)
+        num_planes += tl.sum(bounds.to(tl.int32), 0)
         chunk += CANDIDATES - 2
     if not WRITING:
-        tl.store(counts + patch, found)
+        tl.store(counts + patch, num_planes)
         tl.store(span, earliest)
         tl.store(span + 1, latest)
 
@@ -250,12 +256,12 @@ def _points(
     PIXELS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
-    """out (total, 3): centre + depth * rotation m; 0 on spare planes."""
+    """out (total, 3): centre + depth * rotation m; 0 on padding planes."""
     point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
-    real = point < total
+    in_range = point < total
     plane = point // PIXELS
-    patch = tl.load(patch_of + plane, mask=real, other=0)
-    real_plane = real & (plane < tl.load(first + patches))
+    patch = tl.load(patch_of + plane, mask=in_range, other=0)
+    real_plane = in_range & (plane < tl.load(first + patches))
     depth = tl.load(depths + plane, mask=real_plane, other=0.0)
     pixel = ms + 3 * (patch * PIXELS + point % PIXELS)
     u = tl.load(pixel, mask=real_plane, other=0.0)
@@ -267,7 +273,7 @@ def _points(
         b = tl.load(row + 1, mask=real_plane, other=0.0)
         c = tl.load(row + 2, mask=real_plane, other=0.0)
         origin = tl.load(centres + patch * 3 + axis, mask=real_plane, other=0.0)
-        tl.store(out + point * 3 + axis, origin + depth * (a * u + b * v + c * w), mask=real)
+        tl.store(out + point * 3 + axis, origin + depth * (a * u + b * v + c * w), mask=in_range)
 
 
 @triton.jit
@@ -276,12 +282,12 @@ def _point_derivatives(
     depths,
     first,
     gradients,
-    by_rotation,
-    by_centre,
+    grad_rotation,
+    grad_centre,
     PIXELS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
-    """by_rotation (P, 3, 3) and by_centre (P, 3): sums over a patch's points."""
+    """grad_rotation (P, 3, 3) and grad_centre (P, 3): sums over a patch's points."""
     patch = tl.program_id(0).to(tl.int64)
     begin = tl.load(first + patch) * PIXELS
     end = tl.load(first + patch + 1) * PIXELS
@@ -290,16 +296,16 @@ def _point_derivatives(
         c, whole = tl.zeros((POINTS,), tl.float32), tl.zeros((POINTS,), tl.float32)
         for chunk in range(begin, end, POINTS):
             point = chunk + tl.arange(0, POINTS)
-            real = point < end
-            gradient = tl.load(gradients + point * 3 + axis, mask=real, other=0.0)
-            along = gradient * tl.load(depths + point // PIXELS, mask=real, other=0.0)
+            in_range = point < end
+            gradient = tl.load(gradients + point * 3 + axis, mask=in_range, other=0.0)
+            along = gradient * tl.load(depths + point // PIXELS, mask=in_range, other=0.0)
             pixel = ms + 3 * (patch * PIXELS + point % PIXELS)
-            a += along * tl.load(pixel, mask=real, other=0.0)
-            b += along * tl.load(pixel + 1, mask=real, other=0.0)
-            c += along * tl.load(pixel + 2, mask=real, other=0.0)
+            a += along * tl.load(pixel, mask=in_range, other=0.0)
+            b += along * tl.load(pixel + 1, mask=in_range, other=0.0)
+            c += along * tl.load(pixel + 2, mask=in_range, other=0.0)
             whole += gradient
-        row = by_rotation + patch * 9 + axis * 3
+        row = grad_rotation + patch * 9 + axis * 3
         tl.store(row, tl.sum(a, 0))
         tl.store(row + 1, tl.sum(b, 0))
         tl.store(row + 2, tl.sum(c, 0))
-        tl.store(by_centre + patch * 3 + axis, tl.sum(whole, 0))
+        tl.store(grad_centre + patch * 3 + axis, tl.sum(whole, 0))

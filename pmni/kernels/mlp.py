@@ -12,24 +12,33 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear, softplus
 
-from pmni.kernels.derivatives import last
-from pmni.kernels.devices import device_of
+from pmni.kernels.devices import device_guard
+from pmni.kernels.double_backward import forbid_double_backward
 from pmni.kernels.mlp_head import BETA, head_derivatives, head_values
 
 WIDTHS = 16, 128
-"""Fewest and most hidden units."""
-MOST_INPUTS = 63
-"""The three coordinates and the features."""
-POINTS, PROGRAMS, WARPS = 64, 528, 4
-"""For values: a program's points at a time, most programs, and a program's warps for 64 units."""
-DERIVATIVE_POINTS, SUMS, DERIVATIVE_WARPS = 16, 528, 2
-"""The same for derivatives: each program has sums of its own of those by the weights."""
-PRECISION, LOWER = "tf32x3", "tf32"
-"""Of products of matrices: about that of single precision; and of those that only derivatives of
-the loss depend on, whose terms are 5e-4 off at most, at random."""
+"""Smallest and largest number of hidden units."""
+MAX_INPUTS = 63
+"""Largest number of inputs: the three coordinates and the features."""
+POINTS = 64
+"""Points that a program handles at once, for values."""
+PROGRAMS = 528
+"""Largest number of programs, for values."""
+WARPS = 4
+"""Warps of a program for each 64 hidden units, for values."""
+GRAD_POINTS = 16
+"""Points that a program handles at once, for gradients."""
+GRAD_PROGRAMS = 528
+"""Largest number of programs, for gradients; each sums the gradients of the weights apart."""
+GRAD_WARPS = 2
+"""Warps of a program for each 64 hidden units, for gradients."""
+PRECISION = "tf32x3"
+"""Precision of matrix products: about single precision."""
+GRAD_PRECISION = "tf32"
+"""Precision of products that only gradients of the loss depend on: errors of 5e-4 at most."""
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of both layers, and their biases: first, bias, second, end."""
+"""Weights and biases of both layers: first, bias, second, end."""
 Inputs = tuple[Tensor, Tensor, *Weights]
 """Points, features and weights."""
 
@@ -41,17 +50,16 @@ def values(
     bias: Float[Tensor, " W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
-    real: Int[Tensor, ""] | None = None,
+    num_valid: Int[Tensor, ""] | None = None,
 ) -> Float[Tensor, " N"]:
     """f = second . softplus(first [x, features] + bias) + end, where softplus has beta = 100.
 
-    All are float32. If only some of the points are `real`, the others' values, and all derivatives
-    there, are zero. A derivative that is to be differentiated once more is PyTorch's: for that,
-    `values_and_slopes` is faster.
+    All are float32. Values and derivatives of points from `num_valid` on are zero. A derivative
+    that is to be differentiated once more is PyTorch's: for that, `values_and_slopes` is faster.
     """
     _check(x, features, first)
-    found: Tensor = _Values.apply(real, x, features, first, bias, second, end)
-    return found
+    outputs: Tensor = _Values.apply(num_valid, x, features, first, bias, second, end)
+    return outputs
 
 
 def values_and_slopes(
@@ -61,19 +69,19 @@ def values_and_slopes(
     bias: Float[Tensor, " W"],
     second: Float[Tensor, "1 W"],
     end: Float[Tensor, "1"],
-    real: Int[Tensor, ""] | None = None,
+    num_valid: Int[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and its partial derivatives by x and by the features, all differentiable once."""
     _check(x, features, first)
-    found: tuple[Tensor, Tensor, Tensor] = _Slopes.apply(
-        real, x, features, first, bias, second, end
+    outputs: tuple[Tensor, Tensor, Tensor] = _Slopes.apply(
+        num_valid, x, features, first, bias, second, end
     )
-    return found
+    return outputs
 
 
 def fits(inputs: int, width: int) -> bool:
     """Whether kernels take a network of this many inputs and hidden units."""
-    return inputs <= MOST_INPUTS and WIDTHS[0] <= width <= WIDTHS[1]
+    return inputs <= MAX_INPUTS and WIDTHS[0] <= width <= WIDTHS[1]
 
 
 def _check(x: Tensor, features: Tensor, first: Tensor) -> None:
@@ -83,7 +91,7 @@ def _check(x: Tensor, features: Tensor, first: Tensor) -> None:
     if not fits(3 + features.shape[1], len(first)):
         raise ValueError(
             f"kernels of the network take {WIDTHS[0]} to {WIDTHS[1]} hidden units and at most "
-            f"{MOST_INPUTS} inputs, not {len(first)} and {3 + features.shape[1]}"
+            f"{MAX_INPUTS} inputs, not {len(first)} and {3 + features.shape[1]}"
         )
 
 
@@ -91,38 +99,42 @@ class _Values(torch.autograd.Function):
     """f alone."""
 
     @staticmethod
-    def forward(ctx: Any, real: Tensor | None, *inputs: *Inputs) -> Tensor:
+    def forward(ctx: Any, num_valid: Tensor | None, *inputs: *Inputs) -> Tensor:
         ctx.save_for_backward(*inputs)
-        ctx.real = real
-        return forward(inputs, real, slopes=False)[0]
+        ctx.num_valid = num_valid
+        return forward(inputs, num_valid, slopes=False)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        inputs, needs_grad = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
-            return None, *_derivatives_by_torch(inputs, wanted, gradient)
-        return None, *backward(inputs, ctx.real, wanted, gradient)
+            return None, *_derivatives_by_torch(inputs, needs_grad, gradient)
+        return None, *backward(inputs, ctx.num_valid, needs_grad, gradient)
 
 
 class _Slopes(torch.autograd.Function):
     """f and its derivatives by the inputs."""
 
     @staticmethod
-    def forward(ctx: Any, real: Tensor | None, *inputs: *Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, num_valid: Tensor | None, *inputs: *Inputs
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(*inputs)
-        ctx.real = real
-        return forward(inputs, real, slopes=True)
+        ctx.num_valid = num_valid
+        return forward(inputs, num_valid, slopes=True)
 
     @staticmethod
     def backward(
-        ctx: Any, gradient: Tensor, by_x: Tensor, by_features: Tensor
+        ctx: Any, gradient: Tensor, grad_x: Tensor, grad_features: Tensor
     ) -> tuple[Tensor | None, ...]:
-        inputs, directions = ctx.saved_tensors, (by_x, by_features)
+        inputs, directions = ctx.saved_tensors, (grad_x, grad_features)
         with torch.no_grad():
-            found = backward(inputs, ctx.real, ctx.needs_input_grad[1:], gradient, directions)
-        known = tuple(tensor for tensor in found if tensor is not None)
-        refusing = iter(last(known, (*inputs, gradient, *directions)))
-        return None, *(None if tensor is None else next(refusing) for tensor in found)
+            outputs = backward(
+                inputs, ctx.num_valid, ctx.needs_input_grad[1:], gradient, directions
+            )
+        computed = tuple(tensor for tensor in outputs if tensor is not None)
+        guarded = iter(forbid_double_backward(computed, (*inputs, gradient, *directions)))
+        return None, *(None if tensor is None else next(guarded) for tensor in outputs)
 
 
 def _shape(
@@ -149,75 +161,82 @@ def _for_kernels(x: Tensor, features: Tensor, *rest: Tensor) -> list[Tensor]:
 
 
 def forward(
-    inputs: Inputs, real: Int[Tensor, ""] | None, slopes: bool
+    inputs: Inputs, num_valid: Int[Tensor, ""] | None, slopes: bool
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "N D"]]:
     """f and, if asked for, its derivatives by x and by the features."""
     x, features, first, *rest = _for_kernels(*inputs)
-    found = x.new_empty(len(x))
-    by_x = torch.empty_like(x) if slopes else x
-    by_features = torch.empty_like(features) if slopes else features
+    outputs = x.new_empty(len(x))
+    grad_x = torch.empty_like(x) if slopes else x
+    grad_features = torch.empty_like(features) if slopes else features
     shape = _shape(features, first, POINTS, WARPS, slopes)
     programs = min(PROGRAMS, triton.cdiv(len(x), POINTS))
     if programs:
-        with device_of(x):
+        with device_guard(x):
             head_values[(programs,)](
-                x, features, first, *rest, found, by_x, by_features, real, len(x), **shape
+                x,
+                features,
+                first,
+                *rest,
+                outputs,
+                grad_x,
+                grad_features,
+                num_valid,
+                len(x),
+                **shape,
             )
-    return found, by_x, by_features.t()
+    return outputs, grad_x, grad_features.t()
 
 
 def backward(
     inputs: Inputs,
-    real: Int[Tensor, ""] | None,
-    wanted: tuple[bool, ...],
+    num_valid: Int[Tensor, ""] | None,
+    needs_grad: tuple[bool, ...],
     gradient: Float[Tensor, " N"],
     directions: tuple[Float[Tensor, "N 3"], Float[Tensor, "N D"]] | None = None,
     slopes: Float[Tensor, "N D"] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Derivatives by all inputs of <f, gradient> + <its derivatives by the inputs, directions>.
 
-    `slopes`, if given, become f's derivatives by the features. `forward` has found them, too, but
-    to find them again takes little time, and to keep them much memory.
+    `slopes`, if not None, is filled with f's derivatives by the features: computing them again
+    takes little time, and keeping those of `forward` much memory.
     """
     along_x, along = directions or inputs[:2]
-    given = _for_kernels(*inputs[:5], gradient) + _for_kernels(along_x, along)
-    x, features, first = given[:3]
-    shape = _shape(
-        features, first, DERIVATIVE_POINTS, DERIVATIVE_WARPS, slopes=directions is not None
-    )
+    arguments = _for_kernels(*inputs[:5], gradient) + _for_kernels(along_x, along)
+    x, features, first = arguments[:3]
+    shape = _shape(features, first, GRAD_POINTS, GRAD_WARPS, slopes=directions is not None)
     width, columns = first.shape
-    weights = any(wanted[2:])
-    by_x, by_features = torch.empty_like(x), torch.empty_like(features)
-    programs = min(SUMS, triton.cdiv(len(x), DERIVATIVE_POINTS))
+    weights = any(needs_grad[2:])
+    grad_x, grad_features = torch.empty_like(x), torch.empty_like(features)
+    programs = min(GRAD_PROGRAMS, triton.cdiv(len(x), GRAD_POINTS))
     sums = x.new_empty(programs if weights else 0, width, columns + 2)
     if programs:
-        with device_of(x):
+        with device_guard(x):
             head_derivatives[(programs,)](
-                *given,
-                by_x,
-                by_features,
+                *arguments,
+                grad_x,
+                grad_features,
                 None if slopes is None else slopes.t(),
                 sums,
-                real,
+                num_valid,
                 len(x),
-                LOWER=LOWER,
+                LOWER=GRAD_PRECISION,
                 WEIGHTS=weights,
                 **shape,
             )
     if not weights:
-        return by_x, by_features.t(), None, None, None, None
+        return grad_x, grad_features.t(), None, None, None, None
     total = sums.sum(0)
-    by_weights = total[:, :columns], total[:, columns], total[:, columns + 1].view_as(inputs[4])
-    return by_x, by_features.t(), *by_weights, gradient.sum().view(1)
+    grad_weights = total[:, :columns], total[:, columns], total[:, columns + 1].view_as(inputs[4])
+    return grad_x, grad_features.t(), *grad_weights, gradient.sum().view(1)
 
 
 def _derivatives_by_torch(
-    inputs: Inputs, wanted: tuple[bool, ...], gradient: Tensor
+    inputs: Inputs, needs_grad: tuple[bool, ...], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Derivatives of <f, gradient> that can be differentiated again."""
     x, features, first, bias, second, end = inputs
     hidden = softplus(linear(torch.cat([x, features], -1), first, bias), beta=BETA.value)
     f = linear(hidden, second, end)[:, 0]
-    sources = [source for source, want in zip(inputs, wanted, strict=True) if want]
-    found = iter(torch.autograd.grad(f, sources, gradient, create_graph=True))
-    return tuple(next(found) if want else None for want in wanted)
+    sources = [source for source, want in zip(inputs, needs_grad, strict=True) if want]
+    outputs = iter(torch.autograd.grad(f, sources, gradient, create_graph=True))
+    return tuple(next(outputs) if want else None for want in needs_grad)

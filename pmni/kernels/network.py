@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pmni.kernels import hash_grid, mlp
-from pmni.kernels.derivatives import last
+from pmni.kernels.double_backward import forbid_double_backward
 from pmni.kernels.mlp import Weights
 from pmni.kernels.types import HashGridTensors
 
-PER_UNIT = 0.5
-"""The grid's coordinates are in [0, 1], (x + 1) / 2: by so much they change with x."""
-AT_A_TIME = 2**20
-"""Points of a node. A backward pass needs four times the memory of the features that are kept for
-it, but for one node at a time."""
+UNIT_SCALE = 0.5
+"""Derivative of the grid's coordinates, (x + 1) / 2 in [0, 1], by x."""
+CHUNK = 2**20
+"""Points of a node of the graph. A backward pass needs four times the memory of the features that
+are kept for it, but for one node at a time."""
 
 
 def values_and_gradients(
@@ -29,13 +29,13 @@ def values_and_gradients(
     `weights` are those of the layers that follow the features of the `grid`.
     """
     num_valid = grid.num_valid
-    found: list[tuple[Tensor, Tensor]] = []
-    for number, part in enumerate(x.split(AT_A_TIME)):
-        left = None if num_valid is None else (num_valid - number * AT_A_TIME).clamp(min=0)
+    outputs: list[tuple[Tensor, Tensor]] = []
+    for number, part in enumerate(x.split(CHUNK)):
+        left = None if num_valid is None else (num_valid - number * CHUNK).clamp(min=0)
         part_grid = replace(grid, num_valid=left)
-        found.append(_ValuesAndGradients.apply(part, grid.table, part_grid, *weights))
-    values, gradients = zip(*found, strict=True)
-    return (torch.cat(values), torch.cat(gradients)) if len(found) > 1 else found[0]
+        outputs.append(_ValuesAndGradients.apply(part, grid.table, part_grid, *weights))
+    values, gradients = zip(*outputs, strict=True)
+    return (torch.cat(values), torch.cat(gradients)) if len(outputs) > 1 else outputs[0]
 
 
 class _ValuesAndGradients(torch.autograd.Function):
@@ -44,36 +44,38 @@ class _ValuesAndGradients(torch.autograd.Function):
         ctx: Any, x: Tensor, params: Tensor, grid: HashGridTensors, *weights: *Weights
     ) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
-        place = (x + 1) * PER_UNIT
+        place = (x + 1) * UNIT_SCALE
         features = hash_grid.features_at(place, grid)
-        f, by_x, by_features = mlp.forward((x, features, *weights), grid.num_valid, slopes=True)
+        f, grad_x, grad_features = mlp.forward((x, features, *weights), grid.num_valid, slopes=True)
         ctx.save_for_backward(x, params, features, *weights)
         ctx.grid = grid
-        slopes = hash_grid.x_derivatives_at(place, grid, by_features)
-        return f, by_x.add_(slopes, alpha=PER_UNIT)
+        slopes = hash_grid.x_derivatives_at(place, grid, grad_features)
+        return f, grad_x.add_(slopes, alpha=UNIT_SCALE)
 
     @staticmethod
-    def backward(ctx: Any, by_f: Tensor, by_gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_f: Tensor, grad_gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, params, features, *weights = ctx.saved_tensors
         moving, table, _, *others = ctx.needs_input_grad
-        grid, by_gradient = ctx.grid, by_gradient.contiguous()
+        grid, grad_gradient = ctx.grid, grad_gradient.contiguous()
         with torch.no_grad():
-            place, direction = (x + 1) * PER_UNIT, by_gradient * PER_UNIT
+            place, direction = (x + 1) * UNIT_SCALE, grad_gradient * UNIT_SCALE
             along = hash_grid.features_at(place, grid, direction)
             slopes = torch.empty_like(along)
-            wanted = (moving, True, *others)
-            inputs, directions = (x, features, *weights), (by_gradient, along)
-            by_x, by_features, *by_weights = mlp.backward(
-                inputs, grid.num_valid, wanted, by_f, directions, slopes
+            needs_grad = (moving, True, *others)
+            inputs, directions = (x, features, *weights), (grad_gradient, along)
+            grad_x, grad_features, *grad_weights = mlp.backward(
+                inputs, grid.num_valid, needs_grad, grad_f, directions, slopes
             )
-            assert by_x is not None
-            assert by_features is not None
-            given = place, grid, by_features, slopes, direction
+            assert grad_x is not None
+            assert grad_features is not None
+            arguments = place, grid, grad_features, slopes, direction
             if moving:
-                by_x = by_x.add_(hash_grid.x_derivatives_at(*given), alpha=PER_UNIT)
-            entries = hash_grid.table_derivatives(*given) if table else None
-        every = (by_x if moving else None, entries, *by_weights)
-        known = tuple(tensor for tensor in every if tensor is not None)
-        refusing = iter(last(known, (x, params, *weights, by_f, by_gradient)))
-        first, second, *rest = (None if one is None else next(refusing) for one in every)
+                grad_x = grad_x.add_(hash_grid.x_derivatives_at(*arguments), alpha=UNIT_SCALE)
+            entries = hash_grid.table_derivatives(*arguments) if table else None
+        every = (grad_x if moving else None, entries, *grad_weights)
+        computed = tuple(tensor for tensor in every if tensor is not None)
+        guarded = iter(
+            forbid_double_backward(computed, (x, params, *weights, grad_f, grad_gradient))
+        )
+        first, second, *rest = (None if one is None else next(guarded) for one in every)
         return first, second, None, *rest

@@ -53,7 +53,7 @@ class NarrowBandSDF:
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Interpolated values."""
         if self._runs_kernels(x):
-            from pmni.kernels.band import interpolate
+            from pmni.kernels.narrow_band import interpolate
 
             return interpolate(self.kernel_tensors(), x)[0]
         if self.grid.cells <= DENSE_CELLS:
@@ -72,7 +72,7 @@ class NarrowBandSDF:
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Values, and differences of the nodes interpolated at x (continuous in the band)."""
         if self._runs_kernels(x):
-            from pmni.kernels.band import interpolate
+            from pmni.kernels.narrow_band import interpolate
 
             value, *slopes = interpolate(self.kernel_tensors(with_gradients=True), x)
             return value, torch.stack(slopes, dim=-1)

@@ -69,7 +69,7 @@ class NeuralSDF(nn.Module):
         if self._runs_kernels(x):
             from pmni.kernels.mlp import values
 
-            return values(x, features, *self._weights(), real=num_valid)
+            return values(x, features, *self._weights(), num_valid=num_valid)
         inputs = torch.cat([x, features], dim=-1)
         hidden = inputs
         for index, layer in enumerate(self.layers):
@@ -110,7 +110,7 @@ class NeuralSDF(nn.Module):
         features = encoding((x + 1) / 2, self.active, num_valid)
         with torch.set_grad_enabled(recording):
             values, gradient, slopes = values_and_slopes(
-                x, features, *self._weights(), real=num_valid
+                x, features, *self._weights(), num_valid=num_valid
             )
         if encoding.width:
             (indirect,) = torch.autograd.grad(features, x, slopes, create_graph=recording)

@@ -64,7 +64,7 @@ class Optimizer:
             *(self.learning_rates, self.max_norms),
         )
         if kernels.use_triton(step.device):
-            from pmni.kernels.updates import step_guard as by_kernel
+            from pmni.kernels.step_guard import step_guard as by_kernel
 
             rates, grad_scales, found_inf = by_kernel(*inputs)
         else:

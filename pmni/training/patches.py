@@ -86,7 +86,7 @@ class PatchSampler:
         candidates = self.foreground, self.background_margin
         counts = count - in_margin, in_margin
         if kernels.use_triton(self.masks.device):
-            from pmni.kernels.patches import drawn
+            from pmni.kernels.patches import draw_patches
 
             images = self.normals, self.masks, self.distances
             cameras = self.inverse_intrinsics, self.focal
@@ -96,7 +96,7 @@ class PatchSampler:
                 stream_key(rng.seed, Stream.JITTER),
             )
             return PatchBatch(
-                *drawn(candidates, counts, rng.step, keys, images, cameras, self.patch)
+                *draw_patches(candidates, counts, rng.step, keys, images, cameras, self.patch)
             )
         streams = Stream.FOREGROUND_PATCH, Stream.BACKGROUND_PATCH
         chosen = [

@@ -39,9 +39,9 @@ class StepRng:
         """Uniform integers in [0, 2^32)."""
         key = stream_key(self.seed, stream)
         if kernels.use_triton(self.step.device):
-            from pmni.kernels.draws import words
+            from pmni.kernels.random_bits import random_bits
 
-            return words(key, self.step, count)
+            return random_bits(key, self.step, count)
         counter = hash32(hash32((self.step ^ GOLDEN_RATIO) & LOW_32_BITS) + key & LOW_32_BITS)
         index = torch.arange(count, device=self.step.device)
         return hash32(hash32(index + counter & LOW_32_BITS) ^ hash32(counter ^ GOLDEN_RATIO))

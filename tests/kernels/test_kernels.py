@@ -1,4 +1,4 @@
-"""Kernels give what their plain PyTorch twins give; on the CPU in Triton's interpreter."""
+"""Kernels of a narrow band against their reference implementations; without a GPU, interpreted."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fixtures.analytic_sdfs import sphere, torus
 import pmni.kernels.rays
 from pmni import kernels
 from pmni.errors import DivergenceError, InputError
-from pmni.kernels.band import interpolate
+from pmni.kernels.narrow_band import interpolate
 from pmni.kernels.rays import first_crossings, least_values
 from pmni.sdf.closest_approach import HALVINGS, closest_approach
 from pmni.sdf.narrow_band import NarrowBandSDF, resample
@@ -21,7 +21,7 @@ COUNT = 100_000 if DEVICE.type == "cuda" else 64
 
 
 @pytest.fixture(autouse=True)
-def twins_are_torch(monkeypatch):
+def reference_is_torch(monkeypatch):
     monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
     if DEVICE.type == "cpu":  # the interpreter's time is that of its programs
         monkeypatch.setattr(pmni.kernels.rays, "RAYS", COUNT)
@@ -46,7 +46,7 @@ def rays(seed: int, aim: float) -> tuple[torch.Tensor, ...]:
     return tuple(part.to(DEVICE) for part in (origins, directions, near, far))
 
 
-def test_values_and_gradients_are_the_twins(band):
+def test_values_and_gradients_match_the_reference(band):
     x = 1.86 * torch.rand(COUNT, 3, generator=torch.Generator().manual_seed(3)) - 0.93
     x[:20] *= 0.6 / x[:20].norm(dim=-1, keepdim=True)
     x = x.to(DEVICE)
@@ -73,9 +73,9 @@ def test_kernels_find_values_where_no_derivatives_are_wanted(band, monkeypatch):
 
 
 @pytest.mark.parametrize("most_steps", [None, 6])
-def test_rays_meet_the_surface_where_the_twin_says(band, most_steps):
+def test_rays_meet_the_surface_where_the_reference_says(band, most_steps):
     origins, directions, near, far = rays(0, 0.4)
-    twin = trace(band, origins, directions, near, far, 5e-3, most_steps)
+    reference = trace(band, origins, directions, near, far, 5e-3, most_steps)
     found = first_crossings(
         band.kernel_tensors(),
         origins,
@@ -87,29 +87,29 @@ def test_rays_meet_the_surface_where_the_twin_says(band, most_steps):
         STEP_FACTOR,
         REFINEMENTS,
     )
-    assert 0.1 < twin.mask.float().mean() < 0.9
+    assert 0.1 < reference.mask.float().mean() < 0.9
     # A ray that just grazes may fall to either side by rounding.
-    assert ((~found.isnan()) != twin.mask).float().mean() <= 1e-3
-    both = twin.mask & ~found.isnan()
-    off = (found[both] - twin.distance[both]).abs()
+    assert ((~found.isnan()) != reference.mask).float().mean() <= 1e-3
+    both = reference.mask & ~found.isnan()
+    off = (found[both] - reference.distance[both]).abs()
     assert (off < 2e-5).float().mean() >= 0.999
 
 
-def test_rays_come_nearest_where_the_twin_says(band):
+def test_rays_come_nearest_where_the_reference_says(band):
     origins, directions, near, far = rays(1, 0.6)
     crossing = near < far
     assert not crossing.all()
     step = 2.5 * band.grid.spacing
     at, least = least_values(band.kernel_tensors(), origins, directions, near, far, step, HALVINGS)
-    twin_at, twin_least = closest_approach(band, origins, directions, near, far, step)
+    reference_at, reference_least = closest_approach(band, origins, directions, near, far, step)
     values = band(origins + at[:, None] * directions)
     torch.testing.assert_close(values[crossing], least[crossing], atol=2e-4, rtol=0)
     # By rounding a march may step over a minimum, or take the other of two that are equally low:
     # far from the surface all values are.
-    assert ((least - twin_least).abs() < 2e-4)[crossing].float().mean() >= 0.998
-    near_it = crossing & (twin_least < 2 * band.grid.spacing)
+    assert ((least - reference_least).abs() < 2e-4)[crossing].float().mean() >= 0.998
+    near_it = crossing & (reference_least < 2 * band.grid.spacing)
     assert near_it.float().mean() > 0.3
-    assert ((at - twin_at).abs() < 1e-4)[near_it].float().mean() > 0.95
+    assert ((at - reference_at).abs() < 1e-4)[near_it].float().mean() > 0.95
 
 
 def test_a_ray_that_starts_inside_hits_there(band):

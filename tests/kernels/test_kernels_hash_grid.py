@@ -1,4 +1,4 @@
-"""The hash grid's kernels give its twin's features and derivatives; without a GPU, in Triton's
+"""The hash grid's kernels give its reference's features and derivatives; without a GPU, in Triton's
 interpreter."""
 
 import pytest
@@ -60,7 +60,7 @@ def by_kernels(grid: HashGrid, active: int = 2, real: torch.Tensor | None = None
     return lambda x: hash_grid_features(x, grid.kernel_tensors(active, real))
 
 
-def by_twin(grid: HashGrid, active: int = 2):
+def by_reference(grid: HashGrid, active: int = 2):
     return lambda x: grid(x, active)
 
 
@@ -83,8 +83,8 @@ def derivatives(encode, grid: HashGrid, points: torch.Tensor) -> dict[str, torch
     }
 
 
-def assert_close(found: dict[str, torch.Tensor], twin: dict[str, torch.Tensor]) -> None:
-    for name, value in twin.items():
+def assert_close(found: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> None:
+    for name, value in reference.items():
         most = max(float(value.abs().max()), 1.0) if value.numel() else 1.0
         torch.testing.assert_close(
             found[name] / most, value / most, **CLOSE, msg=lambda text, name=name: f"{name}: {text}"
@@ -92,11 +92,11 @@ def assert_close(found: dict[str, torch.Tensor], twin: dict[str, torch.Tensor]) 
 
 
 @pytest.mark.parametrize("features", [1, 2, 3, 4, 8])
-def test_features_and_derivatives_are_the_twins(features):
+def test_features_and_derivatives_match_the_reference(features):
     grid = make(features)
     points = uniform(COUNT + 5 if features == 2 else 40)
     assert_close(
-        derivatives(by_kernels(grid), grid, points), derivatives(by_twin(grid), grid, points)
+        derivatives(by_kernels(grid), grid, points), derivatives(by_reference(grid), grid, points)
     )
 
 
@@ -114,26 +114,26 @@ def test_each_derivative_is_the_twins():
         names = ["second by x", "second by table", "second by weights"]
         return found | dict(zip(names, second, strict=True))
 
-    twin = each(by_twin(grid))
-    assert min(value.abs().max() for value in twin.values()) > 1
-    assert_close(each(by_kernels(grid)), twin)
+    reference = each(by_reference(grid))
+    assert min(value.abs().max() for value in reference.values()) > 1
+    assert_close(each(by_kernels(grid)), reference)
 
 
-def test_edges_are_the_twins():
+def test_edges_match_the_reference():
     grid = make()
     points = edges()
     assert_close(
-        derivatives(by_kernels(grid), grid, points), derivatives(by_twin(grid), grid, points)
+        derivatives(by_kernels(grid), grid, points), derivatives(by_reference(grid), grid, points)
     )
 
 
-def test_sums_of_points_that_share_cells_are_the_twins():
+def test_sums_of_points_that_share_cells_match_the_reference():
     grid = make()
     runs = uniform(30).repeat_interleave(3, dim=0) + 1e-3 * random(90, 3, seed=5)
     to_and_fro = torch.cat([uniform(1, seed=6), uniform(1, seed=7)]).repeat(8, 1)
     points = torch.cat([runs, to_and_fro, to_and_fro[:1].expand(20, 3)])
     assert_close(
-        derivatives(by_kernels(grid), grid, points), derivatives(by_twin(grid), grid, points)
+        derivatives(by_kernels(grid), grid, points), derivatives(by_reference(grid), grid, points)
     )
 
 
@@ -143,7 +143,7 @@ def test_idle_levels_are_zero_and_get_no_gradient(active):
     points = uniform(20)
     found = derivatives(by_kernels(grid, active), grid, points)
     if active:
-        assert_close(found, derivatives(by_twin(grid, active), grid, points))
+        assert_close(found, derivatives(by_reference(grid, active), grid, points))
     idle = grid.levels[active].offset * grid.features
     assert not found["features"][:, active * grid.features :].any()
     assert not found["by table"][idle:].any()
@@ -153,10 +153,10 @@ def test_idle_levels_are_zero_and_get_no_gradient(active):
 def test_points_that_are_not_real_are_left_out(count):
     grid, points = make(), uniform(COUNT // 2 + 20)
     kept = (torch.arange(len(points), device=DEVICE) < count)[:, None].float()
-    twin = derivatives(lambda x: by_twin(grid)(x) * kept, grid, points)
+    reference = derivatives(lambda x: by_reference(grid)(x) * kept, grid, points)
     points[count:] = torch.nan
     real = torch.tensor(count, device=DEVICE)
-    assert_close(derivatives(by_kernels(grid, real=real), grid, points), twin)
+    assert_close(derivatives(by_kernels(grid, real=real), grid, points), reference)
 
 
 def test_no_points():
@@ -200,8 +200,8 @@ def test_points_and_gradients_in_any_layout():
     points = uniform(12)
     across = points.t().contiguous().t().requires_grad_()
     slopes = grad(by_kernels(grid)(across).sum(), across, create_graph=True)[0]
-    twin = grad(by_twin(grid)(across).sum(), across)[0]
-    torch.testing.assert_close(slopes, twin, atol=1e-4, rtol=1e-4)
+    reference = grad(by_reference(grid)(across).sum(), across)[0]
+    torch.testing.assert_close(slopes, reference, atol=1e-4, rtol=1e-4)
     slopes.sum().backward()
 
 
@@ -247,8 +247,8 @@ def test_fixed_point_takes_gradients_of_any_size(size):
     weights = torch.ones_like(features) * size
     (found,) = grad(features, grid.params, weights)
     if weights.isfinite().all():
-        twin = grad(by_twin(grid)(uniform(40)), grid.params, weights)[0]
-        torch.testing.assert_close(found, twin, atol=0, rtol=1e-4 if size != 1e-30 else 1e-2)
+        reference = grad(by_reference(grid)(uniform(40)), grid.params, weights)[0]
+        torch.testing.assert_close(found, reference, atol=0, rtol=1e-4 if size != 1e-30 else 1e-2)
     else:
         assert not found.isfinite().any()
 
@@ -280,10 +280,10 @@ def test_network_trains_alike_on_both(monkeypatch):
         loss = (slope.norm(dim=-1) - 1).square().mean() + value.square().mean()
         return grad(loss, list(network.parameters()))
 
-    twin = gradients()
+    reference = gradients()
     encode = by_kernels(network.encoding)
     monkeypatch.setattr(network.encoding, "forward", lambda x, active, real: encode(x))
-    for found, expected in zip(gradients(), twin, strict=True):
+    for found, expected in zip(gradients(), reference, strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(found / scale, expected / scale, atol=1e-4, rtol=1e-4)
 

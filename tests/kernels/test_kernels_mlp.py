@@ -86,56 +86,58 @@ SHAPES = pytest.mark.parametrize(
 
 
 @SHAPES
-def test_values_slopes_and_their_derivatives_are_the_twins(count, features, width):
+def test_values_slopes_and_their_derivatives_match_the_reference(count, features, width):
     inputs = example(count, features, width)
-    twin_inputs = in_double(inputs)
-    found, twin = values_and_slopes(*inputs), slopes_by_torch(*twin_inputs)
-    assert_close(found, twin)
-    assert_derivatives_close(grad(loss(*found), inputs), grad(loss(*twin), twin_inputs))
+    reference_inputs = in_double(inputs)
+    found, reference = values_and_slopes(*inputs), slopes_by_torch(*reference_inputs)
+    assert_close(found, reference)
+    assert_derivatives_close(grad(loss(*found), inputs), grad(loss(*reference), reference_inputs))
 
 
 @SHAPES
-def test_values_alone_and_their_derivatives_are_the_twins(count, features, width):
+def test_values_alone_and_their_derivatives_match_the_reference(count, features, width):
     inputs = example(count, features, width)
-    twin_inputs = in_double(inputs)
-    found, twin = values(*inputs), by_torch(*twin_inputs)
-    assert_close([found], [twin])
+    reference_inputs = in_double(inputs)
+    found, reference = values(*inputs), by_torch(*reference_inputs)
+    assert_close([found], [reference])
     weights = random(count, seed=6)
     assert_derivatives_close(
-        grad(found, inputs, weights), grad(twin, twin_inputs, weights.double())
+        grad(found, inputs, weights), grad(reference, reference_inputs, weights.double())
     )
 
 
 def test_derivatives_of_values_can_be_differentiated_again():
     inputs = example(10, 4, 16)
-    twin_inputs = in_double(inputs)
+    reference_inputs = in_double(inputs)
 
     def second(f, inputs):
         slopes = grad(f.square().sum(), inputs, create_graph=True)
         return grad(sum(slope.square().sum() for slope in slopes), inputs)
 
     assert_derivatives_close(
-        second(values(*inputs), inputs), second(by_torch(*twin_inputs), twin_inputs)
+        second(values(*inputs), inputs), second(by_torch(*reference_inputs), reference_inputs)
     )
 
 
 @pytest.mark.parametrize("programs", [1, 2])
 def test_sums_over_several_blocks(monkeypatch, programs):
     monkeypatch.setattr(pmni.kernels.mlp, "PROGRAMS", programs)
-    monkeypatch.setattr(pmni.kernels.mlp, "SUMS", programs)
+    monkeypatch.setattr(pmni.kernels.mlp, "GRAD_PROGRAMS", programs)
     inputs = example(3 * POINTS - 7, 3, 16)
-    twin_inputs = in_double(inputs)
+    reference_inputs = in_double(inputs)
     found = grad(loss(*values_and_slopes(*inputs)), inputs)
-    assert_derivatives_close(found, grad(loss(*slopes_by_torch(*twin_inputs)), twin_inputs))
+    assert_derivatives_close(
+        found, grad(loss(*slopes_by_torch(*reference_inputs)), reference_inputs)
+    )
 
 
 def test_softplus_far_from_where_it_bends():
     inputs = example(40, 2, 16)
     inputs[3].data.copy_(torch.linspace(-30, 30, 16))
-    twin_inputs = in_double(inputs)
-    found, twin = values_and_slopes(*inputs), slopes_by_torch(*twin_inputs)
-    assert_close(found, twin)
-    assert_derivatives_close(grad(loss(*found), inputs), grad(loss(*twin), twin_inputs))
+    reference_inputs = in_double(inputs)
+    found, reference = values_and_slopes(*inputs), slopes_by_torch(*reference_inputs)
+    assert_close(found, reference)
+    assert_derivatives_close(grad(loss(*found), inputs), grad(loss(*reference), reference_inputs))
 
 
 def test_points_that_are_not_real_are_left_out():
@@ -146,19 +148,21 @@ def test_points_that_are_not_real_are_left_out():
             spare.data[count:] = torch.nan
         found = values_and_slopes(*inputs, real)
         few = [tensor[:count] for tensor in inputs[:2]] + inputs[2:]
-        twin = slopes_by_torch(*few)
-        assert_close([part[:count] for part in found], twin)
+        reference = slopes_by_torch(*few)
+        assert_close([part[:count] for part in found], reference)
         assert not any(part[count:].any() for part in found)
         weights = [random(*part.shape, seed=6) for part in found]
         for weight in weights:
             weight[count:] = 0  # what is done with the others does not depend on them
         derivatives = grad(found, inputs, weights)
         assert_derivatives_close(
-            derivatives, grad(twin, inputs, [weight[:count] for weight in weights])
+            derivatives, grad(reference, inputs, [weight[:count] for weight in weights])
         )
-        alone, twin = values(*inputs, real), by_torch(*few)
+        alone, reference = values(*inputs, real), by_torch(*few)
         weight = weights[0]
-        assert_derivatives_close(grad(alone, inputs, weight), grad(twin, inputs, weight[:count]))
+        assert_derivatives_close(
+            grad(alone, inputs, weight), grad(reference, inputs, weight[:count])
+        )
 
 
 def test_no_points():
@@ -277,8 +281,8 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
     )
     # With the rounding of single tf32 products, what nearly cancels would differ.
     monkeypatch.setattr(pmni.kernels.mlp, "LOWER", pmni.kernels.mlp.PRECISION)
-    ours, twin = networks(settings)
-    assert_close(steps(ours, moving), steps(twin, moving))
+    ours, reference = networks(settings)
+    assert_close(steps(ours, moving), steps(reference, moving))
     assert [kind["slopes"] for kind in launched] == [True, False, True]
 
 

@@ -1,5 +1,4 @@
-"""Marching and compositing by kernels give what their twins give; without a GPU, in Triton's
-interpreter."""
+"""Kernels of volume rendering against their reference implementations."""
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ REACH = torch.tensor(0.045, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
-def twins_are_torch(monkeypatch):
+def reference_is_torch(monkeypatch):
     monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
     if DEVICE.type == "cpu":  # the interpreter's time is that of its programs
         monkeypatch.setattr(pmni.kernels.compositing, "RAYS", 64)
@@ -75,16 +74,16 @@ def random(*shape: int, seed: int) -> torch.Tensor:
 # -------------------------------------------------------------------------------------- marching
 @pytest.mark.parametrize("step", [0.02, 0.004, 0.001])  # one look at a ray, two, and many
 @pytest.mark.parametrize("room", [3000, 700, 31, 1])
-def test_planes_are_the_twins(scene, step, room):
+def test_planes_match_the_reference(scene, step, room):
     patches, grid, jitter = scene
     step = torch.tensor(step, device=DEVICE)
-    twin, needed = march_padded(room, patches, grid, REACH, step, jitter)
+    reference, needed = march_padded(room, patches, grid, REACH, step, jitter)
     found, count = march_by_kernels(room, scene, step)
     assert int(count) == int(needed)
-    assert len(found.z) == len(twin.z) == room
+    assert len(found.z) == len(reference.z) == room
     for name in ("patch", "valid", "offsets"):
-        assert torch.equal(getattr(found, name), getattr(twin, name)), name
-    torch.testing.assert_close(found.z, twin.z, atol=1e-5, rtol=0)
+        assert torch.equal(getattr(found, name), getattr(reference, name)), name
+    torch.testing.assert_close(found.z, reference.z, atol=1e-5, rtol=0)
 
 
 def test_planes_within_are_those_that_march_finds_and_spare_ones(scene):
@@ -106,15 +105,15 @@ def test_planes_within_are_those_that_march_finds_and_spare_ones(scene):
     assert int(cut.offsets[-1]) == 12
 
 
-def test_points_and_their_derivatives_are_the_twins(scene):
+def test_points_and_their_derivatives_match_the_reference(scene):
     patches, _, _ = scene
     planes = planes_within(scene, ROOM)
     sources = [patches.rotation.requires_grad_(), patches.centre.requires_grad_()]
-    twin, found = (way(patches, planes) for way in (plane_points, by_kernels()))
+    reference, found = (way(patches, planes) for way in (plane_points, by_kernels()))
     assert not found[planes.offsets[-1] :].any()
-    torch.testing.assert_close(found, twin, atol=2e-6, rtol=0)
-    weights = random(*twin.shape, seed=0)
-    assert_close(grad(found, sources, weights), grad(twin, sources, weights))
+    torch.testing.assert_close(found, reference, atol=2e-6, rtol=0)
+    weights = random(*reference.shape, seed=0)
+    assert_close(grad(found, sources, weights), grad(reference, sources, weights))
 
 
 def by_kernels():
@@ -122,19 +121,19 @@ def by_kernels():
 
 
 # ------------------------------------------------------------------------------------- gradients
-def test_directional_gradients_and_their_derivatives_are_the_twins(scene):
+def test_directional_gradients_and_their_derivatives_match_the_reference(scene):
     patches, _, _ = scene
     if patches.m.shape[1] == 1:
         pytest.skip("needs neighbours")
     planes = planes_within(scene, ROOM)
     f = random(ROOM, *patches.m.shape[1:3], seed=0).requires_grad_()
-    twin = directional_gradient(f, patches, planes)
+    reference = directional_gradient(f, patches, planes)
     found = pmni.kernels.directional.directional_gradient(f, patches, planes)
     on = planes.valid
-    assert_close([found[on]], [twin[on]])
+    assert_close([found[on]], [reference[on]])
     assert not found[~on].any()
-    weights = random(*twin.shape, seed=1) * on[:, None, None, None]
-    assert_close(grad(found, f, weights), grad(twin, f, weights))
+    weights = random(*reference.shape, seed=1) * on[:, None, None, None]
+    assert_close(grad(found, f, weights), grad(reference, f, weights))
 
 
 # ----------------------------------------------------------------------------------- compositing
@@ -163,16 +162,16 @@ def losses(parts) -> torch.Tensor:
 
 @pytest.mark.parametrize("between", [False, True])
 @pytest.mark.parametrize(("inv_s", "noise"), [(40.0, 0.05), (2000.0, 0.0)])
-def test_rendering_and_its_derivatives_are_the_twins(scene, between, inv_s, noise):
+def test_rendering_and_its_derivatives_match_the_reference(scene, between, inv_s, noise):
     patches, _, _ = scene
     samples, planes, sources = rendered(scene, between, inv_s, noise)
-    twin = pmni.volume_rendering.compositing._composite(
+    reference = pmni.volume_rendering.compositing._composite(
         samples, patches, planes, sources[2], pmni.volume_rendering.compositing.weights_torch
     )
     found = composite_by_kernels(samples, patches, planes, sources[2])
-    assert float(twin[0].detach().max()) > 0.7
-    assert_close(found, twin)
-    assert_close(grad(losses(found), sources), grad(losses(twin), sources))
+    assert float(reference[0].detach().max()) > 0.7
+    assert_close(found, reference)
+    assert_close(grad(losses(found), sources), grad(losses(reference), sources))
 
 
 def test_spare_planes_do_nothing(scene):
@@ -203,7 +202,7 @@ def test_no_planes(scene):
     assert not grad(losses(found), f)[0].any()
 
 
-def test_double_precision_stays_with_the_twin(scene, monkeypatch):
+def test_double_precision_stays_with_the_reference(scene, monkeypatch):
     monkeypatch.setattr(kernels, "use_triton", lambda device: True)
     patches, _, _ = scene
     samples, planes, sources = rendered(scene, True, 40.0, 0.0)

@@ -1,5 +1,4 @@
-"""What kernels do for a training step is what their twins do; without a GPU, in Triton's
-interpreter."""
+"""Kernels of the training against their reference implementations."""
 
 import pytest
 import torch
@@ -9,10 +8,10 @@ pytest.importorskip("triton")
 
 from fixtures.training import sphere_capture
 
-import pmni.kernels.draws
 import pmni.kernels.patches
-import pmni.kernels.pixel_terms
-import pmni.kernels.updates
+import pmni.kernels.pixel_losses
+import pmni.kernels.random_bits
+import pmni.kernels.step_guard
 from pmni import kernels
 from pmni.data.views import Views
 from pmni.training.losses.eikonal import eikonal_loss
@@ -26,7 +25,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(autouse=True)
-def twins_are_torch(monkeypatch):
+def reference_is_torch(monkeypatch):
     monkeypatch.setenv(kernels.BACKEND_VARIABLE, "torch")
 
 
@@ -40,7 +39,7 @@ def draws(seed: int, step: int) -> StepRng:
 )
 def test_numbers(seed, stream, step, count):
     one = draws(seed, step)
-    found = pmni.kernels.draws.words(stream_key(seed, stream), one.step, count)
+    found = pmni.kernels.random_bits.random_bits(stream_key(seed, stream), one.step, count)
     assert torch.equal(found, one.bits(stream, count))
 
 
@@ -48,10 +47,10 @@ def test_numbers(seed, stream, step, count):
 def test_patches(patch, background, monkeypatch):
     views = Views.of(*sphere_capture(), device=DEVICE)
     sampler = PatchSampler(views, patch, 2, background)
-    twin = sampler.draw(50, draws(3, 7))
+    reference = sampler.draw(50, draws(3, 7))
     monkeypatch.setattr(kernels, "use_triton", lambda device: True)
     found = sampler.draw(50, draws(3, 7))
-    for name, expected in vars(twin).items():
+    for name, expected in vars(reference).items():
         assert torch.equal(getattr(found, name), expected), name
     assert not torch.equal(sampler.draw(50, draws(3, 8)).pixels, found.pixels)
 
@@ -68,17 +67,17 @@ def test_terms_of_pixels_and_their_derivatives(norm, shape, part):
     sources = [tensor.requires_grad_() for tensor in (normal, opacity, error)]
     intervals = torch.tensor(5 if part else 0, device=DEVICE)
     arguments = (*sources, intervals, given, mask, norm)
-    twin = torch.stack(
+    reference = torch.stack(
         [
             normal_loss(normal, given, mask, norm),
             mask_loss(opacity, mask),
             eikonal_loss(error, intervals),
         ]
     )
-    found = pmni.kernels.pixel_terms.pixel_terms(*arguments)
-    torch.testing.assert_close(found, twin, atol=1e-6, rtol=1e-5)
+    found = pmni.kernels.pixel_losses.pixel_losses(*arguments)
+    torch.testing.assert_close(found, reference, atol=1e-6, rtol=1e-5)
     weights = torch.tensor([0.3, 2.0, -1.0], device=DEVICE)
-    for a, b in zip(grad(found, sources, weights), grad(twin, sources, weights), strict=True):
+    for a, b in zip(grad(found, sources, weights), grad(reference, sources, weights), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
@@ -90,13 +89,17 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("before", [-1, 4])
 def test_updates(norms, terms, before):
     results = []
-    for way in (step_guard, pmni.kernels.updates.step_guard):
+    for way in (step_guard, pmni.kernels.step_guard.step_guard):
         failed = torch.tensor(before, device=DEVICE)
         finite = torch.ones(16, dtype=torch.bool, device=DEVICE)
         given = [torch.tensor(values, device=DEVICE) for values in (terms, norms, (0.5, 1e-3, 0.0))]
         step = torch.tensor(9, device=DEVICE)
         found = way(step, *given, failed, finite, (1e-2, 3e-2), (1.0, 10.0))
         results.append((*found, failed, finite))
-    for twin, other in zip(*results, strict=True):
-        proper = ~twin.isnan() if twin.is_floating_point() else torch.ones_like(twin, dtype=bool)
-        torch.testing.assert_close(other[proper], twin[proper])
+    for reference, other in zip(*results, strict=True):
+        proper = (
+            ~reference.isnan()
+            if reference.is_floating_point()
+            else torch.ones_like(reference, dtype=bool)
+        )
+        torch.testing.assert_close(other[proper], reference[proper])

@@ -78,9 +78,9 @@ class StepInputs:
         rendering, batch = self.rendering, self.batch
         if not kernels.use_triton(batch.mask.device) or rendering.normal.dtype != torch.float32:
             return None
-        from pmni.kernels.pixel_terms import pixel_terms
+        from pmni.kernels.pixel_losses import pixel_losses
 
-        normal, mask, eikonal = pixel_terms(
+        normal, mask, eikonal = pixel_losses(
             rendering.normal,
             rendering.opacity,
             rendering.eikonal_residual,
