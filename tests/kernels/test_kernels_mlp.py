@@ -280,7 +280,7 @@ def test_network_is_the_same_on_both(settings, moving, monkeypatch):
         lambda *rest, **kind: launched.append(kind) or launch(*rest, **kind),
     )
     # With the rounding of single tf32 products, what nearly cancels would differ.
-    monkeypatch.setattr(pmni.kernels.mlp, "LOWER", pmni.kernels.mlp.PRECISION)
+    monkeypatch.setattr(pmni.kernels.mlp, "GRAD_PRECISION", pmni.kernels.mlp.PRECISION)
     ours, reference = networks(settings)
     assert_close(steps(ours, moving), steps(reference, moving))
     assert [kind["slopes"] for kind in launched] == [True, False, True]
@@ -301,7 +301,7 @@ def test_points_of_several_nodes(real, is_deterministic, monkeypatch):
 
     with deterministic(is_deterministic):  # which fills with NaN what is not initialised
         at_once = found()
-        monkeypatch.setattr(pmni.kernels.network, "AT_A_TIME", 6)
+        monkeypatch.setattr(pmni.kernels.network, "CHUNK", 6)
         by_parts = found()
     for part, expected in zip(by_parts, at_once, strict=True):
         torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
