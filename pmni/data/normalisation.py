@@ -10,6 +10,10 @@ from scipy.ndimage import binary_erosion
 
 from pmni.errors import InputError
 from pmni.geometry.cameras import pixel_grid, project, ray_directions
+from pmni.geometry.rays import nearest_point
+
+MIN_SPREAD = 1e-4
+"""Smallest mean squared sine between the viewing directions and their principal direction."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +51,18 @@ def around_views(
 ) -> Normalisation:
     """The sphere about the point nearest to the rays through the middles of the masks.
 
-    With a ray x = o + t d, its squared distance from a point c is |(I - d d^T) (c - o)|^2; the
-    sum over views is least where sum (I - d d^T) c = sum (I - d d^T) o. The radius is the largest
+    The radius is the largest
     distance of a ray through a mask's outline, times `margin`.
     Raises InputError, which names `source`, when all cameras look in the same direction or the
     point is nowhere near a view's mask.
     """
     inverses = np.linalg.inv(intrinsics)
-    normal_matrix, right_side = np.zeros((3, 3)), np.zeros(3)
-    for pose, inverse, mask in zip(c2w, inverses, masks, strict=True):
-        middle, _ = _box(mask)
-        direction = pose[:3, :3] @ ray_directions(np.append(middle, 1.0), inverse)
-        across = np.eye(3) - np.outer(direction, direction)
-        normal_matrix += across
-        right_side += across @ pose[:3, 3]
-    if np.linalg.eigvalsh(normal_matrix)[0] < 1e-4 * len(masks):
+    middles = np.stack([np.append(_box(mask)[0], 1.0) for mask in masks])
+    directions = (c2w[:, :3, :3] @ ray_directions(middles, inverses)[..., None])[..., 0]
+    alignment = np.linalg.eigvalsh(directions.T @ directions)[-1] / len(masks)
+    if 1 - alignment < MIN_SPREAD:
         raise InputError(f"{source}: all views: the cameras all look in the same direction")
-    offset = np.linalg.solve(normal_matrix, right_side)
+    offset = nearest_point(c2w[:, :3, 3], directions)
     radius = 0.0
     for pose, K, inverse, mask, view in zip(c2w, intrinsics, inverses, masks, views, strict=True):
         middle, half = _box(mask)

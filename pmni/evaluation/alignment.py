@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from pmni.geometry.transforms import Similarity, umeyama
+from pmni.geometry.transforms import Similarity, project_to_rotation, umeyama
 
 
 def align_cameras(
@@ -31,8 +31,8 @@ def align_rotations(
 
     With one camera, or if all centres coincide, the scale is 1.
     """
-    u, _, vt = np.linalg.svd(np.einsum("vij,vkj->ik", reference[:, :3, :3], estimated[:, :3, :3]))
-    rotation = (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
+    products = np.einsum("vij,vkj->ik", reference[:, :3, :3], estimated[:, :3, :3])
+    rotation = project_to_rotation(products)
     source = estimated[:, :3, 3] @ rotation.T
     target = reference[:, :3, 3]
     spread = source - source.mean(0)

@@ -13,6 +13,7 @@ from pmni.config.registration import WorkingViewSettings
 from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.geometry.cameras import points_of_ray_distance
+from pmni.geometry.silhouettes import signed_distance
 from pmni.registration.ideal_turntable import OBJECT_RADIUS
 
 UNOBSERVED = 1000.0
@@ -226,7 +227,7 @@ def _working_view(
     cut_off = bool((mask & ~binary_erosion(frame)).any())
     observed = np.ix_(frame.any(1), frame.any(0)) if cut_off else np.s_[:, :]
     signed = np.full(mask.shape, UNOBSERVED)
-    signed[observed] = _signed_distance(mask[observed])
+    signed[observed] = signed_distance(mask[observed])
     signed = _blocks(signed, factor).mean(2) / factor
     if cut_off:
         signed[~_blocks(frame, factor).all(2)] = UNOBSERVED
@@ -267,14 +268,6 @@ def _working_view(
         point_normals=smooth[usable][chosen],
         centre=np.array([x.mean(), y.mean(), np.quantile(z, settings.centre_depth_quantile)]),
     )
-
-
-def _signed_distance(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """Pixels from the contour halfway between pixels inside and outside, positive outside."""
-    if mask.all():
-        return np.full(mask.shape, -float(max(mask.shape)))
-    outwards = distance_transform_edt(~mask) - distance_transform_edt(mask)
-    return outwards - 0.5 * np.sign(outwards)
 
 
 def _median(blocks: Float[np.ndarray, "h w n"]) -> Float[np.ndarray, "h w"]:
