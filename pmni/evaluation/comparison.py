@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from pmni.evaluation.distances import SurfaceErrors
-from pmni.evaluation.pose_errors import PoseErrors
+from pmni.evaluation.pose_errors import PoseComparison
 from pmni.geometry.mesh import Mesh
 from pmni.geometry.ray_casting import Hits, Rays
 
@@ -48,9 +48,5 @@ class Comparison:
     normal is known."""
     held_out: Bool[np.ndarray, " P"]
     """Whether each ray belongs to a held-out view."""
-    pose_errors: PoseErrors | None
-    """Errors of the poses in the mesh's frame; None without poses or reference."""
-    pose_errors_cameras: PoseErrors | None
-    """Errors of the poses after an alignment of the cameras alone."""
-    pose_errors_initial: PoseErrors | None
-    """Errors of the initial poses, after an alignment of the cameras unless none is asked for."""
+    poses: PoseComparison
+    """Errors of the camera poses."""

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Float16
 from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import Capture
 from pmni.errors import InputError
-from pmni.evaluation.alignment import align_cameras
 from pmni.evaluation.comparison import Comparison, GroundTruth
 from pmni.evaluation.distances import (
     diameter,
@@ -26,18 +25,12 @@ from pmni.evaluation.distances import (
 )
 from pmni.evaluation.metrics import metrics_of
 from pmni.evaluation.normal_errors import (
+    capture_normals_of,
     error_map,
     ground_truth_normals_of,
-    nan_if_unknown,
     normal_angles,
 )
-from pmni.evaluation.pose_errors import (
-    PoseErrors,
-    common_poses,
-    in_dataset_units,
-    pose_errors,
-    reference_poses,
-)
+from pmni.evaluation.pose_errors import compare_poses, in_dataset_units, reference_poses
 from pmni.evaluation.surface_alignment import (
     align_by_cameras,
     align_surface,
@@ -121,24 +114,15 @@ def _with_ground_truth(
         diameter=diameter(ground_truth.mesh.vertices),
         normal_error_deg=normal_angles(hits, normals),
         held_out=np.isin(capture.views, settings.exclude_views)[rays.view],
-        **_pose_errors(capture, poses, initial, settings.alignment, similarity, settings),
+        poses=compare_poses(capture, poses, initial, similarity, settings),
     )
-    triangles = ground_truth.mesh.vertices[ground_truth.mesh.faces]
-    distance = distance_to_surface(
-        moved.vertices, ground_truth.tree, ground_truth.hits.triangles, triangles
-    )
-    metrics = {
-        "alignment": settings.alignment,
-        **_measure(comparison, settings),
-        "camera_alignment": _camera_method(capture, poses, settings),
-        "normals_compared_with": source,
-        "similarity": _as_dict(similarity),
-        "note": None,
-    }
     reach = settings.observed_spacings * _point_spacing(ground_truth, settings)
-    observed = nearest_distance(tree, moved.vertices, reach) < reach
-    errors = error_map(comparison.normal_error_deg, capture.masks)
-    return Evaluation(metrics, errors, distance.astype(np.float32), observed)
+    return Evaluation(
+        _metrics(comparison, settings, settings.alignment, similarity, source, None),
+        error_map(comparison.normal_error_deg, capture.masks),
+        _surface_distance(moved, ground_truth).astype(np.float32),
+        nearest_distance(tree, moved.vertices, reach) < reach,
+    )
 
 
 def _without_ground_truth(
@@ -153,21 +137,18 @@ def _without_ground_truth(
             f"{capture.name}: has no ground-truth mesh with reference poses, so the mesh can only "
             "be compared with the normals as the estimated cameras see them: give --poses"
         )
-    posed = np.isin(capture.views, poses.views)
     c2w = np.full((len(capture.views), 4, 4), np.nan)
     views = tuple(view for view in capture.views if view in poses.views)
+    posed = np.isin(capture.views, views)
     c2w[posed] = in_dataset_units(poses.select(views), capture)
     masks = capture.masks & posed[:, None, None]
     rays = mask_rays(masks, capture.intrinsics, c2w)
     hits = cast_rays(mesh, rays)
     require_hits(hits.mask, "the mesh")
-    maps, source = capture.ground_truth_normals, "ground_truth_normals"
-    if maps is None:
-        maps, source = capture.normals, "input"
-    normals = np.einsum("pij,pj->pi", c2w[rays.view, :3, :3], maps[masks].astype(float))
-    alignment = "none" if settings.alignment == "none" else "cameras"
-    similarity = Similarity.identity()
-    if capture.reference_c2w is not None and alignment == "cameras":
+    normals, source = capture_normals_of(capture, rays, masks, c2w)
+    alignment, similarity = "none", Similarity.identity()
+    if capture.reference_c2w is not None and settings.alignment != "none":
+        alignment = "cameras"
         similarity = align_by_cameras(capture, poses, settings.collinearity)
     comparison = Comparison(
         mesh=mesh,
@@ -176,25 +157,40 @@ def _without_ground_truth(
         ground_truth=None,
         surface_errors=None,
         diameter=None,
-        normal_error_deg=normal_angles(hits, nan_if_unknown(normals)),
+        normal_error_deg=normal_angles(hits, normals),
         held_out=np.isin(capture.views, settings.exclude_views)[rays.view],
-        **_pose_errors(capture, poses, initial, alignment, similarity, settings),
+        poses=compare_poses(capture, poses, initial, similarity, settings),
     )
-    metrics = {
-        "alignment": alignment if capture.reference_c2w is not None else "none",
-        **_measure(comparison, settings),
-        "camera_alignment": _camera_method(capture, poses, settings),
-        "normals_compared_with": source,
-        "similarity": _as_dict(Similarity.identity()),
-        "note": NO_GROUND_TRUTH,
+    identity = Similarity.identity()  # the mesh is not moved, only the poses are
+    return Evaluation(
+        _metrics(comparison, settings, alignment, identity, source, NO_GROUND_TRUTH),
+        error_map(comparison.normal_error_deg, masks),
+        np.zeros(0, np.float32),
+        np.zeros(0, bool),
+    )
+
+
+def _metrics(
+    comparison: Comparison,
+    settings: EvaluateSettings,
+    alignment: str,
+    similarity: Similarity,
+    normals_from: str,
+    note: str | None,
+) -> dict[str, Any]:
+    """The values of all registered metrics, by column, and how they were measured."""
+    return {
+        "alignment": alignment,
+        **{metric.key: metric.compute(comparison) for metric in metrics_of(settings)},
+        "camera_alignment": comparison.poses.camera_alignment,
+        "normals_compared_with": normals_from,
+        "similarity": {
+            "scale": similarity.scale,
+            "rotation": similarity.rotation.tolist(),
+            "shift": similarity.shift.tolist(),
+        },
+        "note": note,
     }
-    errors = error_map(comparison.normal_error_deg, masks)
-    return Evaluation(metrics, errors, np.zeros(0, np.float32), np.zeros(0, bool))
-
-
-def _measure(comparison: Comparison, settings: EvaluateSettings) -> dict[str, Any]:
-    """The values of all registered metrics, by column."""
-    return {metric.key: metric.compute(comparison) for metric in metrics_of(settings)}
 
 
 def _ground_truth(capture: Capture, rays: Rays) -> GroundTruth:
@@ -213,45 +209,9 @@ def _point_spacing(ground_truth: GroundTruth, settings: EvaluateSettings) -> flo
     return float(np.median(ground_truth.tree.query(points, k=2)[0][:, 1]))
 
 
-def _pose_errors(
-    capture: Capture,
-    poses: Poses | None,
-    initial: Poses | None,
-    alignment: str,
-    similarity: Similarity,
-    settings: EvaluateSettings,
-) -> dict[str, PoseErrors | None]:
-    """Errors in the frame of the mesh, in the cameras' own, and of the initial poses in theirs."""
-    errors: dict[str, PoseErrors | None] = dict.fromkeys(
-        ("pose_errors", "pose_errors_cameras", "pose_errors_initial")
+def _surface_distance(mesh: Mesh, ground_truth: GroundTruth) -> Float[np.ndarray, " N"]:
+    """Distance of each vertex from the ground-truth triangles that the nearest hits lie on."""
+    triangles = ground_truth.mesh.vertices[ground_truth.mesh.faces]
+    return distance_to_surface(
+        mesh.vertices, ground_truth.tree, ground_truth.hits.triangles, triangles
     )
-    if capture.reference_c2w is None:
-        return errors
-    if poses is not None:
-        pair = common_poses(capture, poses)
-        own = align_cameras(*pair, settings.collinearity)[0]
-        errors["pose_errors"] = pose_errors(*pair, similarity, capture.offset)
-        errors["pose_errors_cameras"] = pose_errors(*pair, own, capture.offset)
-    if initial is not None:
-        pair = common_poses(capture, initial)
-        own = Similarity.identity()
-        if alignment != "none":
-            own = align_cameras(*pair, settings.collinearity)[0]
-        errors["pose_errors_initial"] = pose_errors(*pair, own, capture.offset)
-    return errors
-
-
-def _camera_method(capture: Capture, poses: Poses | None, settings: EvaluateSettings) -> str | None:
-    """Whether the cameras are aligned by their centres or rotations; None if they cannot be."""
-    if capture.reference_c2w is None or poses is None:
-        return None
-    return align_cameras(*common_poses(capture, poses), settings.collinearity)[1]
-
-
-def _as_dict(similarity: Similarity) -> dict[str, Any]:
-    """The similarity as JSON holds it."""
-    return {
-        "scale": similarity.scale,
-        "rotation": similarity.rotation.tolist(),
-        "shift": similarity.shift.tolist(),
-    }

@@ -17,12 +17,22 @@ def ground_truth_normals_of(
         normals = np.full((len(rays.view), 3), np.nan)
         normals[hits.mask] = hits.normals
         return normals, "ground_truth_mesh"
-    local = capture.ground_truth_normals[capture.masks].astype(np.float64)
-    world = np.einsum("pij,pj->pi", reference[rays.view, :3, :3], local)
-    return nan_if_unknown(world), "ground_truth_normals"
+    return capture_normals_of(capture, rays, capture.masks, reference)
 
 
-def nan_if_unknown(normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"]:
+def capture_normals_of(
+    capture: Capture, rays: Rays, masks: Bool[np.ndarray, "V H W"], c2w: Float[np.ndarray, "V 4 4"]
+) -> tuple[Float[np.ndarray, "P 3"], str]:
+    """The capture's normals at the pixels of the masks, in the frame of the poses, NaN where
+    unknown; and their source: ground-truth maps, or else the measured ones."""
+    maps, source = capture.ground_truth_normals, "ground_truth_normals"
+    if maps is None:
+        maps, source = capture.normals, "input"
+    world = np.einsum("pij,pj->pi", c2w[rays.view, :3, :3], maps[masks].astype(float))
+    return _nan_if_unknown(world), source
+
+
+def _nan_if_unknown(normals: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 3"]:
     """The normals, NaN where the map has none (it is zero there)."""
     return np.where(np.linalg.norm(normals, axis=1, keepdims=True) > 0.5, normals, np.nan)
 

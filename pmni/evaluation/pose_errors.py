@@ -1,12 +1,15 @@
 """Errors of camera poses against a capture's reference poses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from pmni.config.evaluation import EvaluateSettings
 from pmni.data.capture import Capture
 from pmni.errors import InputError
+from pmni.evaluation.alignment import align_cameras
 from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import Similarity, rotation_angle_deg
 
@@ -19,6 +22,48 @@ class PoseErrors:
     """Angle between the orientations, degrees."""
     translation_percent: Float[np.ndarray, " V"]
     """Distance of the centres in percent of the cameras' mean distance from the object."""
+
+
+@dataclass(frozen=True)
+class PoseComparison:
+    """Errors of a result's poses in each frame; None without poses, or without a reference."""
+
+    surface: PoseErrors | None = None
+    """Errors in the frame in which the surface is measured."""
+    cameras: PoseErrors | None = None
+    """Errors after the best alignment of the cameras alone."""
+    initial: PoseErrors | None = None
+    """Errors of the initial poses, after an alignment of the cameras unless none is asked for."""
+    camera_alignment: Literal["centres", "rotations"] | None = None
+    """What the alignment of the cameras alone is computed from."""
+
+
+def compare_poses(
+    capture: Capture,
+    poses: Poses | None,
+    initial: Poses | None,
+    similarity: Similarity,
+    settings: EvaluateSettings,
+) -> PoseComparison:
+    """Errors of the poses and of the initial ones; `similarity` is the alignment of the surface."""
+    comparison = PoseComparison()
+    if capture.reference_c2w is None:
+        return comparison
+    if poses is not None:
+        pair = common_poses(capture, poses)
+        own, method = align_cameras(*pair, settings.collinearity)
+        comparison = PoseComparison(
+            surface=pose_errors(*pair, similarity, capture.offset),
+            cameras=pose_errors(*pair, own, capture.offset),
+            camera_alignment=method,
+        )
+    if initial is not None:
+        pair = common_poses(capture, initial)
+        own = Similarity.identity()
+        if settings.alignment != "none":
+            own, _ = align_cameras(*pair, settings.collinearity)
+        comparison = replace(comparison, initial=pose_errors(*pair, own, capture.offset))
+    return comparison
 
 
 def pose_errors(

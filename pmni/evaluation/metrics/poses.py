@@ -12,9 +12,9 @@ from pmni.evaluation.metrics.quantity import Metric
 from pmni.evaluation.pose_errors import PoseErrors
 
 FRAMES: dict[str, Callable[[Comparison], PoseErrors | None]] = {
-    "surface": lambda comparison: comparison.pose_errors,
-    "cameras": lambda comparison: comparison.pose_errors_cameras,
-    "initial": lambda comparison: comparison.pose_errors_initial,
+    "surface": lambda comparison: comparison.poses.surface,
+    "cameras": lambda comparison: comparison.poses.cameras,
+    "initial": lambda comparison: comparison.poses.initial,
 }
 """Errors in each of the three frames; None without poses or reference."""
 
