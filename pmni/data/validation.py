@@ -5,6 +5,7 @@ The functions take `where`, the text that starts the message ("<file>: view <vie
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,6 +21,31 @@ log = logging.getLogger("pmni.data")
 
 FILE_AXES = "camera-space files have x right, y up, z towards the camera"
 """Hint of messages on wrong axes."""
+
+
+def validated(capture: Capture, settings: ValidationSettings | None = None) -> Capture:
+    """The capture with unit normals, after all checks that do not need files.
+
+    A few mask pixels without a normal are taken out of the masks. Raises InputError naming the
+    object and the view of the first fault.
+    """
+    settings = settings or ValidationSettings()
+    where = [f"{capture.name}: view {view}" for view in capture.views]
+    shapes = [tuple(size) for size in capture.image_sizes().tolist()]
+    masks, normals = capture.masks.copy(), capture.normals.astype(np.float32)
+    for index, place in enumerate(where):
+        check_mask(masks[index], place)
+        check_finite(normals[index], masks[index], place)
+        unit = unit_normals(normals[index], masks[index], place, settings)
+        normals[index], masks[index] = unit
+    sources = (capture.name,) * len(where)
+    check_intrinsics(capture.intrinsics, shapes, capture.views, sources, settings)
+    capture = replace(capture, normals=normals, masks=masks)
+    check_facing(capture, where, settings)
+    check_contours(capture, capture.name, settings)
+    check_poses(capture, where, settings)
+    check_ground_truth(capture, where, settings)
+    return capture
 
 
 def check_mask(mask: Bool[np.ndarray, "H W"], where: str) -> None:

@@ -69,9 +69,9 @@ class Evaluation:
 def evaluate(
     capture: Capture,
     mesh: Mesh,
-    poses: Poses | None,
-    initial: Poses | None,
-    settings: EvaluateSettings,
+    poses: Poses | None = None,
+    initial: Poses | None = None,
+    settings: EvaluateSettings | None = None,
 ) -> Evaluation:
     """Compare a mesh (dataset units) and poses (normalised world) with the capture's ground truth.
 
@@ -79,6 +79,7 @@ def evaluate(
     cameras, are compared, with the capture's normals. Raises InputError when the alignment needs
     poses that are not given, or no ray hits the mesh.
     """
+    settings = settings or EvaluateSettings()
     unknown = [view for view in settings.exclude_views if view not in capture.views]
     if unknown:
         raise InputError(f"exclude_views: unknown view '{unknown[0]}'; known: {capture.views}")

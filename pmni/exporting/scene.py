@@ -82,7 +82,7 @@ class ExportScene:
         return [f"{view}.png" for view in self.cameras.views]
 
 
-def cameras_of(capture: Capture, poses: Poses, source: Path) -> Cameras:
+def cameras_of(capture: Capture, poses: Poses, source: Path | str) -> Cameras:
     """Cameras of the capture's views that have a pose (normalised world), in the capture's order.
 
     Raises InputError, which names `source`, when no view has one.

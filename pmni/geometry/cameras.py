@@ -3,12 +3,27 @@
 The functions with `Array` work on NumPy arrays and PyTorch tensors alike.
 """
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 Array: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera: OpenCV axes (x right, y down, z forward), pixel centres at integers."""
+
+    intrinsics: Float[np.ndarray, "3 3"]
+    """Camera matrix K, pixels."""
+    c2w: Float[np.ndarray, "4 4"]
+    """Camera to world."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
 
 
 def pixel_grid(height: int, width: int) -> Float[np.ndarray, "H W 3"]:

@@ -32,12 +32,15 @@ class Integration:
     """Re-weighting iterations of each view; empty for ray distances of the dataset."""
 
 
-def integrate(capture: Capture, settings: IntegrateSettings, threads: int = 1) -> Integration:
+def integrate(
+    capture: Capture, settings: IntegrateSettings | None = None, threads: int = 1
+) -> Integration:
     """The ray distances of all views, `threads` views at a time (0: one a processor).
 
     Raises InputError for a view without mask or distances, DivergenceError for one whose
     integration fails; both name the view.
     """
+    settings = settings or IntegrateSettings()
     iterations: dict[str, int] = {}
     if settings.method == "dataset":
         distances = _dataset_distances(capture)

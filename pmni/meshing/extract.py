@@ -39,7 +39,7 @@ class Extraction:
 
 def extract_mesh(
     surface: SDF,
-    settings: MeshSettings,
+    settings: MeshSettings | None = None,
     scale: float = 1.0,
     offset: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
     device: torch.device = CPU,
@@ -50,7 +50,7 @@ def extract_mesh(
     cameras have observed. Raises InputError when there is no surface, DivergenceError for values
     that are not finite.
     """
-    return extract(surface, settings, scale, offset, device).mesh
+    return extract(surface, settings or MeshSettings(), scale, offset, device).mesh
 
 
 def extract(

@@ -27,6 +27,9 @@ SECONDS_DIGITS = 3
 """Decimals of seconds in the history."""
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Refinement:
     """Refined poses and surface of a capture."""
@@ -44,8 +47,8 @@ class Refinement:
 def refine(
     capture: Capture,
     initial: Poses,
-    settings: RefineSettings,
-    device: torch.device,
+    settings: RefineSettings | None = None,
+    device: torch.device = CPU,
     progress: Callable[[str], None] | None = None,
 ) -> Refinement:
     """Refine poses and a surface together by Gauss-Newton, coarse to fine (docs/refinement.md).
@@ -57,6 +60,7 @@ def refine(
     Raises InputError for views or poses that are missing, LostSurfaceError when no ray meets the
     surface, and ConvergenceError when the views do not fit one surface.
     """
+    settings = settings or RefineSettings()
     write = progress or (lambda line: None)
     views = Views.of(
         capture, exclude=settings.exclude_views, heldout=settings.heldout, device=device

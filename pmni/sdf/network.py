@@ -26,6 +26,7 @@ class NeuralSDF(nn.Module):
 
     def __init__(self, settings: FieldSettings, seed: int) -> None:
         super().__init__()
+        self.settings = settings
         self.encoding = make_encoding(settings, seed)
         self.levels = settings.levels
         self.skip = settings.skip

@@ -23,6 +23,8 @@ from pmni.training.selection import Selection, select
 from pmni.training.store import MemoryStore, TrainingObserver, TrainingStore
 from pmni.training.trainer import Trainer
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -52,9 +54,9 @@ def train(
     capture: Capture,
     ray_distances: Float[np.ndarray, "V H W"] | None,
     initial: Poses,
-    surface: NarrowBandSDF | None,
-    settings: TrainSettings,
-    device: torch.device,
+    surface: NarrowBandSDF | None = None,
+    settings: TrainSettings | None = None,
+    device: torch.device = CPU,
     store: TrainingStore | None = None,
     progress: Callable[[str], None] | None = None,
     observers: Sequence[TrainingObserver] | None = None,
@@ -74,6 +76,7 @@ def train(
     Raises InputError for views or poses that are missing, DivergenceError for values that are not
     finite, and TrainingInterrupted, with the state saved, when `interrupted` says so.
     """
+    settings = settings or TrainSettings()
     write = progress or (lambda line: None)
     if observers is None:
         observers = [ProgressLines(settings.steps, write)]
