@@ -1,8 +1,12 @@
 """Settings of `report`, and the description of the run that it reports on."""
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
 
 from pmni.config.base import Settings
+from pmni.config.extensions import METHODS
 
 
 class ReportSettings(Settings):
@@ -20,6 +24,9 @@ class ReportSettings(Settings):
     faces_early: int = Field(15_000, ge=100)
     """Most triangles of a surface at another iteration."""
 
+    thumbnail: int = Field(96, ge=8, le=1024)
+    """Side of the views' images in the 3D cameras, pixels."""
+
     log_lines: int = Field(15, ge=1)
     """Lines quoted from the log of a stage that failed."""
 
@@ -28,32 +35,36 @@ class ReportedObject(Settings):
     """An object of the run."""
 
     name: str
-    """Its name, as in the table of objects."""
+    """Name in the table of objects."""
 
     dataset: str
-    """The data set it belongs to."""
+    """Data set of the object."""
 
     normals: str
-    """Its own normal set."""
+    """Normal set of the experiments that name none."""
 
 
 class ReportedExperiment(Settings):
     """An experiment of the run."""
 
+    deprecated_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
+        "registration_method": {"ring": "turntable", "free": "from_scratch"}
+    }
+
     name: str
-    """Its name, as its file is named."""
+    """Name of the experiment's file."""
 
     summary: str = ""
-    """What it is, in a line."""
+    """Description in one line."""
 
     registration_method: str
-    """Where its cameras start: `reference` and `noisy` know the true poses."""
+    """Method of the initial poses; `reference` and `noisy` start from the reference poses."""
 
     normals: str | None = None
-    """Its normal set; None takes the object's own."""
+    """Normal set; None takes the object's."""
 
     refined: bool = False
-    """Whether poses and a grid surface are refined; that surface is iteration 0."""
+    """Whether poses and a grid surface are refined; the refined surface is iteration 0."""
 
     trained: bool = True
     """Whether a network is trained."""
@@ -62,10 +73,15 @@ class ReportedExperiment(Settings):
     """Iterations whose surface is kept, ascending."""
 
     candidates: tuple[int, ...] = ()
-    """Those of which one is the result; empty means the last alone."""
+    """Iterations of which one is the result; empty means the last alone."""
+
+    @field_validator("registration_method")
+    @classmethod
+    def _is_registered(cls, value: str) -> str:
+        return METHODS.check(value)
 
     @model_validator(mode="after")
-    def _some_of_the_steps(self) -> "ReportedExperiment":
+    def _candidates_are_steps(self) -> "ReportedExperiment":
         unknown = [step for step in self.candidates if step not in self.steps]
         if unknown:
             raise ValueError(f"candidates: {unknown[0]} is not one of the steps")

@@ -1,4 +1,4 @@
-"""How the cameras moved: their errors at each stage, their uncertainty, what registration says."""
+"""Charts of the cameras: rotation errors of each stage, uncertainty, and registration's numbers."""
 
 from collections.abc import Iterable
 
@@ -9,37 +9,40 @@ from pmni.geometry.poses import Poses
 from pmni.geometry.transforms import rotation_angle_deg
 from pmni.io.poses import read_poses
 from pmni.reporting.charts import Chart, short
-from pmni.reporting.sources import Run, load
+from pmni.reporting.results_index import Run, load
 
 START = "start"
+"""Name of the initial poses in charts."""
+
 Series = dict[str, dict[str, float]]
-"""By place (`start`, `refined`, `iteration 100`, ...) and view."""
+"""Numbers by stage (`start`, `refined`, `iteration 100`, ...) and view."""
 
 
 def pose_series(run: Run, reference: Poses, iterations: Iterable[int]) -> Series:
     """Each view's rotation error as registered and at some iterations, degrees.
 
-    The world is turned so that all rotations together come closest. Raises Unavailable.
+    The world is rotated so that all rotations together come closest to the reference.
+    Raises Unavailable.
     """
     files = {START: run.folder.registration.poses} | {
         run.name_of(step): run.folder.poses(step) for step in iterations
     }
     series: Series = {}
-    for place, path in files.items():
+    for stage, path in files.items():
         poses = load(path, read_poses)
-        truth = reference.select(poses.views)
-        moved = align_rotations(poses.c2w, truth).move_cameras(poses.c2w)
-        errors = rotation_angle_deg(moved[:, :3, :3], truth[:, :3, :3])
-        series[place] = dict(zip(poses.views, errors.tolist(), strict=True))
+        true_c2w = reference.select(poses.views)
+        aligned = align_rotations(poses.c2w, true_c2w).move_cameras(poses.c2w)
+        errors = rotation_angle_deg(aligned[:, :3, :3], true_c2w[:, :3, :3])
+        series[stage] = dict(zip(poses.views, errors.tolist(), strict=True))
     return series
 
 
 def pose_chart(series: Series) -> Chart:
-    """Mean and largest rotation error, place by place."""
-    places = list(series)
+    """Mean and largest rotation error of each stage."""
+    stages = list(series)
     mean = [short(float(np.mean(list(errors.values())))) for errors in series.values()]
     largest = [short(max(errors.values())) for errors in series.values()]
-    markers = {"x": places, "mode": "lines+markers"}
+    markers = {"x": stages, "mode": "lines+markers"}
     traces = [
         {"name": "mean", "y": mean, **markers},
         {"name": "largest", "y": largest, "dash": "dot", **markers},
@@ -48,21 +51,21 @@ def pose_chart(series: Series) -> Chart:
 
 
 def view_chart(series: Series) -> Chart:
-    """Each view's rotation error as registered, refined and at last."""
+    """Each view's rotation error at the start, refined, and at the last iteration."""
     last = list(series)[-1]
     colours = {START: "--start", "refined": "--refined", last: "--result"}
-    shown = {place: series[place] for place in colours if place in series}
+    chosen = {stage: series[stage] for stage in colours if stage in series}
     traces = [
         {
-            "name": place,
+            "name": stage,
             "x": list(errors),
             "y": [short(error) for error in errors.values()],
             "mode": "markers",
-            "colour": colours[place],
+            "colour": colours[stage],
         }
-        for place, errors in shown.items()
+        for stage, errors in chosen.items()
     ]
-    return _by_category("view", [e for errors in shown.values() for e in errors.values()], traces)
+    return _by_category("view", [e for errors in chosen.values() for e in errors.values()], traces)
 
 
 def uncertainty_deg(poses: Poses) -> dict[str, float]:
@@ -70,16 +73,16 @@ def uncertainty_deg(poses: Poses) -> dict[str, float]:
 
     A covariance is 6 x 6, rotation (rad) first; all axes together, the root of their sum.
     """
-    told = poses.information.get("covariance") or {}
+    covariances = poses.information.get("covariance") or {}
     deviations = {}
-    for view, rows in told.items():
+    for view, rows in covariances.items():
         variances = np.diag(np.asarray(rows, float))[:3]
         deviations[view] = float(np.rad2deg(np.sqrt(variances.sum())))
     return deviations
 
 
 def uncertainty_chart(deviations: dict[str, float], errors: dict[str, float]) -> Chart:
-    """What the refinement expects each rotation to be off by, and what it is where known."""
+    """Expected rotation error of each view, and the actual error where it is known."""
     traces = []
     for name, values, colour in (
         ("expected", deviations, "--refined"),
@@ -93,7 +96,7 @@ def uncertainty_chart(deviations: dict[str, float], errors: dict[str, float]) ->
 
 
 def facts_of(information: dict[str, object]) -> list[str]:
-    """The numbers and words among what a method says of its poses."""
+    """Labelled numbers, flags and texts among a method's information on its poses."""
     facts = []
     for name, value in information.items():
         label = name.replace("_", " ")
@@ -107,14 +110,14 @@ def facts_of(information: dict[str, object]) -> list[str]:
 
 
 def numbers_by_view(information: dict[str, object], views: Iterable[str]) -> Series:
-    """What a method says of each view in a number, by its name."""
-    known = set(views)
+    """The numbers of each view among a method's information on its poses, by name."""
+    all_views = set(views)
     return {
         name: {view: float(number) for view, number in value.items()}
         for name, value in information.items()
         if isinstance(value, dict)
         and value
-        and set(value) <= known
+        and set(value) <= all_views
         and all(isinstance(number, int | float) for number in value.values())
     }
 

@@ -7,14 +7,20 @@ import numpy as np
 import pandas as pd
 
 from pmni.config.extensions import LOSSES
-from pmni.reporting.sources import STAGES, StageState
+from pmni.reporting.results_index import STAGES, StageState
 
 Chart = dict[str, Any]
 POINTS = 600
+"""Largest number of points of a curve."""
+
 NOISY = 60
-"""Losses of random patches with this many points are drawn faintly, their running mean on top."""
+"""Number of points from which on losses are drawn faintly, with their running mean on top."""
+
 CLOCKS = ("step", "iteration", "seconds")
+"""Columns of a history that count time."""
+
 GRIDS = ("cells", "resolution")
+"""Columns of a history with the number of grid cells along a side."""
 
 
 def read_history(path: Path, clock: str = "step") -> pd.DataFrame:
@@ -28,17 +34,19 @@ def read_history(path: Path, clock: str = "step") -> pd.DataFrame:
 
 
 LOSS_COLUMNS = ("loss", *LOSSES)
+"""Columns of a history that share the chart of losses."""
+
 TITLES = {
     "inv_s": "Sharpness of the density, inv_s",
     "levels": "Levels of the hash grid",
     "samples": "Samples in a step",
-    "pose_rotation_deg": "Turn of the cameras since the start, degrees",
-    "pose_translation_percent": "Shift of the cameras since the start, % of distance",
-    "hit_fraction": "Part of the rays that hit the surface",
-    "translation_change": "Shift of the cameras in an iteration, normalised",
+    "pose_rotation_deg": "Rotation of the cameras since the start, degrees",
+    "pose_translation_percent": "Translation of the cameras since the start, % of distance",
+    "hit_fraction": "Fraction of the rays that hit the surface",
+    "translation_change": "Translation of the cameras in an iteration, normalised",
     "surface_change": "Change of the distance function in an iteration, normalised",
-    "normal_tilt_bias": "Common tilt of the normals",
-    "focal_factor": "Common factor of the focal lengths",
+    "normal_tilt_bias": "Tilt bias of the normals, common to all views",
+    "focal_factor": "Factor of the focal lengths, common to all views",
 }
 
 
@@ -61,12 +69,13 @@ def history_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
 
 
 TRACES = {"rotation_change_deg": "mean", "largest_rotation_change_deg": "largest"}
-# Title, columns and whether the axis is logarithmic, of what the refinement has to bring down.
+"""Names of the curves that share a chart."""
+
 CONVERGENCE: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("Residual of the normals, degrees", ("normal_residual_deg",), False),
     ("Residual of the contours, pixels", ("contour_residual_px",), False),
     (
-        "Turn of the cameras in an iteration, degrees",
+        "Rotation of the cameras in an iteration, degrees",
         ("rotation_change_deg", "largest_rotation_change_deg"),
         True,
     ),
@@ -116,7 +125,7 @@ def _over_steps(
 
 
 def short(value: float) -> float:
-    """To five digits: a page holds many numbers."""
+    """The value rounded to five digits, which keeps the page small."""
     return float(f"{value:.5g}")
 
 

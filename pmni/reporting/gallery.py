@@ -14,10 +14,10 @@ from pmni.data.capture import Capture
 from pmni.geometry.cameras import flip_yz
 from pmni.io.images import read_normal_map
 from pmni.reporting import images
-from pmni.reporting.sources import Run, Unavailable, load
+from pmni.reporting.results_index import Run, Unavailable, load
 
-Seen = TypeVar("Seen")
-"""What a tile shows of a view."""
+Content = TypeVar("Content")
+"""Data that a tile shows of a view."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Gallery:
 
 
 def input_gallery(capture: Capture, ray_distances: Path, settings: ReportSettings) -> Gallery:
-    """What went in: normals, masks, true normals where known, and the integrated distances."""
+    """Normals, masks, integrated distances, and ground-truth normals where there are any."""
     crop = images.crop_to(capture.masks, settings.tile)
     masks = [crop.cut(mask) for mask in capture.masks]
 
-    def layer(name: str, pictures: Iterable[np.ndarray], kind: str = "") -> Layer:
+    def layer(name: str, rgba_images: Iterable[np.ndarray], kind: str = "") -> Layer:
         def tile(pair: tuple[str, np.ndarray]) -> Tile:
-            view, picture = pair
-            return Tile(view, images.data_uri(crop.shrink(picture), settings.image_quality))
+            view, rgba = pair
+            return Tile(view, images.data_uri(crop.shrink(rgba), settings.image_quality))
 
-        return Layer(name, _each(tile, zip(capture.views, pictures, strict=True)), kind)
+        return Layer(name, _each(tile, zip(capture.views, rgba_images, strict=True)), kind)
 
     def normal_layer(name: str, normals: Float[np.ndarray, "V H W 3"]) -> Layer:
         return layer(name, map(images.normal_image, map(crop.cut, normals), masks))
@@ -75,13 +75,13 @@ def input_gallery(capture: Capture, ray_distances: Path, settings: ReportSetting
     problems = []
     try:
         distances = load(ray_distances, read_distances)
-        pictures = map(images.distance_image, map(crop.cut, distances))
-        layers.append(layer("Integrated distance", pictures))
+        rgba_images = map(images.distance_image, map(crop.cut, distances))
+        layers.append(layer("Integrated distance", rgba_images))
     except Unavailable as error:
         problems.append(error)
     if capture.ground_truth_normals is not None:
-        layers.append(normal_layer("True normals", capture.ground_truth_normals))
-    return Gallery(f"{capture.name}: what went in", crop.aspect, layers, problems)
+        layers.append(normal_layer("Ground-truth normals", capture.ground_truth_normals))
+    return Gallery(f"{capture.name}: input", crop.aspect, layers, problems)
 
 
 def read_distances(path: Path) -> Float[np.ndarray, "V H W"]:
@@ -93,9 +93,9 @@ def read_distances(path: Path) -> Float[np.ndarray, "V H W"]:
 def result_gallery(
     run: Run, capture: Capture, error_scale: float | None, settings: ReportSettings
 ) -> Gallery:
-    """What came out: rendered normals and their errors, view by view.
+    """Rendered normals and their errors, view by view.
 
-    First of the result, then of what it was chosen from.
+    First those of the result, then those of the other candidates.
     """
     crop = images.crop_to(capture.masks, settings.tile)
     layers: list[Layer] = []
@@ -114,7 +114,7 @@ def result_gallery(
 
 
 def _suffix(run: Run, step: int) -> str:
-    """What tells the layers of an iteration from those of the result."""
+    """Suffix of the names of layers of an iteration that is not the result."""
     return "" if step == run.result else f", {run.name_of(step)}"
 
 
@@ -132,8 +132,8 @@ def _rendered_layer(
         length = np.linalg.norm(normals, axis=-1)
         mask = np.isfinite(length) & (length > 0.5)
         ours = flip_yz(np.where(mask[..., None], normals, 0))
-        picture = crop.shrink(images.normal_image(ours, mask))
-        return Tile(path.stem, images.data_uri(picture, settings.image_quality))
+        rgba = crop.shrink(images.normal_image(ours, mask))
+        return Tile(path.stem, images.data_uri(rgba, settings.image_quality))
 
     paths = [folder / f"{view}.exr" for view in capture.views]
     tiles = _each(tile, [path for path in paths if path.exists()])
@@ -161,8 +161,8 @@ def _error_layer(
         view, error = pair[0], crop.cut(pair[1])
         seen = np.isfinite(error)
         note = f"{error[seen].mean():.2f}°" if seen.any() else "–"
-        picture = crop.shrink(images.error_image(error, top))
-        return Tile(view, images.data_uri(picture, settings.image_quality), note)
+        rgba = crop.shrink(images.error_image(error, top))
+        return Tile(view, images.data_uri(rgba, settings.image_quality), note)
 
     ramp = images.colour_ramp(images.ERROR_COLOURS)
     name = f"Error of the normals{_suffix(run, step)}"
@@ -170,7 +170,7 @@ def _error_layer(
     return Layer(name, tiles, scale=(ramp, "0°", f"≥ {top:g}°"))
 
 
-def _each(tile: Callable[[Seen], Tile], views: Iterable[Seen]) -> list[Tile]:
+def _each(tile: Callable[[Content], Tile], views: Iterable[Content]) -> list[Tile]:
     """The tiles of all views, several made at a time."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(tile, views))
@@ -189,5 +189,5 @@ def error_scale(errors: list[Float[np.ndarray, "V H W"]]) -> float | None:
     if not values:
         return None
     reach = max(float(np.percentile(each, 90)) for each in values)
-    nice = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
-    return next((end for end in nice if end >= reach), 180.0)
+    round_ends = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
+    return next((end for end in round_ends if end >= reach), 180.0)

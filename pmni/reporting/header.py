@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmni import __version__
-from pmni.reporting.sources import Run, StageState, Unavailable, read_json
+from pmni.reporting.results_index import Run, StageState, Unavailable, read_json
 
 
 @dataclass(frozen=True)

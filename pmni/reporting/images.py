@@ -11,7 +11,10 @@ from jaxtyping import Bool, Float, UInt8
 from pmni.geometry.cameras import flip_yz
 
 ERROR_COLOURS = "inferno"
+"""Matplotlib colour map of angular errors."""
+
 DISTANCE_COLOURS = "viridis"
+"""Matplotlib colour map of distances."""
 
 
 @dataclass(frozen=True)

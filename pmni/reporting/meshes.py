@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-ONE_AT_A_TIME = Lock()
-"""fast_simplification keeps the mesh that it works on in global variables, from call to call."""
+SIMPLIFICATION_LOCK = Lock()
+"""Lock of fast_simplification, which keeps its mesh in global variables between calls."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def simplify(
     normals = _at_corners(faces, len(vertices)) @ np.cross(b - a, c - a)
     placed, small_faces, cluster = vertices, faces, np.arange(len(vertices))
     if len(faces) > largest:
-        with ONE_AT_A_TIME:
+        with SIMPLIFICATION_LOCK:
             collapses = fast_simplification.simplify(
                 vertices, faces, target_count=largest, return_collapses=True
             )[2]
@@ -67,7 +67,10 @@ def _at_corners(faces: Int[np.ndarray, "G K"], count: int) -> sparse.csc_array:
 
 
 POSITION_STEPS = 2**14 - 1
+"""Steps of a position along each side of the bounding box; `unpack.js` has the same number."""
+
 VALUE_STEPS = 2**10 - 1
+"""Steps of a value over its range; `unpack.js` has the same number."""
 
 
 def pack(

@@ -15,16 +15,26 @@ from plotly.offline import get_plotlyjs
 
 from pmni.config.reporting import ReportedRun, ReportSettings
 from pmni.data.capture import Capture, load_capture
-from pmni.reporting import charts, images, words
+from pmni.evaluation.metrics import quantities
+from pmni.reporting import charts, descriptions, images, metric_labels
 from pmni.reporting.charts import Chart
 from pmni.reporting.gallery import error_scale, input_gallery
 from pmni.reporting.header import build_header
-from pmni.reporting.panels import Context, Panel, Problem, RunView, build_run, errors_at_the_end
+from pmni.reporting.panels import Context, Panel, Problem, RunView, build_run, errors_of_results
+from pmni.reporting.results_index import (
+    Run,
+    StageState,
+    available_surfaces,
+    display_path,
+    load,
+    stage_states,
+)
 from pmni.reporting.scene import Scene, build_scene
-from pmni.reporting.sources import Run, StageState, load, shown_path, stage_states, surfaces_there
 from pmni.reporting.summary import Summary, build_summary
 
 TEMPLATES = Path(__file__).parent / "templates"
+"""Folder of the page's templates, style and scripts."""
+
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
@@ -33,11 +43,13 @@ ENVIRONMENT = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 SCENE_ALIGNMENT = (
-    "Each surface and its cameras are shown where they lay when their numbers were taken; the "
-    "cameras of the start are moved onto the reference. Without ground truth, each experiment is "
-    "shown in its own frame."
+    "Each surface and its cameras are shown in the alignment of their evaluation; the initial "
+    "cameras are aligned with the reference. Without ground truth, each experiment is shown in its "
+    "own frame."
 )
+"""Explanation of the frame of the 3D views, for readers of the page."""
 SCRIPTS = ("unpack.js", "renderer.js", "cameras.js", "viewer.js", "charts.js", "page.js")
+"""Scripts of the page, in the order in which they run."""
 
 
 @dataclass
@@ -50,7 +62,7 @@ class ObjectView:
     scene: Panel
     """Content: Scene."""
     inputs: list[tuple[str, Panel]]
-    """For each normal set that went in: its name, its Gallery."""
+    """Name and Gallery of each input normal set."""
     seconds: str
     """Key of the chart of seconds."""
     runs: list[RunView]
@@ -99,12 +111,14 @@ def build_page(results: Path, described: ReportedRun, settings: ReportSettings) 
         objects=objects,
         summary=summary,
         header=build_header(runs, states),
-        kinds={e.name: words.pose_kind(e.registration_method) for e in described.experiments},
+        kinds={
+            e.name: descriptions.pose_kind(e.registration_method) for e in described.experiments
+        },
         experiments=described.experiments,
         data=data,
         scene_alignment=SCENE_ALIGNMENT,
         problems_of_summary=[
-            f"{shown_path(error.path, results)}: {error.reason}" for error in summary.problems
+            f"{display_path(error.path, results)}: {error.reason}" for error in summary.problems
         ],
     )
 
@@ -124,8 +138,8 @@ def _render(objects: list[ObjectView], summary: Summary, data: PageData, **more:
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script="\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS),
         distance_ramp=images.colour_ramp(images.DISTANCE_COLOURS),
-        numbers=words.NUMBERS,
-        alignments=words.ALIGNMENTS,
+        quantities=quantities(),
+        alignments=metric_labels.ALIGNMENTS,
         **more,
     )
 
@@ -144,7 +158,7 @@ def build_object(
             captures[run.normals] = capture
     first = next(iter(captures.values()), None)
     scene = _scene(context, runs, states, first, data)
-    top = error_scale(errors_at_the_end(runs))
+    top = error_scale(errors_of_results(runs))
     views = [
         build_run(
             context, run, states[run.key], captures.get(run.normals), top, anchor(run.key),
@@ -200,8 +214,8 @@ def _scene(
     data: PageData,
 ) -> Panel:
     """The 3D scene of an object, from all surfaces that count."""
-    there = {run: surfaces_there(run, states[run.key]) for run in runs}
-    shown_runs = {run: steps for run, steps in there.items() if steps}
+    available = {run: available_surfaces(run, states[run.key]) for run in runs}
+    shown_runs = {run: steps for run, steps in available.items() if steps}
     if capture is None:
         return Panel(None, [Problem("There is no capture, so that nothing can be shown in 3D.")])
     name = anchor(runs[0].entry.name)
@@ -216,7 +230,7 @@ def _scene(
     data.scenes[name] = scene.content
     data.blobs |= scene.blobs
     problems = [
-        Problem(f"{shown_path(error.path, context.results)}: {error.reason}")
+        Problem(f"{display_path(error.path, context.results)}: {error.reason}")
         for error in scene.problems
     ]
     for run in runs:
@@ -246,7 +260,7 @@ def _facts(run: Run, capture: Capture | None) -> list[str]:
         )
         if there
     ]
-    facts.append("truth known: " + ", ".join(truth) if truth else "no ground truth")
+    facts.append("ground truth: " + ", ".join(truth) if truth else "no ground truth")
     return facts
 
 

@@ -12,24 +12,26 @@ from jaxtyping import Float
 
 from pmni.config.reporting import ReportSettings
 from pmni.data.capture import Capture
+from pmni.evaluation.metrics import column_order, find_quantity
 from pmni.geometry.poses import Poses
 from pmni.io.poses import read_poses
 from pmni.reporting import cameras, charts
+from pmni.reporting.descriptions import PoseKind, pose_kind, selection_text
 from pmni.reporting.gallery import Gallery, read_normal_errors, result_gallery
-from pmni.reporting.sources import (
+from pmni.reporting.metric_labels import format_value, heading_of
+from pmni.reporting.results_index import (
     LogTail,
     Run,
     StageState,
     Unavailable,
+    available_surfaces,
+    display_path,
     load,
     log_tails,
     read_json,
     read_selection,
-    shown_path,
-    surfaces_there,
 )
 from pmni.reporting.summary import numbers_of
-from pmni.reporting.words import NUMBERS, PoseKind, label_of, pose_kind, shown, verdict
 
 T = TypeVar("T")
 LOGGER = logging.getLogger("report")
@@ -133,13 +135,13 @@ class Context:
     def unfinished(self, run: Run, stage: StageState) -> Problem:
         """Why the results of a stage are missing."""
         expected = stage.missing or tuple(run.outputs(stage.name)[:1])
-        files = ", ".join(shown_path(path, self.results) for path in expected)
+        files = ", ".join(display_path(path, self.results) for path in expected)
         text = f"{files} missing: stage {stage.cause} did not finish."
         return Problem(text, self.tails(stage.cause, run))
 
     def problem(self, error: Unavailable, run: Run, stage: str) -> Problem:
         """The named file, and what the stage that writes it had to say."""
-        text = f"{shown_path(error.path, self.results)}: {error.reason}"
+        text = f"{display_path(error.path, self.results)}: {error.reason}"
         return Problem(text, self.tails(stage, run))
 
     def tails(self, stage: str, run: Run) -> tuple[LogTail, ...]:
@@ -212,7 +214,7 @@ def build_run(
 
 def evaluated(run: Run, states: dict[str, StageState]) -> StageState:
     """The state of `evaluate`: done also if only the refined surface could be evaluated."""
-    if 0 in surfaces_there(run, states) and run.folder.metrics(0).exists():
+    if 0 in available_surfaces(run, states) and run.folder.metrics(0).exists():
         return StageState("evaluate", "done")
     return states["evaluate"]
 
@@ -221,23 +223,23 @@ def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel
     """Which surface is the result."""
     experiment = run.experiment
     if not experiment.trained:
-        return Panel(verdict(experiment.refined, False, run.result, run.result, {}))
+        return Panel(selection_text(experiment.refined, False, run.result, run.result, {}))
     if states["train"].state != "done":
         return Panel("")
 
-    def words() -> str:
-        found = read_selection(run)
-        return verdict(
+    def explain() -> str:
+        selection = read_selection(run)
+        return selection_text(
             experiment.refined,
             True,
-            found.iteration,
+            selection.iteration,
             run.candidates[-1],
-            found.heldout_error_deg,
-            found.gain_deg,
-            found.gain_standard_error_deg,
+            selection.heldout_error_deg,
+            selection.gain_deg,
+            selection.gain_standard_error_deg,
         )
 
-    return Panel(*context.attempt(words, run, states["train"]))
+    return Panel(*context.attempt(explain, run, states["train"]))
 
 
 def _history(
@@ -270,9 +272,11 @@ def _surface_charts(
             except Unavailable as error:
                 panel.problems.append(context.problem(error, run, "evaluate"))
     for key in ("chamfer_mm", "mae_deg"):
-        over_steps = charts.metric_chart(iterations, key, label_of(key))
+        over_steps = charts.metric_chart(iterations, key, heading_of(key))
         if over_steps:
-            panel.content.charts.append(_named(run, add_chart, NUMBERS[key].label, over_steps))
+            quantity = find_quantity(key)
+            title = quantity.label if quantity else key
+            panel.content.charts.append(_named(run, add_chart, title, over_steps))
     return panel
 
 
@@ -332,31 +336,33 @@ def _has_poses(run: Run, step: int, states: dict[str, StageState]) -> bool:
     return states["refine" if run.is_refined(step) else "train"].state == "done"
 
 
-LEFT_OUT = ("dataset", "object", "experiment", "iteration", "source")
+IDENTITY_KEYS = ("dataset", "object", "experiment", "iteration", "source")
+"""Keys of a metrics file that say what was evaluated; they are no metrics."""
 
 
 def numbers_table(run: Run, states: dict[str, StageState]) -> Table:
     """All metrics that have a value, at all iterations that were evaluated. Raises Unavailable."""
-    there = run.experiment.steps if states["evaluate"].state == "done" else (0,)
-    columns = {step: numbers_of(run, step) for step in there}
+    steps = run.experiment.steps if states["evaluate"].state == "done" else (0,)
+    columns = {step: numbers_of(run, step) for step in steps}
     present = {
         key: None
         for numbers in columns.values()
         for key, value in numbers.items()
-        if key not in LEFT_OUT and value is not None and not isinstance(value, list | dict)
+        if key not in IDENTITY_KEYS and value is not None and not isinstance(value, list | dict)
     }
-    keys = [key for key in NUMBERS if key in present]
-    keys += [key for key in present if key not in NUMBERS]
+    registered = column_order(present)
+    keys = [*registered, *(key for key in present if key not in registered)]
     lines = []
     for key in keys:
-        values = [shown(key, numbers.get(key)) for numbers in columns.values()]
-        lines.append((label_of(key), values, NUMBERS[key].meaning if key in NUMBERS else ""))
+        values = [format_value(key, numbers.get(key)) for numbers in columns.values()]
+        quantity = find_quantity(key)
+        lines.append((heading_of(key), values, quantity.meaning if quantity else ""))
     return Table([run.title_of(step) for step in columns], lines)
 
 
 def provenance_of(run: Run) -> list[tuple[str, str, str]]:
-    """What is known of the making of each stage, the last iteration's where there are several."""
-    told = []
+    """Stage, facts and settings as JSON, from the provenance of each stage's last iteration."""
+    stages = []
     for stage in run.stages:
         try:
             content = read_json(run.provenance(stage)[-1])
@@ -366,21 +372,21 @@ def provenance_of(run: Run) -> list[tuple[str, str, str]]:
         if "stopped_at" in content:
             facts.append(f"stopped at step {content['stopped_at']}")
         if "seconds" in content:
-            facts.append(f"{shown('total_seconds', content['seconds'])} s")
+            facts.append(f"{format_value('total_seconds', content['seconds'])} s")
         if "peak_memory_mb" in content:
-            facts.append(f"{shown('peak_memory_mb', content['peak_memory_mb'])} MB")
+            facts.append(f"{format_value('peak_memory_mb', content['peak_memory_mb'])} MB")
         if content.get("commit"):
             facts.append(f"commit {content['commit']}")
-        told.append((stage, " · ".join(facts), json.dumps(content.get("settings", {}), indent=2)))
-    return told
+        stages.append((stage, " · ".join(facts), json.dumps(content.get("settings", {}), indent=2)))
+    return stages
 
 
-def errors_at_the_end(runs: list[Run]) -> list[Float[np.ndarray, "V H W"]]:
+def errors_of_results(runs: list[Run]) -> list[Float[np.ndarray, "V H W"]]:
     """The normal errors of all results that can be read, for one colour scale."""
-    found = []
+    errors = []
     for run in runs:
         try:
-            found.append(load(run.folder.error_maps(run.result), read_normal_errors))
+            errors.append(load(run.folder.error_maps(run.result), read_normal_errors))
         except Unavailable:
             continue  # its own panel says so
-    return found
+    return errors

@@ -18,9 +18,10 @@ from pmni.geometry.transforms import Similarity
 from pmni.io.ply import read_ply
 from pmni.io.poses import read_poses
 from pmni.reporting import images, meshes
-from pmni.reporting.sources import Run, Unavailable, load, read_json
+from pmni.reporting.results_index import Run, Unavailable, load, read_json
 
 START = "start"
+"""Key of the initial poses."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Surface:
     mesh: Mesh
     """Dataset units."""
     distances: Float[np.ndarray, " N"] | None
-    """Distance of each vertex to the true surface, mm."""
+    """Distance of each vertex to the ground-truth surface, mm."""
 
 
 @dataclass
-class Gathered:
+class SceneParts:
     """Everything of an object that can be shown in 3D."""
 
     surfaces: list[Surface] = field(default_factory=list)
@@ -79,15 +80,15 @@ Shown = dict[Run, tuple[int, ...]]
 """Runs, and the iterations whose surface can be shown."""
 
 
-def gather(capture: Capture, shown: Shown) -> Gathered:
+def collect_parts(capture: Capture, shown: Shown) -> SceneParts:
     """All surfaces and cameras that are there, and which files are not.
 
     Every surface and its cameras are moved as they were for their evaluation; without one, onto
     the reference cameras; without these, they stay in their own frame.
     """
-    found = Gathered()
+    parts = SceneParts()
     for run, steps in shown.items():
-        cameras = found.cameras.setdefault(run.experiment.name, {})
+        cameras = parts.cameras.setdefault(run.experiment.name, {})
         for step in (None, *steps):
             path = run.folder.registration.poses if step is None else run.folder.poses(step)
             alignment = Similarity.identity()
@@ -97,18 +98,18 @@ def gather(capture: Capture, shown: Shown) -> Gathered:
                 moved = alignment.move_cameras(poses.c2w)
                 cameras[START if step is None else str(step)] = Poses(poses.views, moved)
             except Unavailable as error:
-                found.problems.append(error)
+                parts.problems.append(error)
             if step is None:
                 continue
             try:
                 mesh = load(run.folder.mesh(step), _read_surface)
                 distances = _distances(run, step, mesh)
             except Unavailable as error:
-                found.problems.append(error)
+                parts.problems.append(error)
                 continue
             vertices = alignment(mesh.vertices.astype(float))
-            found.surfaces.append(Surface(run, step, Mesh(vertices, mesh.faces), distances))
-    return found
+            parts.surfaces.append(Surface(run, step, Mesh(vertices, mesh.faces), distances))
+    return parts
 
 
 def in_dataset(poses: Poses, capture: Capture) -> Poses:
@@ -152,7 +153,7 @@ def _distances(run: Run, iteration: int, mesh: Mesh) -> Float[np.ndarray, " N"] 
 
 
 def read_surface_distances(path: Path) -> Float[np.ndarray, " N"] | None:
-    """Distance of each vertex to the true surface, mm; NaN where no view sees it.
+    """Distance of each vertex to the ground-truth surface, mm; NaN where no view sees it.
 
     None where there is no truth.
     """
@@ -165,16 +166,16 @@ def read_surface_distances(path: Path) -> Float[np.ndarray, " N"] | None:
 
 def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: str) -> Scene:
     """The scene of one object. Raises Unavailable if there is no surface at all."""
-    found = gather(capture, shown)
+    parts = collect_parts(capture, shown)
     truth = None
     if capture.ground_truth_vertices is not None and capture.ground_truth_faces is not None:
         truth = Mesh(capture.ground_truth_vertices, capture.ground_truth_faces)
-    about = truth or (found.surfaces[-1].mesh if found.surfaces else None)
+    about = truth or (parts.surfaces[-1].mesh if parts.surfaces else None)
     if about is None:
-        raise found.problems[0] if found.problems else Unavailable(Path(name), "no surface")
+        raise parts.problems[0] if parts.problems else Unavailable(Path(name), "no surface")
     frame = Frame.around(np.asarray(about.vertices, float))
     described, blobs = [], {}
-    for surface in found.surfaces:
+    for surface in parts.surfaces:
         fine = surface.iteration in surface.run.candidates
         group = surface.run.experiment.name
         entry, packed = _packed(
@@ -192,12 +193,12 @@ def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: 
         entry |= {"key": "truth", "group": "", "label": "Ground truth", "blob": f"mesh-{name}"}
         described.append(entry)
         blobs[entry["blob"]] = packed
-    content = _cameras(capture, frame, found)
+    content = _cameras(capture, frame, parts)
     content |= {"surfaces": described, "radius": frame.radius}
     content["first"] = _first(described, list(shown))
-    content |= {"valueTop": _value_top(found.surfaces), "atlas": f"atlas-{name}"}
+    content |= {"valueTop": _value_top(parts.surfaces), "atlas": f"atlas-{name}"}
     blobs[content["atlas"]] = _atlas(capture, settings)
-    return Scene(content, blobs, found.problems)
+    return Scene(content, blobs, parts.problems)
 
 
 def _packed(
@@ -211,7 +212,7 @@ def _packed(
     return {"header": header}, packed
 
 
-def _cameras(capture: Capture, frame: Frame, found: Gathered) -> dict[str, Any]:
+def _cameras(capture: Capture, frame: Frame, parts: SceneParts) -> dict[str, Any]:
     """Cameras of all experiments, and where the viewer looks from at first."""
     reference = None
     if capture.reference_c2w is not None:
@@ -219,7 +220,7 @@ def _cameras(capture: Capture, frame: Frame, found: Gathered) -> dict[str, Any]:
         reference = frame.cameras(poses.views, poses.c2w)
     sets: list[dict[str, Any]] = [
         {"group": group, "sets": {key: frame.cameras(p.views, p.c2w) for key, p in places.items()}}
-        for group, places in found.cameras.items()
+        for group, places in parts.cameras.items()
     ]
     known = [reference] if reference else [s for each in sets for s in each["sets"].values()]
     up, towards = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
@@ -241,7 +242,7 @@ def _cameras(capture: Capture, frame: Frame, found: Gathered) -> dict[str, Any]:
 
 
 def _note(run: Run, iteration: int) -> str:
-    """A number to stand under a surface."""
+    """The Chamfer distance of a surface as text; empty if it was not evaluated."""
     try:
         value = read_json(run.folder.metrics(iteration)).get("chamfer_mm")
     except Unavailable:
@@ -269,10 +270,10 @@ def _value_top(surfaces: list[Surface]) -> float:
 
 
 def _atlas(capture: Capture, settings: ReportSettings) -> str:
-    """Small pictures of all views on one sheet, for the cameras."""
-    side = 96
+    """Thumbnails of all views on one sheet, for the cameras."""
+    side = settings.thumbnail
     tiles = []
     for normals, mask in zip(capture.normals, capture.masks, strict=True):
-        picture = images.normal_image(normals, mask)
-        tiles.append(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
+        thumbnail = images.normal_image(normals, mask)
+        tiles.append(cv2.resize(thumbnail, (side, side), interpolation=cv2.INTER_AREA))
     return images.data_uri(images.sprite_sheet(tiles, side), settings.image_quality)

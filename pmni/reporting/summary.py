@@ -8,22 +8,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmni.reporting.sources import Run, StageState, Unavailable, load, read_json
-from pmni.reporting.words import NUMBERS, Number, PoseKind, label_of, pose_kind, shown
+from pmni.evaluation.metrics import column_order, find_quantity
+from pmni.reporting.descriptions import PoseKind, pose_kind
+from pmni.reporting.metric_labels import ARROWS, format_value
+from pmni.reporting.results_index import Run, StageState, Unavailable, load, read_json
 from pmni.runtime.layout import Results
 
 ROTATION = "rotation_error_cameras_mean_deg"
-INITIAL = "rotation_error_initial_mean_deg"
-FIRST_COLUMNS = ("chamfer_mm", "chamfer_percent")
+"""Metric whose value before refinement and training stands beside it."""
+
+INITIAL_ROTATION = "rotation_error_initial_mean_deg"
+"""The rotation error of the initial poses."""
+
 KEYS = ("dataset", "object", "experiment", "iteration", "source")
-LAST_COLUMNS = (
-    "mae_deg",
-    "mae_heldout_deg",
-    ROTATION,
-    "translation_error_cameras_percent",
-    "train_seconds",
-    "total_seconds",
+"""Columns of benchmark.csv that identify a row."""
+
+SUMMARY_ADDED = ("chamfer_percent", ROTATION, "translation_error_cameras_percent")
+"""Metrics of the summary that do not lead in benchmark.csv."""
+
+SUMMARY_OMITTED = (
+    "rotation_error_mean_deg",
+    "rotation_error_max_deg",
+    "translation_error_percent",
+    "vertices",
+    "watertight",
+    "refine_seconds",
+    "peak_memory_mb",
 )
+"""Metrics that lead in benchmark.csv but are left to the table of all numbers."""
 
 
 @dataclass
@@ -39,12 +51,12 @@ class Cell:
     @property
     def text(self) -> str:
         """The number as people read it."""
-        return shown(self.key, self.value)
+        return format_value(self.key, self.value)
 
     @property
     def text_before(self) -> str:
         """The number at the start; empty where it is not known."""
-        return "" if self.before is None else shown(self.key, self.before)
+        return "" if self.before is None else format_value(self.key, self.before)
 
 
 @dataclass
@@ -168,10 +180,18 @@ def _completed(
 
 
 def _cells(numbers: dict[str, Any]) -> dict[str, Cell]:
-    keys = [*FIRST_COLUMNS, *sorted(k for k in numbers if k.startswith("fscore_")), *LAST_COLUMNS]
-    cells = {key: Cell(key, _number(numbers.get(key))) for key in keys}
-    cells[ROTATION].before = _number(numbers.get(INITIAL))
+    """The cells of the summary; other registered metrics stand in the table of all numbers."""
+    keys = [key for key in column_order(numbers) if _in_summary(key)]
+    cells = {key: Cell(key, _number(numbers[key])) for key in keys}
+    if ROTATION in cells:
+        cells[ROTATION].before = _number(numbers.get(INITIAL_ROTATION))
     return cells
+
+
+def _in_summary(key: str) -> bool:
+    quantity = find_quantity(key)
+    leading = quantity is not None and quantity.leading
+    return key in SUMMARY_ADDED or (leading and key not in SUMMARY_OMITTED)
 
 
 def _numbers_in(line: pd.Series) -> dict[str, Any]:
@@ -188,7 +208,8 @@ def _number(value: Any) -> float | None:
 def mark_best(rows: list[Row]) -> None:
     """Mark the best number of each column, where at least two rows have one."""
     for key in {key for row in rows for key in row.cells}:
-        better = NUMBERS.get(key, Number("", better=1 if key.startswith("fscore_") else 0)).better
+        quantity = find_quantity(key)
+        better = {"lower": -1, "none": 0, "higher": 1}[quantity.direction if quantity else "none"]
         cells = [row.cells[key] for row in rows if key in row.cells]
         values = [better * cell.value for cell in cells if cell.value is not None]
         if not better or len(values) < 2:
@@ -242,7 +263,7 @@ def _mean_cells(rows: list[Row], count: int) -> dict[str, Cell]:
     """Means of all columns for which all `count` rows have a number."""
     cells = {}
     for key in {key for row in rows for key in row.cells}:
-        shared = [row.cells[key] for row in rows if key in row.cells]
+        shared = [row.cells.get(key, Cell(key)) for row in rows]
         before = _mean([cell.before for cell in shared], count)
         cells[key] = Cell(key, _mean([cell.value for cell in shared], count), before)
     return cells
@@ -255,20 +276,11 @@ def _mean(values: list[float | None], count: int) -> float | None:
 
 
 def _columns(groups: list[Group]) -> list[Column]:
-    keys: dict[str, bool] = {}
-    for row in (row for group in groups for row in group.rows):
-        for key, cell in row.cells.items():
-            keys[key] = keys.get(key, False) or cell.value is not None
-    ours = sorted((k for k in keys if k.startswith("fscore_")), key=_threshold)
+    """The columns that have at least one value, in the order of the registry."""
+    cells = [cell for group in groups for row in group.rows for cell in row.cells.values()]
     columns = []
-    for key in [*FIRST_COLUMNS, *ours, *LAST_COLUMNS]:
-        if not keys.get(key):
-            continue
-        number = NUMBERS.get(key, Number(label_of(key), decimals=3, better=1))
-        arrow = {-1: "↓", 0: "", 1: "↑"}[number.better]
-        columns.append(Column(key, number.label, number.unit, arrow, number.meaning))
+    for key in column_order({cell.key: None for cell in cells if cell.value is not None}):
+        if quantity := find_quantity(key):
+            arrow = ARROWS[quantity.direction]
+            columns.append(Column(key, quantity.label, quantity.unit, arrow, quantity.meaning))
     return columns
-
-
-def _threshold(key: str) -> float:
-    return float(key.removeprefix("fscore_"))

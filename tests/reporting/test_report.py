@@ -65,7 +65,7 @@ CHARTS = {
     "Losses": 2,
     "Learning rate": 2,
     "Residual of the normals, degrees": 2,
-    "Turn of the cameras in an iteration, degrees": 2,
+    "Rotation of the cameras in an iteration, degrees": 2,
     "Rotation error of the cameras": 2,
     "Rotation error, view by view": 2,
     "Uncertainty of the refined cameras, view by view": 2,
@@ -88,7 +88,7 @@ def test_nothing_is_missing_from_the_page_of_a_complete_run(page: str) -> None:
     assert "all complete" in page
     for name in ("pebble", "egg"):
         part = section(page, name)
-        for layer in ("Input normals", "Masks", "Integrated distance", "True normals"):
+        for layer in ("Input normals", "Masks", "Integrated distance", "Ground-truth normals"):
             assert f'data-name="{layer}"' in part
         for layer in ("Rendered normals", "Error of the normals"):
             assert part.count(f'data-name="{layer}"') == len(EXPERIMENTS)
@@ -172,9 +172,9 @@ def test_the_numbers_are_those_of_the_surface_that_is_kept(page: str, complete: 
 
 def test_registration_and_refinement_are_shown(page: str) -> None:
     part = section(page, "pebble")
-    assert "Registration: method free · kind equal steps · score 0.812" in part
+    assert "Registration: method from_scratch · kind equal steps · score 0.812" in part
     charts = data_of(page)["charts"]
-    turn = charts["pebble/free/Turn of the cameras in an iteration, degrees"]
+    turn = charts["pebble/free/Rotation of the cameras in an iteration, degrees"]
     assert [trace["name"] for trace in turn["traces"]] == ["mean", "largest"]
     assert [(mark["x"], mark["text"]) for mark in turn["marks"]] == [
         (0.5, "64³"),
@@ -363,7 +363,7 @@ def test_a_failed_refinement_leaves_no_surface_of_its_experiment(tree: Tree) -> 
     tab = between(part, 'id="part-pebble-free"', 'id="part-pebble-fast"')
     assert "refine failed" in tab
     assert 'class="series"' not in tab
-    assert "Registration: method free" in tab
+    assert "Registration: method from_scratch" in tab
 
 
 def test_a_run_of_which_nothing_is_there_still_has_its_page(tmp_path: Path, tree: Tree) -> None:

@@ -253,7 +253,7 @@ def test_a_picture_is_enlarged_with_all_its_layers(opened: Any) -> None:
         "Input normals",
         "Masks",
         "Integrated distance",
-        "True normals",
+        "Ground-truth normals",
     ]
     assert "view 00" in box.text
     webdriver.ActionChains(opened).send_keys("\ue014").perform()  # right arrow

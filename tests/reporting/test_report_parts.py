@@ -15,21 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import marching_cubes
 
+from pmni.config.extensions import METRICS
 from pmni.config.reporting import ReportedExperiment, ReportedObject
+from pmni.evaluation.metrics import Metric
 from pmni.geometry.poses import Poses
 from pmni.io.poses import write_poses
-from pmni.reporting import cameras, charts, images, meshes, words
+from pmni.reporting import cameras, charts, descriptions, images, meshes, metric_labels
 from pmni.reporting.gallery import error_scale
-from pmni.reporting.sources import (
+from pmni.reporting.panels import numbers_table
+from pmni.reporting.results_index import (
     Run,
     Selection,
     StageState,
     Unavailable,
+    available_surfaces,
     load,
     log_tails,
     read_selection,
     stage_states,
-    surfaces_there,
 )
 from pmni.reporting.summary import Cell, Row, build_summary, mark_best
 
@@ -39,7 +42,7 @@ def sphere(subdivisions: int) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
 
-def run_in(results: Path, method: str = "ring", normals: str | None = None) -> Run:
+def run_in(results: Path, method: str = "turntable", normals: str | None = None) -> Run:
     entry = ReportedObject(name="cat", dataset="pets", normals="set_a")
     experiment = ReportedExperiment(
         name="free", registration_method=method, normals=normals, steps=(10, 20)
@@ -301,7 +304,7 @@ def test_results_from_before_a_failure_do_not_count(
     assert {state.cause for state in waiting} <= {missing}
 
 
-def refined_run(results: Path, trained: bool = True, method: str = "free") -> Run:
+def refined_run(results: Path, trained: bool = True, method: str = "from_scratch") -> Run:
     entry = ReportedObject(name="cat", dataset="pets", normals="set_a")
     steps = (0, 10, 20) if trained else (0,)
     experiment = ReportedExperiment(
@@ -317,7 +320,7 @@ def refined_run(results: Path, trained: bool = True, method: str = "free") -> Ru
 
 def test_the_stages_are_those_of_the_experiment(tmp_path: Path) -> None:
     """Only a registration from nothing waits for the integration."""
-    full, fast = refined_run(tmp_path), refined_run(tmp_path, trained=False, method="ring")
+    full, fast = refined_run(tmp_path), refined_run(tmp_path, trained=False, method="turntable")
     assert full.stages == (*ALL[:3], "refine", *ALL[3:])
     assert fast.stages == (*ALL[:3], "refine", *ALL[4:])
     assert "refine" not in stage_states(run_in(tmp_path))
@@ -335,7 +338,7 @@ def test_the_refined_surface_counts_when_the_training_failed(
 ) -> None:
     run = refined_run(tmp_path)
     finished(run, *(stage for stage in run.stages if stage not in missing))
-    assert surfaces_there(run, stage_states(run)) == there
+    assert available_surfaces(run, stage_states(run)) == there
 
 
 def test_the_result_is_what_the_training_selected(tmp_path: Path) -> None:
@@ -390,12 +393,14 @@ def test_the_verdict_is_said_in_words(
     gain: tuple[float | None, float | None],
     words_of_it: str,
 ) -> None:
-    assert words.verdict(refined, trained, result, 20, errors, *gain) == words_of_it
+    assert descriptions.selection_text(refined, trained, result, 20, errors, *gain) == words_of_it
 
 
 def test_a_candidate_must_be_one_of_the_steps() -> None:
     with pytest.raises(ValueError, match="5 is not one of the steps"):
-        ReportedExperiment(name="a", registration_method="free", steps=(0, 10), candidates=(0, 5))
+        ReportedExperiment(
+            name="a", registration_method="from_scratch", steps=(0, 10), candidates=(0, 5)
+        )
 
 
 def test_a_damaged_provenance_only_costs_the_seconds(tmp_path: Path) -> None:
@@ -493,6 +498,36 @@ def test_published_numbers_stand_beside_ours_and_are_never_marked(tmp_path: Path
     assert [column.key for column in summary.columns] == ["chamfer_mm", "total_seconds"]
 
 
+def test_a_metric_of_another_package_is_in_the_summary_and_in_all_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METRICS, "_added", {})
+    hausdorff = Metric(
+        key="hausdorff_mm",
+        label="Hausdorff",
+        meaning="Largest distance.",
+        unit="mm",
+        direction="lower",
+        format=".1f",
+        leading=True,
+        compute=lambda comparison: None,
+    )
+    METRICS.register("hausdorff_mm", hausdorff)
+    run = run_in(tmp_path, "reference")
+    finished(run, *ALL)
+    for step in (10, 20):
+        run.folder.metrics(step).write_text('{"hausdorff_mm": 1.25}', encoding="utf-8")
+    states = stage_states(run)
+    [column] = [
+        column
+        for column in build_summary(tmp_path, [run], {run.key: states}, str).columns
+        if column.key == "hausdorff_mm"
+    ]
+    assert (column.label, column.unit, column.arrow) == ("Hausdorff", "mm", "↓")
+    table = numbers_table(run, states)
+    assert ("Hausdorff, mm", ["1.2", "1.2"], "Largest distance.") in table.lines
+
+
 def test_a_failed_run_has_no_numbers_even_if_old_ones_lie_there(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     finished(run, *(stage for stage in ALL if stage != "train"))
@@ -532,10 +567,15 @@ def test_means_are_over_the_objects_that_worked_and_compare_only_if_these_are_th
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("reference", "given"), ("noisy", "disturbed"), ("ring", "free"), ("free", "free")],
+    [
+        ("reference", "given"),
+        ("noisy", "disturbed"),
+        ("turntable", "free"),
+        ("from_scratch", "free"),
+    ],
 )
 def test_experiments_that_know_the_poses_are_told_apart(method: str, kind: str) -> None:
-    assert words.pose_kind(method).kind == kind
+    assert descriptions.pose_kind(method).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -551,7 +591,7 @@ def test_experiments_that_know_the_poses_are_told_apart(method: str, kind: str) 
     ],
 )
 def test_numbers_are_shown_as_people_read_them(key: str, value: object, text: str) -> None:
-    assert words.shown(key, value) == text
+    assert metric_labels.format_value(key, value) == text
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -595,7 +635,10 @@ def test_the_refinement_is_charted_with_its_grids(tmp_path: Path) -> None:
     )
     named = dict(charts.refinement_charts(charts.read_history(path, "iteration")))
     # fixed cameras do not turn, and a factor that never changes says nothing
-    assert list(named) == ["Residual of the normals, degrees", "Common tilt of the normals"]
+    assert list(named) == [
+        "Residual of the normals, degrees",
+        "Tilt bias of the normals, common to all views",
+    ]
     for chart in named.values():
         assert chart["marks"] == [{"x": 0.5, "text": "64³"}, {"x": 2.5, "text": "128³"}]
         assert chart["traces"][0]["x"] == [1, 2, 3]

@@ -195,7 +195,7 @@ class Pane {
   }
 }
 
-const MODES = [["Shaded", 0], ["Normals", 1], ["Distance to truth", 2]];
+const MODES = [["Shaded", 0], ["Normals", 1], ["Distance error", 2]];
 
 function segmented(name, options, chosen, choose) {
   const group = element("div", { className: "segmented", role: "group", ariaLabel: name });

@@ -1,4 +1,4 @@
-"""Where the results lie, which of them are there, and what the logs say of those that are not."""
+"""The index of results: which of them exist, and what the logs say of those that do not."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pmni.config.extensions import METHODS
 from pmni.config.reporting import ReportedExperiment, ReportedObject
 from pmni.runtime.layout import CaptureFolder, IntegrationFolder, ObjectFolder, Results
 
@@ -13,7 +14,7 @@ T = TypeVar("T")
 
 
 class Unavailable(Exception):
-    """A file that a panel needs and that is missing or damaged. The panel says so."""
+    """Raised for a missing or damaged file; the panel that needs the file shows the reason."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -48,7 +49,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """One object in one experiment: where its files are."""
+    """One object in one experiment, and its files."""
 
     results: Path
     entry: ReportedObject
@@ -56,12 +57,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A name that is unique in the page."""
+        """Identifier of the run in the page."""
         return f"{self.entry.name}/{self.experiment.name}"
 
     @property
     def normals(self) -> str:
-        """The normal set that went in."""
+        """Input normal set."""
         return self.experiment.normals or self.entry.normals
 
     @property
@@ -102,11 +103,11 @@ class Run:
         return self.experiment.refined and iteration == 0
 
     def name_of(self, iteration: int) -> str:
-        """What an iteration is called."""
+        """Name of an iteration, such as `iteration 300`."""
         return "refined" if self.is_refined(iteration) else f"iteration {iteration}"
 
     def title_of(self, iteration: int) -> str:
-        """The same, and whether it is the result where there is a choice."""
+        """Name of an iteration, marked as the result where there was a choice."""
         chosen = len(self.candidates) > 1 and iteration == self.result
         return self.name_of(iteration) + (" (result)" if chosen else "")
 
@@ -147,16 +148,19 @@ class Run:
         left_out |= set() if self.experiment.trained else {"train"}
         return tuple(stage for stage in STAGES if stage not in left_out)
 
-    def after(self, stage: str) -> tuple[str, ...]:
+    def stages_before(self, stage: str) -> tuple[str, ...]:
         """The stages of the experiment whose results a stage needs."""
-        needed = AFTER[stage]
-        if stage == "register" and self.experiment.registration_method == "free":
+        needed = STAGE_INPUTS[stage]
+        method = METHODS[self.experiment.registration_method]
+        if stage == "register" and method.needs_ray_distances:
             needed += ("integrate",)
         return tuple(name for name in needed if name in self.stages)
 
 
 STAGES = ("prepare", "integrate", "register", "refine", "train", "mesh", "render", "evaluate")
-AFTER: dict[str, tuple[str, ...]] = {
+"""All stages in order."""
+
+STAGE_INPUTS: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "integrate": ("prepare",),
     "register": ("prepare",),
@@ -166,20 +170,21 @@ AFTER: dict[str, tuple[str, ...]] = {
     "render": ("refine", "train"),
     "evaluate": ("mesh",),
 }
+"""The stages whose results each stage reads."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a training says of its result."""
+    """The iteration that the training selected, and the errors that decided it."""
 
     iteration: int
     """The iteration that is the result."""
     heldout_error_deg: dict[int, float] = field(default_factory=dict)
     """The error on held-out normals by iteration, where iterations were compared."""
     gain_deg: float | None = None
-    """By how much the last iteration's is lower than the refined surface's..."""
+    """Error of the refined surface minus that of the last iteration, degrees."""
     gain_standard_error_deg: float | None = None
-    """... and the standard error of that."""
+    """Standard error of the gain, degrees."""
 
 
 def read_selection(run: Run) -> Selection:
@@ -208,7 +213,7 @@ def _selection(path: Path, candidates: tuple[int, ...]) -> Selection:
 
 @dataclass(frozen=True)
 class StageState:
-    """How a stage of one run stands."""
+    """State of one stage of a run."""
 
     name: str
     state: str
@@ -225,7 +230,7 @@ def stage_states(run: Run) -> dict[str, StageState]:
     """Every stage in order. What was made before a stage failed anew does not count as done."""
     states: dict[str, StageState] = {}
     for stage in run.stages:
-        causes = [states[name].cause for name in run.after(stage) if states[name].cause]
+        causes = [states[name].cause for name in run.stages_before(stage) if states[name].cause]
         missing = tuple(path for path in run.outputs(stage) if not path.exists())
         if causes:
             states[stage] = StageState(stage, "waiting", cause=causes[0])
@@ -236,7 +241,7 @@ def stage_states(run: Run) -> dict[str, StageState]:
     return states
 
 
-def surfaces_there(run: Run, states: dict[str, StageState]) -> tuple[int, ...]:
+def available_surfaces(run: Run, states: dict[str, StageState]) -> tuple[int, ...]:
     """The iterations whose surface can be shown: also the refined one when a later stage failed."""
     if states["mesh"].state == "done":
         return run.experiment.steps
@@ -246,17 +251,17 @@ def surfaces_there(run: Run, states: dict[str, StageState]) -> tuple[int, ...]:
 
 def seconds_of(run: Run, stage: str) -> float | None:
     """The seconds that the provenance of a stage tells, over all iterations; None if none does."""
-    told = []
+    seconds = []
     for path in run.provenance(stage):
         try:
-            told.append(float(read_json(path)["seconds"]))
+            seconds.append(float(read_json(path)["seconds"]))
         except (Unavailable, KeyError, TypeError, ValueError):
             continue
-    return sum(told) if told else None
+    return sum(seconds) if seconds else None
 
 
-def shown_path(path: Path, results: Path) -> str:
-    """A path as people know it: from the results folder on."""
+def display_path(path: Path, results: Path) -> str:
+    """The path from the results folder on; other paths as they are."""
     return str(path.relative_to(results.parent) if path.is_relative_to(results) else path)
 
 
@@ -275,7 +280,7 @@ def log_tails(logs: Path, stage: str, run: Run, count: int) -> tuple[LogTail, ..
     that for `prepare` the logs of what brings the data set are looked for.
     """
     own = f"{run.experiment.name}/{run.entry.name}"
-    places = {
+    patterns = {
         "prepare": [
             f"prepare/{run.entry.name}/{run.normals}",
             f"synthesize/{run.entry.dataset}/{run.entry.name}",
@@ -283,17 +288,17 @@ def log_tails(logs: Path, stage: str, run: Run, count: int) -> tuple[LogTail, ..
         ],
         "integrate": [f"integrate/{run.entry.name}/{run.normals}"],
     }.get(stage, [f"{stage}/{own}"])
-    found = [
+    files = [
         path
-        for place in places
-        for path in [*logs.glob(f"{place}.log"), *logs.glob(f"{place}/*.log")]
+        for pattern in patterns
+        for path in [*logs.glob(f"{pattern}.log"), *logs.glob(f"{pattern}/*.log")]
     ]
-    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     tails = []
-    for path in found:
+    for path in files:
         text = path.read_bytes().decode("utf-8", errors="replace").rstrip()
         # a progress bar writes over its own line
         lines = [line.rpartition("\r")[2] for line in text.split("\n")]
         if text:
-            tails.append(LogTail(shown_path(path, run.results), "\n".join(lines[-count:])))
+            tails.append(LogTail(display_path(path, run.results), "\n".join(lines[-count:])))
     return tuple(tails)
