@@ -6,11 +6,12 @@ from fixtures.refinement import blob, cameras, refined
 from pmni.refinement.completion import complete_surface
 
 
-def test_what_no_camera_observes_is_completed_smoothly_and_marked():
+def test_what_no_camera_observes_is_completed_smoothly_and_marked() -> None:
     """The cameras look down on the object."""
     solver, _ = refined(blob()[0], cameras(), learn_poses=False, pixels=700, iterations=[3, 1, 2])
     before = solver.state.surface
     after = complete_surface(solver)
+    assert after.observed is not None
     near = before.values.abs() < before.grid.spacing
     assert torch.equal(after.values[near & after.observed], before.values[near & after.observed])
     rough, smooth = (

@@ -95,7 +95,7 @@ def true_points(origin: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     return x, RING.value_and_gradient(x)[1]
 
 
-def test_views_agree_where_they_see_the_same_point():
+def test_views_agree_where_they_see_the_same_point() -> None:
     m, now = observations(), state(RING)
     index = m.sample_pixels(300, torch.Generator().manual_seed(0))
     origin, d, _ = rays(m, now, index)
@@ -114,14 +114,14 @@ def test_views_agree_where_they_see_the_same_point():
     assert seen.min() <= 2
 
 
-def test_the_true_surface_stays():
+def test_the_true_surface_stays() -> None:
     m, now = observations(), state(RING)
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     assert concavity_residuals(m, now, index, SETTINGS).valid.mean() < 0.002
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_a_web_is_pushed_towards_what_is_behind_it(noise):
+def test_a_web_is_pushed_towards_what_is_behind_it(noise: float) -> None:
     m, now = observations(noise), state(union(RING, WEB))
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
@@ -141,7 +141,7 @@ def test_a_web_is_pushed_towards_what_is_behind_it(noise):
     assert (found.view_jacobian == 0).all()
 
 
-def test_a_sunken_surface_is_pulled_out():
+def test_a_sunken_surface_is_pulled_out() -> None:
     m, now = observations(), state(torus(0.5, 0.17))
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     origin, d, x = rays(m, now, index)
@@ -153,7 +153,7 @@ def test_a_sunken_surface_is_pulled_out():
     assert (found.value[:, 0] >= -0.71 * now.surface.grid.spacing)[pushed].all()
 
 
-def test_views_refute_a_web_and_not_what_is_there():
+def test_views_refute_a_web_and_not_what_is_there() -> None:
     m = observations()
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
@@ -171,7 +171,7 @@ def test_views_refute_a_web_and_not_what_is_there():
     assert (pushes.value[found & on_web & (pushes.valid > 0), 0] > 0).all()
 
 
-def test_too_few_views_refute_nothing():
+def test_too_few_views_refute_nothing() -> None:
     m, now = observations(), state(union(RING, WEB))
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
     view = torch.arange(VIEWS).repeat_interleave(1000)
@@ -184,7 +184,7 @@ def test_too_few_views_refute_nothing():
     assert alone[few * 1000 :].any()
 
 
-def test_two_views_are_too_few_to_agree():
+def test_two_views_are_too_few_to_agree() -> None:
     m, now = observations(), state(union(RING, WEB))
     assert SETTINGS.min_votes > 2
     index = m.sample_pixels(1000, torch.Generator().manual_seed(0))
@@ -197,7 +197,7 @@ def test_two_views_are_too_few_to_agree():
     )
 
 
-def test_refinement_looks_for_hollows_except_on_the_coarsest_grid():
+def test_refinement_looks_for_hollows_except_on_the_coarsest_grid() -> None:
     m, now = observations(), state(union(RING, WEB))
     settings = RefineSettings(device="cpu", cells=CELLS, pixels=1500)
     c2w = torch.from_numpy(cameras())

@@ -202,7 +202,7 @@ def energy(A: Tensor, error: Tensor) -> float:
 
 # ---------------------------------------------------------------------------------- the matrix
 @pytest.mark.parametrize("held_too", [False, True])
-def test_matrix_and_right_side_are_those_of_the_least_squares(held_too):
+def test_matrix_and_right_side_are_those_of_the_least_squares(held_too: bool) -> None:
     equations = held(poses=held_too, shared=held_too).equations()
     A, b, _ = dense(held_too, held_too)
     free = A.abs().sum(0) > 0
@@ -215,7 +215,7 @@ def test_matrix_and_right_side_are_those_of_the_least_squares(held_too):
     assert (flat(equations.rhs()) - side).abs().max() < 1e-5 * side.abs().max()
 
 
-def test_matrix_is_symmetric_and_positive():
+def test_matrix_is_symmetric_and_positive() -> None:
     equations = problem().equations()
     size = dense()[0].shape[1]
     for seed in range(5):
@@ -232,7 +232,7 @@ def test_matrix_is_symmetric_and_positive():
 
 # ------------------------------------------------------------------------------- the solution
 @pytest.mark.parametrize(("poses", "shared"), [(False, False), (True, False), (True, True)])
-def test_the_solution_is_that_of_dense_least_squares(poses, shared):
+def test_the_solution_is_that_of_dense_least_squares(poses: bool, shared: bool) -> None:
     equations = held(poses=poses, shared=shared).equations()
     A, _, solution = dense(poses, shared)
     found = flat(equations.solve(400))
@@ -242,7 +242,7 @@ def test_the_solution_is_that_of_dense_least_squares(poses, shared):
     assert (found - solution)[:nodes].abs().max() < 5e-3 * solution[:nodes].abs().max()
 
 
-def test_more_iterations_are_nearer_the_solution():
+def test_more_iterations_are_nearer_the_solution() -> None:
     equations = problem().equations()
     A, _, solution = dense()
     errors = [energy(A, flat(equations.solve(n)) - solution) for n in (0, 5, 20, 60, 150)]
@@ -250,7 +250,7 @@ def test_more_iterations_are_nearer_the_solution():
     assert all(later < 0.7 * earlier for earlier, later in pairwise(errors))
 
 
-def test_what_is_not_free_stays():
+def test_what_is_not_free_stays() -> None:
     step = held(poses=True, shared=True).equations().solve(30)
     assert (step.views[:, :6] == 0).all()
     assert (step.shared == 0).all()
@@ -261,7 +261,7 @@ def test_what_is_not_free_stays():
     assert step.shared[1] == 0
 
 
-def test_residuals_without_weight_do_not_matter():
+def test_residuals_without_weight_do_not_matter() -> None:
     given = problem()
     normals, contours = given.terms
     wild = torch.where(normals.root_weight == 0, 1e3, 1.0)
@@ -270,7 +270,7 @@ def test_residuals_without_weight_do_not_matter():
     assert torch.equal(flat(changed.equations().solve(20)), flat(given.equations().solve(20)))
 
 
-def test_at_the_solution_there_is_nothing_to_do():
+def test_at_the_solution_there_is_nothing_to_do() -> None:
     given = problem()
     terms = tuple(
         WeightedResiduals(replace(t.residuals, value=0 * t.residuals.value), t.root_weight)
@@ -283,7 +283,7 @@ def test_at_the_solution_there_is_nothing_to_do():
     assert flat(at_rest.equations().solve(20)).abs().max() < 1e-6
 
 
-def test_a_bump_that_hardly_any_ray_measures_is_smoothed():
+def test_a_bump_that_hardly_any_ray_measures_is_smoothed() -> None:
     """A plane with a bump at a node: rays see a plane, many or few of them."""
     wide = BlockGrid.dense(16, CPU)
     height = wide.positions()[:, 2] + 0.03
@@ -333,7 +333,7 @@ class OneGrid(NormalEquations):
         return replace(super().precondition(r), surface=r.surface / self.density)
 
 
-def test_preconditioner_is_symmetric_and_positive():
+def test_preconditioner_is_symmetric_and_positive() -> None:
     equations = problem().equations()
     size = dense()[0].shape[1]
     for seed in range(5):
@@ -348,7 +348,7 @@ def test_preconditioner_is_symmetric_and_positive():
         assert float(dot(a, equations.precondition(a))) > 0
 
 
-def test_preconditioner_needs_a_quarter_of_the_iterations():
+def test_preconditioner_needs_a_quarter_of_the_iterations() -> None:
     given = problem()
     A, _, solution = dense()
     plain = given.equations(Plain)
@@ -356,7 +356,7 @@ def test_preconditioner_needs_a_quarter_of_the_iterations():
     assert after_40 < energy(A, flat(plain.solve(160)) - solution)
 
 
-def test_coarser_grids_need_fewer_iterations():
+def test_coarser_grids_need_fewer_iterations() -> None:
     """Normals near a sphere on 32 cells, of which a bump is to be found."""
     wide = BlockGrid.dense(32, CPU)
     generator = torch.Generator().manual_seed(0)
@@ -387,7 +387,7 @@ def test_coarser_grids_need_fewer_iterations():
     assert left(NormalEquations, 15) < left(OneGrid, 30)
 
 
-def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors():
+def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors() -> None:
     """By hand: a unit at a node of all grids stays there once on each, and reaches its cell's."""
     wide = BlockGrid.dense(32, CPU)
     r = torch.zeros(len(wide))
@@ -403,7 +403,7 @@ def test_the_sum_over_grids_spreads_a_value_to_all_its_ancestors():
     assert torch.equal(multigrid(wide, r, 6, 8), multigrid(wide, r, 3, 8))
 
 
-def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass():
+def test_a_kernel_multiplies_by_the_data_s_part_in_one_pass() -> None:
     """In Triton's interpreter, or on a GPU; the two terms have 3 components and 1."""
     pytest.importorskip("triton")
     from pmni.kernels.normal_equations import add_product

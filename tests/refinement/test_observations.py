@@ -12,7 +12,7 @@ from pmni.errors import InputError
 from pmni.refinement.observations import contour_points
 
 
-def test_contour_points_of_a_pixel_and_a_pair():
+def test_contour_points_of_a_pixel_and_a_pair() -> None:
     mask = np.zeros((4, 5), bool)
     mask[1, 2] = True
     assert sorted(map(tuple, contour_points(mask).tolist())) == [
@@ -24,7 +24,7 @@ def test_contour_points_of_a_pixel_and_a_pair():
     assert len(contour_points(mask)) == 0  # the image's border is no contour
 
 
-def test_observations_hold_what_the_views_show():
+def test_observations_hold_what_the_views_show() -> None:
     m, capture = observations(), ring_capture()
     assert m.names == capture.views
     assert len(m.pixels) == capture.masks.sum()
@@ -39,7 +39,7 @@ def test_observations_hold_what_the_views_show():
     assert (m.contour_depth > 0).all()
 
 
-def test_directions_invert_the_projection():
+def test_directions_invert_the_projection() -> None:
     m = observations()
     pixels = torch.rand(3, 20, 2, generator=generator()) * 50
     focal = torch.tensor(0.05)
@@ -52,7 +52,7 @@ def test_directions_invert_the_projection():
 
 
 @pytest.mark.parametrize("draw", ["sample_pixels", "sample_contour"])
-def test_draws_come_from_each_view_and_can_be_repeated(draw):
+def test_draws_come_from_each_view_and_can_be_repeated(draw: str) -> None:
     m = observations()
     first = m.first_pixel if draw == "sample_pixels" else m.first_contour_point
     one, again = (getattr(m, draw)(4000, generator(5)) for _ in range(2))
@@ -65,7 +65,7 @@ def test_draws_come_from_each_view_and_can_be_repeated(draw):
         assert middle == pytest.approx(0.5, abs=0.02)  # 4 standard errors
 
 
-def test_excluded_views_and_heldout_pixels():
+def test_excluded_views_and_heldout_pixels() -> None:
     capture = ring_capture()
     four = replace(
         capture, views=("a", "b", "c", "d"),
@@ -81,7 +81,7 @@ def test_excluded_views_and_heldout_pixels():
     assert len(part.contour) < len(observations().contour)
 
 
-def test_what_cannot_be_refined_is_one_line():
+def test_what_cannot_be_refined_is_one_line() -> None:
     capture = ring_capture()
     with pytest.raises(InputError, match=r"ring: exclude_views names 'x'.*views are a, b, c"):
         observations_of(capture, ("x",))

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 OUTLIER = 4
 
 
-def test_an_outlier_view_is_relocalised():
+def test_an_outlier_view_is_relocalised() -> None:
     lines: list[str] = []
     solver, _ = refined(blob()[0], wrong_poses(), pixels=500)
     c2w = solver.state.c2w()
@@ -32,7 +32,7 @@ def test_an_outlier_view_is_relocalised():
     assert relocalize_outlier_views(solver) == []
 
 
-def test_copies_are_the_view_again_and_again():
+def test_copies_are_the_view_again_and_again() -> None:
     observations = observations_of(blob()[0])
     copies = observations.repeat_view(2, 3)
     first, last = observations.first_pixel[2:4].tolist()
@@ -48,7 +48,7 @@ def test_copies_are_the_view_again_and_again():
         assert torch.equal(copies.contour_distance[copy], observations.contour_distance[2])
 
 
-def test_turns_are_none_and_14_by_each_angle():
+def test_turns_are_none_and_14_by_each_angle() -> None:
     rotations = Rotation.from_matrix(initial_rotations((12.0, 25.0))[:, :3, :3].numpy())
     angles = np.rad2deg(rotations.magnitude())
     np.testing.assert_allclose(angles, [0] + [12] * 14 + [25] * 14, atol=1e-9)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,14 +53,14 @@ def output(inputs) -> Path:
     return folder
 
 
-def test_wrong_poses_become_right(output):
+def test_wrong_poses_become_right(output: Path) -> None:
     assert rotation_errors(wrong_poses(), cameras()).min() > 1
     errors = rotation_errors(read_poses(output / "refined_poses.json").c2w, cameras())
     assert errors.mean() < 0.15
     assert errors.max() < 0.3
 
 
-def test_the_surface_is_right_to_a_fraction_of_a_pixel(output):
+def test_the_surface_is_right_to_a_fraction_of_a_pixel(output: Path) -> None:
     surface = load_surface(output / "surface.safetensors", CPU)
     assert isinstance(surface, NarrowBandSDF)
     assert surface.grid.cells == 128
@@ -68,7 +69,7 @@ def test_the_surface_is_right_to_a_fraction_of_a_pixel(output):
     assert np.quantile(errors, 0.95) < 0.15 * PIXEL
 
 
-def test_what_the_stage_leaves(output):
+def test_what_the_stage_leaves(output: Path) -> None:
     files = {path.name for path in output.iterdir()}
     assert files == {
         "refined_poses.json", "surface.safetensors", "surface.safetensors.sha256", "history.csv",
@@ -92,7 +93,7 @@ def test_what_the_stage_leaves(output):
     assert provenance["seconds"] > 0
 
 
-def test_covariances_tell_the_size_of_the_errors(output):
+def test_covariances_tell_the_size_of_the_errors(output: Path) -> None:
     poses = read_poses(output / "refined_poses.json")
     assert poses.information["method"] == "refine"
     covariances = np.array([poses.information["covariance"][view] for view in poses.views])
@@ -114,7 +115,13 @@ def test_covariances_tell_the_size_of_the_errors(output):
         ({"contours": 2}, "'contours'"),
     ],
 )
-def test_wrong_settings_are_one_line(inputs, tmp_path, capsys, settings, line):
+def test_wrong_settings_are_one_line(
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    line: str,
+) -> None:
     assert run(inputs, tmp_path, **settings) == 2
     error = capsys.readouterr().err
     assert error.startswith("pmni refine: error: ")
@@ -123,7 +130,9 @@ def test_wrong_settings_are_one_line(inputs, tmp_path, capsys, settings, line):
     assert not (tmp_path / "refined_poses.json").exists()
 
 
-def test_a_missing_pose_is_one_line(inputs, tmp_path, capsys):
+def test_a_missing_pose_is_one_line(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_poses(inputs / "nine.json", Poses(blob()[0].views[:-1], wrong_poses()[:-1]))
     assert run(inputs, tmp_path, poses="nine.json") == 2
     error = capsys.readouterr().err
@@ -131,7 +140,7 @@ def test_a_missing_pose_is_one_line(inputs, tmp_path, capsys):
     assert "no pose for view 09" in error
 
 
-def test_a_view_without_pose_may_be_excluded(inputs, tmp_path):
+def test_a_view_without_pose_may_be_excluded(inputs: Path, tmp_path: Path) -> None:
     write_poses(inputs / "nine.json", Poses(blob()[0].views[:-1], wrong_poses()[:-1]))
     quick = {"cells": 32, "iterations": [2, 1, 1], "pixels": 300, "conjugate_gradients": 20}
     code = run(
@@ -141,7 +150,7 @@ def test_a_view_without_pose_may_be_excluded(inputs, tmp_path):
     assert read_poses(tmp_path / "refined_poses.json").views == blob()[0].views[:-1]
 
 
-def test_fixed_poses_do_not_move_and_excluded_views_do_not_count():
+def test_fixed_poses_do_not_move_and_excluded_views_do_not_count() -> None:
     capture, _ = blob()
     spoilt = replace(capture, normals=capture.normals.copy(), masks=capture.masks.copy())
     spoilt.masks[3] = np.roll(capture.masks[3], 9, axis=1)

@@ -1,6 +1,7 @@
 """Results that are refused, and why."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fixtures.refinement import blob, cameras, refined, wrong_poses
@@ -27,13 +28,13 @@ def swapped() -> Capture:
     return replace(capture, normals=capture.normals[order], masks=capture.masks[order])
 
 
-def test_views_that_fit_no_surface_are_refused():
+def test_views_that_fit_no_surface_are_refused() -> None:
     _, reports = refined(swapped(), wrong_poses(), pixels=500, iterations=[4, 1, 2])
     with pytest.raises(ConvergenceError, match=r"blob: the views do not fit one surface \(.*\)"):
         check_converged("blob", blob()[0].views, reports[-1], AcceptanceSettings())
 
 
-def test_the_view_that_fits_worst_is_told():
+def test_the_view_that_fits_worst_is_told() -> None:
     _, reports = refined(swapped(), cameras(), learn_poses=False, pixels=500, iterations=[4, 1, 2])
     assert reports[-1].worst_view in {2, 7}
     assert reports[-1].has_outlier_view(2.0)
@@ -49,7 +50,7 @@ def test_the_view_that_fits_worst_is_told():
         ({"largest_rotation_change_deg": 2.0}, "a camera still turns by 2.0 degrees"),
     ],
 )
-def test_reasons_of_a_refusal(wrong, reason):
+def test_reasons_of_a_refusal(wrong: dict[str, Any], reason: str) -> None:
     check_converged("blob", blob()[0].views, GOOD, AcceptanceSettings())
     with pytest.raises(ConvergenceError, match=reason):
         check_converged("blob", blob()[0].views, replace(GOOD, **wrong), AcceptanceSettings())

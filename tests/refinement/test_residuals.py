@@ -60,7 +60,9 @@ def turned(vector: Tensor, by: Tensor) -> Tensor:
     return (matrix @ vector[..., None])[..., 0]
 
 
-def cast(view: int, pixels: Tensor, change: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def cast(
+    view: int, pixels: Tensor, change: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Camera-frame and world directions and the origin of the rays of a changed camera."""
     pose = torch.from_numpy(cameras()[view])
     zero = torch.zeros(3, dtype=torch.float64)
@@ -151,7 +153,7 @@ def column(found: Residuals, name: str) -> Tensor:
     return found.shared_jacobian[..., SHARED_COLUMNS[name], None]
 
 
-def test_residuals_vanish_at_the_truth():
+def test_residuals_vanish_at_the_truth() -> None:
     found, _, _, steady = normals_now()
     assert steady.sum() > 300
     length = found.value.norm(dim=-1)[steady]
@@ -162,7 +164,7 @@ def test_residuals_vanish_at_the_truth():
 
 
 @pytest.mark.parametrize("name", ["omega", "tau", "bias", "tilt", "log_focal"])
-def test_derivatives_of_normal_residuals(name):
+def test_derivatives_of_normal_residuals(name: str) -> None:
     found, index, near, steady = normals_now()
     m = observations()
     for view in range(3):
@@ -175,7 +177,7 @@ def test_derivatives_of_normal_residuals(name):
         assert expected.abs().max() > 0.5
 
 
-def test_derivatives_of_normal_residuals_by_the_surface():
+def test_derivatives_of_normal_residuals_by_the_surface() -> None:
     """f + step u, met by the same rays: the gradient changes, and so does the place."""
     _, index, near, steady = normals_now()
     found = normal_residuals(observations(), truth(), index, torch.zeros(index.numel()))
@@ -203,7 +205,7 @@ def test_derivatives_of_normal_residuals_by_the_surface():
         assert expected.abs().max() > 1.5
 
 
-def test_normal_residuals_compare_with_the_gradient_of_the_cell():
+def test_normal_residuals_compare_with_the_gradient_of_the_cell() -> None:
     found, index, _, _ = normals_now()
     surface = truth().surface
     ok = found.valid > 0
@@ -218,7 +220,7 @@ def test_normal_residuals_compare_with_the_gradient_of_the_cell():
 
 
 @pytest.mark.parametrize("kind", ["normals", "contours"])
-def test_a_step_finds_a_wrong_focal_length_where_the_surface_is_known(kind):
+def test_a_step_finds_a_wrong_focal_length_where_the_surface_is_known(kind: str) -> None:
     """Intrinsics 3 % too long, all else right."""
     m = observations()
     longer = m.intrinsics.clone()
@@ -235,14 +237,14 @@ def test_a_step_finds_a_wrong_focal_length_where_the_surface_is_known(kind):
     assert step == pytest.approx(-math.log(1.03), rel=0.15)
 
 
-def test_offsets_do_not_touch_normals_nor_biases_contours():
+def test_offsets_do_not_touch_normals_nor_biases_contours() -> None:
     assert (normals_now()[0].view_jacobian[..., OFFSET] == 0).all()
     found = contours_now()[0]
     assert (found.view_jacobian[..., BIAS] == 0).all()
     assert (found.shared_jacobian[..., NORMAL_TILT_BIAS] == 0).all()
 
 
-def test_pixels_that_see_nothing_do_not_count():
+def test_pixels_that_see_nothing_do_not_count() -> None:
     """The surface is far too small: most rays pass it."""
     state = replace(truth(), surface=on_fine_grid(moved(sphere(0.1), CENTRE), 32))
     m = observations()
@@ -264,7 +266,7 @@ def corrected(bias: Tensor, tilt: float) -> tuple[Tensor, Tensor, Tensor]:
     return result.normals, m.normals[index], local
 
 
-def test_a_positive_tilt_bias_turns_normals_away_from_the_camera():
+def test_a_positive_tilt_bias_turns_normals_away_from_the_camera() -> None:
     after, before, local = corrected(torch.zeros(3, 3), 0.05)
     angle_before = (-(before * local).sum(-1)).clamp(-1, 1).acos()
     angle_after = (-(after * local).sum(-1)).clamp(-1, 1).acos()
@@ -276,7 +278,7 @@ def test_a_positive_tilt_bias_turns_normals_away_from_the_camera():
     assert across.abs().max() < 1e-6
 
 
-def test_a_constant_bias_is_a_rotation():
+def test_a_constant_bias_is_a_rotation() -> None:
     bias = torch.zeros(3, 3)
     bias[:, 0] = torch.tensor([0.01, -0.02, 0.015])
     after, before, _ = corrected(bias, 0.0)
@@ -305,7 +307,7 @@ def contours_now():
 
 
 @pytest.mark.parametrize("name", ["omega", "tau", "offset", "log_focal"])
-def test_contour_residuals_and_their_derivatives(name):
+def test_contour_residuals_and_their_derivatives(name: str) -> None:
     found, index, near, steady = contours_now()
     assert steady.sum() > 250
     h = truth().surface.grid.spacing
@@ -321,7 +323,7 @@ def test_contour_residuals_and_their_derivatives(name):
         assert expected.abs().max() > 0.3
 
 
-def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
+def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest() -> None:
     """The envelope theorem: -A u is all, though the nearest place moves too."""
     found, index, _, steady = contours_now()
     step = 2e-3
@@ -343,7 +345,7 @@ def test_contour_residuals_change_by_the_surface_where_the_ray_is_nearest():
     assert expected[steady].std() > 0.3
 
 
-def test_pixels_of_the_mask_that_miss_the_surface():
+def test_pixels_of_the_mask_that_miss_the_surface() -> None:
     """A ball that is smaller than its masks: rays beside it, and only they, are off by what they
     miss it by."""
     m, radius = observations(), 0.45
@@ -365,7 +367,7 @@ def test_pixels_of_the_mask_that_miss_the_surface():
 
 @pytest.mark.parametrize("miss", [-0.03, 0.0, 0.02, 0.05])
 @pytest.mark.parametrize("offset", [0.0, 0.01])
-def test_a_ray_beside_a_sphere_by_hand(miss, offset):
+def test_a_ray_beside_a_sphere_by_hand(miss: float, offset: float) -> None:
     """A camera 5 away on the z axis: the ray that passes at radius + miss is off by miss."""
     radius, focal = 0.6, 500.0
     angle = math.asin((radius + miss) / 5)

@@ -20,7 +20,7 @@ GOOD = IterationReport(
 )  # fmt: skip
 
 
-def test_the_last_steps_are_averaged(monkeypatch):
+def test_the_last_steps_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     """1/2, 1/3, ... of them, which makes the running mean of what the steps lead to."""
     gains: dict[int, list[float]] = {}
 
@@ -41,7 +41,9 @@ def test_the_last_steps_are_averaged(monkeypatch):
         (0.95, [2, int(SCHEDULE.patience) * 4, int(SCHEDULE.patience) * SCHEDULE.full_steps]),
     ],
 )
-def test_a_grid_has_more_steps_while_the_normals_come_to_fit_better(monkeypatch, left, steps):
+def test_a_grid_has_more_steps_while_the_normals_come_to_fit_better(
+    monkeypatch: pytest.MonkeyPatch, left: float, steps: list[int]
+) -> None:
     """Each step leaves so much of the residual; two of 0.98 are enough on the finest grid only."""
     taken: list[int] = []
 

@@ -20,7 +20,7 @@ from pmni.sdf.grid import GridSDF
 from pmni.synthetic.mask_errors import extrapolate
 
 
-def test_a_surface_that_no_ray_meets_is_lost():
+def test_a_surface_that_no_ray_meets_is_lost() -> None:
     observations = observations_of(blob()[0])
     nothing = GridSDF(torch.full((33, 33, 33), 0.5))
     solver = GaussNewtonSolver(
@@ -33,7 +33,7 @@ def test_a_surface_that_no_ray_meets_is_lost():
         solver.step(32)
 
 
-def test_the_grid_is_as_fine_as_the_pixels():
+def test_the_grid_is_as_fine_as_the_pixels() -> None:
     observations = observations_of(blob()[0])
     c2w = torch.from_numpy(cameras())
     assert finest_cells(observations, c2w, 0.7) == 128
@@ -52,7 +52,7 @@ def tilted(capture: Capture, amount: float) -> Capture:
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.08])
-def test_a_tilt_bias_is_found_and_none_where_there_is_none(amount):
+def test_a_tilt_bias_is_found_and_none_where_there_is_none(amount: float) -> None:
     solver, _ = refined(
         tilted(blob()[0], amount), cameras(), learn_poses=False, pixels=600,
         iterations=[2, 1, 4],
@@ -71,7 +71,7 @@ def remasked(capture: Capture, grow: list[int]) -> Capture:
     return replace(capture, masks=masks, normals=normals * masks[..., None])
 
 
-def test_masks_that_are_too_large_or_small_are_found():
+def test_masks_that_are_too_large_or_small_are_found() -> None:
     """One more pixel along rows and columns: 1 to 0.7 pixels across the contour."""
     grow = [1, 0, -1, 0, 1, -1, 0, 1, 0, -1]
     solver, _ = refined(

@@ -24,7 +24,7 @@ from pmni.refinement.state import (
 )
 
 
-def test_an_increment_turns_cameras_about_the_origin():
+def test_an_increment_turns_cameras_about_the_origin() -> None:
     state = State.start(on_fine_grid(sphere(0.6), 32), torch.from_numpy(cameras()))
     views = torch.zeros(3, 16)
     views[0, ROTATION] = torch.tensor([0.0, 0.0, math.pi / 2])
@@ -46,7 +46,7 @@ def test_an_increment_turns_cameras_about_the_origin():
     assert (identity - torch.eye(3)).abs().max() < 1e-12
 
 
-def test_the_surface_moves_at_most_three_cells_in_a_step():
+def test_the_surface_moves_at_most_three_cells_in_a_step() -> None:
     state = State.start(on_fine_grid(sphere(0.6), 64), torch.from_numpy(cameras()))
     far = Increment(torch.full((len(state.surface.grid),), -1.0), torch.zeros(3, 16),
                     torch.zeros(2))  # fmt: skip

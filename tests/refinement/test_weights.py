@@ -13,7 +13,7 @@ from pmni.refinement.weights import Scales, eroded_boundary, lower_medians, weig
 WEIGHTS = RobustWeightSettings()
 
 
-def test_the_eroded_boundary():
+def test_the_eroded_boundary() -> None:
     """As wide as a mask is too large, wider where contours are jittered, 5 pixels at most."""
     offsets = torch.tensor([-1.0, 0.0, 2.0, 9.0])
     for contour, jitter in ((0.2, 0.0), (WEIGHTS.smooth_contour_px + 0.5, 1.0)):
@@ -22,7 +22,7 @@ def test_the_eroded_boundary():
         torch.testing.assert_close(eroded_boundary(offsets, scales, WEIGHTS), expected)
 
 
-def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_all():
+def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_all() -> None:
     value = torch.tensor([[0.1, 0, 0], [0, 0.4, 0], [0, 0, 1.6], [0, 0, 0.1]])
     rows, derivatives = torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 3, 26)
     valid = torch.tensor([1.0, 1, 1, 0])
@@ -38,7 +38,7 @@ def test_normals_of_other_parts_count_by_their_direction_and_in_the_end_not_at_a
     assert weight[2] < 1e-6
 
 
-def test_medians_are_those_of_the_numbers_in_each_row():
+def test_medians_are_those_of_the_numbers_in_each_row() -> None:
     rng = np.random.default_rng(0)
     values = torch.from_numpy(rng.integers(0, 9, (50, 31)).astype(np.float32))
     values[torch.from_numpy(rng.uniform(size=values.shape) < 0.4)] = torch.nan

@@ -49,7 +49,7 @@ def interior(grid: BlockGrid) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------- the nodes
-def test_nodes_lie_where_the_docstring_says():
+def test_nodes_lie_where_the_docstring_says() -> None:
     grid = GRIDS["dense"]
     assert len(grid) == 9**3 * BLOCK**3  # the last blocks reach beyond the box
     row = grid.node_indices(torch.tensor([[0, 0, 0], [16, 32, 8]]))
@@ -57,11 +57,11 @@ def test_nodes_lie_where_the_docstring_says():
 
 
 @each_grid
-def test_rows_and_nodes_are_inverses(grid):
+def test_rows_and_nodes_are_inverses(grid) -> None:
     assert torch.equal(grid.node_indices(grid.nodes()), torch.arange(len(grid)))
 
 
-def test_rows_of_what_is_off_are_minus_one():
+def test_rows_of_what_is_off_are_minus_one() -> None:
     grid = GRIDS["sparse"]
     everywhere = GRIDS["dense"].nodes()
     on = grid.active[tuple((everywhere // BLOCK).unbind(-1))]
@@ -71,7 +71,7 @@ def test_rows_of_what_is_off_are_minus_one():
     assert (GRIDS["dense"].node_indices(far) == -1).all()
 
 
-def test_a_single_block():
+def test_a_single_block() -> None:
     active = torch.zeros(9, 9, 9, dtype=torch.bool)
     active[3, 0, 8] = True
     grid = BlockGrid(CELLS, active)
@@ -82,7 +82,7 @@ def test_a_single_block():
 
 # ------------------------------------------------------------------------------ inside a cell
 @each_grid
-def test_interpolation_is_exact_on_linear_functions(grid):
+def test_interpolation_is_exact_on_linear_functions(grid) -> None:
     x = random_points(4000)
     rows, place, inside = grid.cell_corners(x)
     assert (place >= 0).all()
@@ -93,7 +93,7 @@ def test_interpolation_is_exact_on_linear_functions(grid):
 
 
 @each_grid
-def test_gradient_of_the_interpolation_is_exact_on_linear_functions(grid):
+def test_gradient_of_the_interpolation_is_exact_on_linear_functions(grid) -> None:
     rows, place, inside = grid.cell_corners(random_points(4000))
     weights = trilinear_gradient(place, grid.spacing)
     found = (weights @ linear(grid.positions())[rows][..., None])[..., 0]
@@ -101,7 +101,7 @@ def test_gradient_of_the_interpolation_is_exact_on_linear_functions(grid):
     torch.testing.assert_close(found[inside], expected[inside], atol=2e-5, rtol=0)
 
 
-def test_gradient_of_the_weights_is_their_derivative():
+def test_gradient_of_the_weights_is_their_derivative() -> None:
     place, step = torch.rand(50, 3, dtype=torch.float64), 1e-6
     weights = trilinear_gradient(place, 0.25)
     for axis in range(3):
@@ -110,7 +110,7 @@ def test_gradient_of_the_weights_is_their_derivative():
         torch.testing.assert_close(weights[:, axis], slope, atol=1e-8, rtol=0)
 
 
-def test_corners_are_the_nodes_around():
+def test_corners_are_the_nodes_around() -> None:
     grid = GRIDS["dense"]
     x = random_points(300)
     rows, place, _ = grid.cell_corners(x)
@@ -123,7 +123,7 @@ def test_corners_are_the_nodes_around():
     torch.testing.assert_close(corners[:, 0] * grid.spacing - 1 + place * grid.spacing, x)
 
 
-def test_points_count_as_inside_only_with_all_corners():
+def test_points_count_as_inside_only_with_all_corners() -> None:
     grid = GRIDS["sparse"]
     x = random_points(4000, side=1.4)
     rows, _, inside = grid.cell_corners(x)
@@ -135,13 +135,13 @@ def test_points_count_as_inside_only_with_all_corners():
 
 
 @pytest.mark.parametrize("far", [-1e4, -1.3, 1.3, 1e4])
-def test_points_far_outside_are_outside(far):
+def test_points_far_outside_are_outside(far) -> None:
     assert not GRIDS["dense"].cell_corners(torch.tensor([[0.0, far, 0.0]]))[2].any()
 
 
 # ------------------------------------------------------------------------------- differences
 @each_grid
-def test_gradient_is_exact_on_linear_functions_even_at_the_border(grid):
+def test_gradient_is_exact_on_linear_functions_even_at_the_border(grid) -> None:
     found = grid.gradient(linear(grid.positions()))
     single = ~interior(grid) & (found == 0).any(-1)
     assert not single.any()  # every node has a neighbour along each axis in its own block
@@ -149,7 +149,7 @@ def test_gradient_is_exact_on_linear_functions_even_at_the_border(grid):
 
 
 @each_grid
-def test_gradient_is_exact_on_quadratic_functions_within(grid):
+def test_gradient_is_exact_on_quadratic_functions_within(grid) -> None:
     x = grid.positions()
     found, inner = grid.gradient(quadratic(x)), interior(grid)
     assert inner.sum() > 1000
@@ -157,7 +157,7 @@ def test_gradient_is_exact_on_quadratic_functions_within(grid):
 
 
 @each_grid
-def test_laplacian_of_linear_and_quadratic_functions(grid):
+def test_laplacian_of_linear_and_quadratic_functions(grid) -> None:
     x, inner = grid.positions(), interior(grid)
     assert grid.laplacian(linear(x))[inner].abs().max() < 1e-5
     expected = -(grid.spacing**2) * float(torch.trace(FORM))
@@ -166,7 +166,7 @@ def test_laplacian_of_linear_and_quadratic_functions(grid):
 
 
 @each_grid
-def test_laplacian_is_that_of_a_graph(grid):
+def test_laplacian_is_that_of_a_graph(grid) -> None:
     """Constants vanish, it is symmetric, and v^T L v is the sum of squared differences."""
     assert grid.laplacian(torch.ones(len(grid))).abs().max() == 0
     a, b = random_values(grid, 1).double(), random_values(grid, 2).double()
@@ -181,7 +181,7 @@ def test_laplacian_is_that_of_a_graph(grid):
 
 # ------------------------------------------------------------------------------------- levels
 @each_grid
-def test_the_coarser_grid_has_the_blocks_of_all_parents_and_no_others(grid):
+def test_the_coarser_grid_has_the_blocks_of_all_parents_and_no_others(grid) -> None:
     coarse = grid.coarser
     assert coarse.cells == grid.cells // 2
     needed = torch.zeros_like(coarse.active)
@@ -193,7 +193,7 @@ def test_the_coarser_grid_has_the_blocks_of_all_parents_and_no_others(grid):
 
 
 @each_grid
-def test_prolong_interpolates(grid):
+def test_prolong_interpolates(grid) -> None:
     """Exactly what the coarse grid's cells give at the fine nodes."""
     coarse = grid.coarser
     values = random_values(coarse)
@@ -209,14 +209,14 @@ def test_prolong_interpolates(grid):
 
 
 @each_grid
-def test_restrict_is_the_transpose_of_prolong(grid):
+def test_restrict_is_the_transpose_of_prolong(grid) -> None:
     fine, coarse = random_values(grid).double(), random_values(grid.coarser, 1).double()
     grid32 = grid.prolong(coarse.float()).double()
     left, right = float(fine @ grid32), float(grid.restrict(fine.float()).double() @ coarse)
     assert left == pytest.approx(right, abs=1e-5 * float(fine.norm() * coarse.norm()))
 
 
-def test_levels_down_to_eight_cells():
+def test_levels_down_to_eight_cells() -> None:
     grid = shell(128, 0.5)
     sizes = []
     while grid.cells > 8:
@@ -227,7 +227,7 @@ def test_levels_down_to_eight_cells():
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_nodes_that_a_coarser_grid_has_too(stride):
+def test_nodes_that_a_coarser_grid_has_too(stride) -> None:
     grid = shell()
     rows, on = grid.coarser_nodes(stride)
     side = grid.cells // stride + 1

@@ -24,7 +24,7 @@ def random_rays(count: int) -> tuple[Tensor, Tensor]:
     "sdf", [RING, union(sphere(0.3, (0.4, 0, 0)), sphere(0.35, (-0.4, 0.1, 0)))],
     ids=["ring", "two balls"],
 )  # fmt: skip
-def test_closest_approach_is_the_least(sdf):
+def test_closest_approach_is_the_least(sdf: Analytic) -> None:
     origin, direction = random_rays(400)
     near, far = box_interval(origin, direction)
     step = 0.03
@@ -38,7 +38,7 @@ def test_closest_approach_is_the_least(sdf):
     torch.testing.assert_close(sdf(origin + at[:, None] * direction), least, atol=1e-5, rtol=0)
 
 
-def test_closest_approach_asks_for_few_values():
+def test_closest_approach_asks_for_few_values() -> None:
     asked = []
     sdf = Analytic(lambda x: asked.append(len(x)) or RING(x))
     origin, direction = random_rays(1000)

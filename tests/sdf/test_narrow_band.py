@@ -6,6 +6,7 @@ by at most h / 2 times the same sum, h / r; a distance grown over n cells by n h
 """
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -69,7 +70,7 @@ def surface_radius(sdf: NarrowBandSDF, guess: float) -> torch.Tensor:
 # --------------------------------------------------------------------------- a sphere on a grid
 @pytest.mark.parametrize("cells", [64, 128])
 @pytest.mark.parametrize("away", [-3.0, -1.5, 0.0, 1.5, 3.0])
-def test_a_sphere_is_a_sphere_to_second_order(cells, away):
+def test_a_sphere_is_a_sphere_to_second_order(cells: int, away: float) -> None:
     sdf = ball(cells)
     h = sdf.grid.spacing
     x = shell(away * h)
@@ -86,12 +87,12 @@ def test_a_sphere_is_a_sphere_to_second_order(cells, away):
     assert across.norm(dim=-1).max() < h / RADIUS
 
 
-def test_the_surface_is_off_by_a_quarter_on_half_the_cells():
+def test_the_surface_is_off_by_a_quarter_on_half_the_cells() -> None:
     error = [ball(cells)(shell(0.0)).abs().max() for cells in (64, 128)]
     assert 3.8 < error[0] / error[1] < 4.2
 
 
-def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else():
+def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else() -> None:
     sdf = ball(128)
     h = sdf.grid.spacing
     for away in (-GUARANTEED, 0.0, GUARANTEED):
@@ -101,7 +102,7 @@ def test_the_fine_grid_holds_what_is_near_the_surface_and_little_else():
     assert len(ball(64).grid) == len(BlockGrid.dense(64, CPU))
 
 
-def test_beyond_the_fine_grid_the_background_counts():
+def test_beyond_the_fine_grid_the_background_counts() -> None:
     sdf = ball(128)
     x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     outside = ~sdf.grid.cell_corners(x)[2]
@@ -117,7 +118,7 @@ def test_beyond_the_fine_grid_the_background_counts():
     assert (value.abs() < distance.abs() + 0.1 * coarse).all()
 
 
-def test_values_and_gradients_are_continuous_across_blocks():
+def test_values_and_gradients_are_continuous_across_blocks() -> None:
     sdf = ball(128)
     h = sdf.grid.spacing
     x = shell(0.3 * h)
@@ -133,7 +134,7 @@ def test_values_and_gradients_are_continuous_across_blocks():
         assert (above[1] - below[1]).abs().max() < 1e-3  # it turns by 1 / r a unit of length
 
 
-def test_fine_and_coarse_values_agree_where_the_band_ends():
+def test_fine_and_coarse_values_agree_where_the_band_ends() -> None:
     sdf = ball(128)
     x = torch.rand(400_000, 3, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
     step = 1e-4
@@ -145,7 +146,7 @@ def test_fine_and_coarse_values_agree_where_the_band_ends():
 
 
 # -------------------------------------------------------------------------- the surface moves
-def test_blocks_stay_while_the_surface_hardly_moves():
+def test_blocks_stay_while_the_surface_hardly_moves() -> None:
     sdf = ball(128)
     moved = NarrowBandSDF(sdf.grid, sdf.values - 0.2 * sdf.grid.spacing, sdf.background)
     assert rebuild_band(sdf) is sdf
@@ -153,7 +154,7 @@ def test_blocks_stay_while_the_surface_hardly_moves():
 
 
 @pytest.mark.parametrize("cells_a_step", [-3.0, 3.0])
-def test_the_band_is_rebuilt_around_the_surface(cells_a_step):
+def test_the_band_is_rebuilt_around_the_surface(cells_a_step) -> None:
     sdf = ball(128)
     h = sdf.grid.spacing
     radius = RADIUS
@@ -169,7 +170,7 @@ def test_the_band_is_rebuilt_around_the_surface(cells_a_step):
     assert (surface_radius(sdf, radius) - radius).abs().max() < limit < 0.6 * h
 
 
-def test_finer_and_coarser_grids_keep_the_surface():
+def test_finer_and_coarser_grids_keep_the_surface() -> None:
     coarse = ball(64)
     fine = resample(coarse, 128, CPU, sweeps=4)
     again = resample(fine, 64, CPU, sweeps=4)
@@ -188,7 +189,9 @@ def with_slope(factor: float, wave: float, cells: int = 64) -> NarrowBandSDF:
 
 
 @pytest.mark.parametrize(("factor", "wave"), [(0.6, 0.0), (1.0, 0.0), (1.6, 0.0), (1.0, 0.4)])
-def test_reinitialisation_restores_the_slope_and_keeps_the_surface(factor, wave):
+def test_reinitialisation_restores_the_slope_and_keeps_the_surface(
+    factor: float, wave: float
+) -> None:
     before = with_slope(factor, wave)
     after = reinitialize(before, 30)
     h = after.grid.spacing
@@ -205,7 +208,7 @@ def test_reinitialisation_restores_the_slope_and_keeps_the_surface(factor, wave)
             assert (gradient.norm(dim=-1) - 1).abs().max() < 2 * h / RADIUS
 
 
-def test_a_sweep_reaches_half_a_cell():
+def test_a_sweep_reaches_half_a_cell() -> None:
     before = with_slope(1.3, 0.0)
     h = before.grid.spacing
     error = []
@@ -216,7 +219,7 @@ def test_a_sweep_reaches_half_a_cell():
     assert error[0] > 1.2 * error[1] > 4 * error[2] > 4 * error[3], error
 
 
-def test_fixed_nodes_keep_their_values():
+def test_fixed_nodes_keep_their_values() -> None:
     sdf = with_slope(1.6, 0.4)
     fixed = torch.rand(len(sdf.values), generator=torch.Generator().manual_seed(0)) < 0.3
     after = reinitialize_values(sdf.grid, sdf.values, fixed, 5)
@@ -224,7 +227,7 @@ def test_fixed_nodes_keep_their_values():
     assert not torch.equal(after[~fixed], sdf.values[~fixed])
 
 
-def test_sparse_and_dense_reinitialisation_agree():
+def test_sparse_and_dense_reinitialisation_agree() -> None:
     """Away from the box's faces, which the sparse grid's blocks reach beyond."""
     sdf = with_slope(1.6, 0.4)
     n = len(sdf.background.values)
@@ -240,7 +243,7 @@ def test_sparse_and_dense_reinitialisation_agree():
     torch.testing.assert_close(sparse[(inner,) * 3], dense[(inner,) * 3], atol=1e-5, rtol=0)
 
 
-def test_upwind_slope_by_hand():
+def test_upwind_slope_by_hand() -> None:
     """f = 2 x outside: the difference towards the surface counts; at a ridge the steeper one."""
     before, behind = torch.zeros(2, 2, 3).unbind()  # of the middle two of 0, 2, 4, 3.5 along x
     before[:, 0], behind[:, 0] = torch.tensor([2.0, 2.0]), torch.tensor([2.0, -0.5])
@@ -251,7 +254,7 @@ def test_upwind_slope_by_hand():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
-def test_a_plate_of_three_cells_survives(shift):
+def test_a_plate_of_three_cells_survives(shift: float) -> None:
     """Step after step that changes nothing, as the last ones of a refinement."""
     cells = 128
     h = 2 / cells
@@ -273,7 +276,7 @@ def test_a_plate_of_three_cells_survives(shift):
 
 # ----------------------------------------------------------------------------------- the file
 @pytest.mark.parametrize("cells", [64, 128])
-def test_a_saved_surface_is_the_same(tmp_path, cells):
+def test_a_saved_surface_is_the_same(tmp_path: Path, cells: int) -> None:
     sdf = ball(cells)
     path = tmp_path / "surface.safetensors"
     save_band(path, sdf)
@@ -286,7 +289,7 @@ def test_a_saved_surface_is_the_same(tmp_path, cells):
         assert torch.equal(one, other)
 
 
-def test_a_damaged_file_is_refused(tmp_path):
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "surface.safetensors"
     save_band(path, ball(64))
     content = bytearray(path.read_bytes())
@@ -303,7 +306,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [None, {"cells": "many"}, {"cells": "64"}, {"other": "1"}])
-def test_a_file_of_another_kind_is_refused(tmp_path, metadata):
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, metadata) -> None:
     path = tmp_path / "surface.safetensors"
     path.write_bytes(safetensors.torch.save({"blocks": torch.zeros(2, 3)}, metadata))
     write_checksum(path)

@@ -49,7 +49,7 @@ def sphere_distance(origins, directions, radius: float) -> torch.Tensor:
     return -b - (b**2 - (o**2).sum(-1) + radius**2).sqrt()
 
 
-def test_a_sphere_is_hit_where_it_is():
+def test_a_sphere_is_hit_where_it_is() -> None:
     origins, directions = rays(3000, 0)
     exact = sphere_distance(origins, directions, 0.6)
     hits = shoot(sphere(0.6), origins, directions)
@@ -65,7 +65,7 @@ def test_a_sphere_is_hit_where_it_is():
 
 
 @pytest.mark.parametrize(("offset", "hit"), [(0.5999, True), (0.6001, False), (0.9, False)])
-def test_grazing_rays(offset, hit):
+def test_grazing_rays(offset: float, hit) -> None:
     origin = torch.tensor([[offset, -DISTANCE, 0.0]])
     hits = shoot(sphere(0.6), origin, torch.tensor([[0.0, 1.0, 0.0]]))
     assert bool(hits.mask) is hit
@@ -85,7 +85,7 @@ def test_grazing_rays(offset, hit):
     ],
     ids=["torus", "box", "union", "uneven", "slope 0.3"],
 )
-def test_hits_are_the_first_change_of_sign(sdf):
+def test_hits_are_the_first_change_of_sign(sdf: Analytic) -> None:
     """Against steps of 1e-4 along each ray, in float64."""
     origins, directions = rays(150, 1)
     near, far = box_interval(origins, directions)
@@ -107,7 +107,7 @@ def test_hits_are_the_first_change_of_sign(sdf):
 
 
 @pytest.mark.parametrize("angle", [0.0, 60.0, 85.0])
-def test_a_thin_plate_is_not_passed_through(angle):
+def test_a_thin_plate_is_not_passed_through(angle) -> None:
     # 0.004 thick: 0.2 mm in an object of 100 mm
     plate = box(0.7, 0.7, 0.002)
     tilt = np.deg2rad(angle)
@@ -121,7 +121,7 @@ def test_a_thin_plate_is_not_passed_through(angle):
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.2, 0.9), st.floats(0.3, 1.3), st.integers(0, 10_000))
-def test_a_function_that_is_no_distance_has_the_same_surface(radius, slope, seed):
+def test_a_function_that_is_no_distance_has_the_same_surface(radius, slope, seed) -> None:
     origins, directions = rays(40, seed, aim=0.9 * radius)
     exact = sphere_distance(origins, directions, radius)
     hits = shoot(distorted(sphere(radius), slope, 0.0), origins, directions)
@@ -129,7 +129,7 @@ def test_a_function_that_is_no_distance_has_the_same_surface(radius, slope, seed
     assert (hits.distance - exact).abs().max() < 5e-5
 
 
-def test_rays_that_miss_the_box_ask_for_no_values():
+def test_rays_that_miss_the_box_ask_for_no_values() -> None:
     asked = []
     sdf = Analytic(lambda x: asked.append(len(x)) or x.norm(dim=-1) - 0.5)
     origins = torch.tensor([[0.0, 0.0, DISTANCE], [1.5, 0.0, DISTANCE]])
@@ -139,7 +139,7 @@ def test_rays_that_miss_the_box_ask_for_no_values():
     assert sum(asked) == 0
 
 
-def test_few_values_are_asked_for():
+def test_few_values_are_asked_for() -> None:
     asked = []
     sdf = Analytic(lambda x: asked.append(len(x)) or torus(0.6, 0.2)(x))
     origins, directions = rays(5000, 3)
@@ -156,7 +156,7 @@ def test_few_values_are_asked_for():
         ((-3, 0.5, 0.5), (1, 0, 0), 2, 4),
     ],
 )
-def test_box_interval(origin, direction, near, far):
+def test_box_interval(origin, direction, near, far) -> None:
     found = box_interval(torch.tensor([origin]).float(), torch.tensor([direction]).float())
     assert [float(value) for value in found] == pytest.approx([near, far])
 
@@ -166,12 +166,12 @@ def test_box_interval(origin, direction, near, far):
     [((0, 0, 5), (0, 0, 1)), ((3, 0, 0), (0, 1, 0)), ((-3, 1.5, 0), (1, 0, 0))],
     ids=["behind", "parallel and beside", "past"],
 )
-def test_box_interval_of_a_miss(origin, direction):
+def test_box_interval_of_a_miss(origin, direction) -> None:
     near, far = box_interval(torch.tensor([origin]).float(), torch.tensor([direction]).float())
     assert near >= far
 
 
-def test_a_ray_that_starts_inside_hits_at_once():
+def test_a_ray_that_starts_inside_hits_at_once() -> None:
     ball = sphere(0.5)
     origin, direction = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])
     assert float(shoot(ball, origin, direction).distance) == 0.0
@@ -180,7 +180,7 @@ def test_a_ray_that_starts_inside_hits_at_once():
     assert float(wide.distance) == pytest.approx(4.0)
 
 
-def test_nothing_is_found_before_near_or_behind_far():
+def test_nothing_is_found_before_near_or_behind_far() -> None:
     ball, direction = sphere(0.5), torch.tensor([[1.0, 0.0, 0.0]])
     origin = torch.tensor([[-5.0, 0.0, 0.0]])
 
@@ -192,19 +192,19 @@ def test_nothing_is_found_before_near_or_behind_far():
     assert not mask(5.6, 9.0)
 
 
-def test_values_that_are_not_finite_stop_it():
+def test_values_that_are_not_finite_stop_it() -> None:
     broken = Analytic(lambda x: sphere(0.3)(x) * torch.nan)
     origin, direction = torch.tensor([[0.0, 0.0, 5.0]]), torch.tensor([[0.0, 0.0, -1.0]])
     with pytest.raises(DivergenceError, match="1 non-finite"):
         shoot(broken, origin, direction)
 
 
-def test_no_rays():
+def test_no_rays() -> None:
     hits = shoot(sphere(0.5), torch.zeros(0, 3), torch.zeros(0, 3))
     assert hits.mask.shape == hits.distance.shape == torch.Size([0])
 
 
-def test_the_front_of_a_sphere_is_visible_and_its_back_is_not():
+def test_the_front_of_a_sphere_is_visible_and_its_back_is_not() -> None:
     rng = np.random.default_rng(4)
     normals = rng.normal(size=(2000, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -221,7 +221,7 @@ def test_the_front_of_a_sphere_is_visible_and_its_back_is_not():
     assert not seen[cosine < -0.1].any()
 
 
-def test_a_point_behind_another_part_is_hidden():
+def test_a_point_behind_another_part_is_hidden() -> None:
     two = union(sphere(0.2, (0.5, 0, 0)), sphere(0.2, (-0.5, 0, 0)))
     behind = torch.tensor([[-0.3, 0.0, 0.0], [-0.5, 0.0, 0.2], [-0.3, 0.0, 0.0]])
     cameras = torch.tensor([[DISTANCE, 0, 0], [DISTANCE, 0, 0.0], [0.0, DISTANCE, 0.0]])
@@ -230,7 +230,7 @@ def test_a_point_behind_another_part_is_hidden():
     assert visible(two, behind, cameras).tolist() == [False, True, True]
 
 
-def test_visible_points_may_be_a_little_off_the_surface():
+def test_visible_points_may_be_a_little_off_the_surface() -> None:
     camera = torch.tensor([[DISTANCE, 0.0, 0.0]])
     for offset, seen in ((0.004, True), (-0.004, True), (-0.05, False)):
         point = torch.tensor([[0.6 + offset, 0.0, 0.0]])
@@ -245,7 +245,7 @@ def two_cameras() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("chunk", [700, 100_000])
-def test_a_rendered_sphere(chunk):
+def test_a_rendered_sphere(chunk) -> None:
     intrinsics, poses = two_cameras()
     images = render_views(sphere(0.6), intrinsics, poses, (31, 40), chunk, CPU)
     assert images.normals.shape == (2, 31, 40, 3)
@@ -269,7 +269,7 @@ def test_a_rendered_sphere(chunk):
 
 
 @pytest.mark.parametrize("sdf", [torus(0.6, 0.15), box(0.6, 0.6, 0.01)], ids=["torus", "plate"])
-def test_cones_end_in_front_of_what_their_rays_meet(sdf):
+def test_cones_end_in_front_of_what_their_rays_meet(sdf: Analytic) -> None:
     origins, axes = rays(300, 5)
     spread = torch.from_numpy(np.random.default_rng(5).uniform(1e-4, 5e-3, 300)).float()
     clear = clear_distance(sdf, origins, axes, spread)
@@ -287,7 +287,7 @@ def test_cones_end_in_front_of_what_their_rays_meet(sdf):
     assert (ended < 3 * spread * clear)[~missed].all()
 
 
-def test_what_a_plate_shows_is_what_each_ray_alone_meets():
+def test_what_a_plate_shows_is_what_each_ray_alone_meets() -> None:
     plate, (intrinsics, poses) = box(0.7, 0.5, 0.004), two_cameras()
     images = render_views(plate, intrinsics, poses, (31, 40), 100_000, CPU)
     for K, c2w, distance in zip(intrinsics, poses, images.distance, strict=True):
@@ -327,7 +327,7 @@ def render_command(files, **changed):
     return ["render", *(str(word) for key in options for word in (f"--{key}", options[key]))]
 
 
-def test_the_stage_writes_every_view_that_has_a_pose(files):
+def test_the_stage_writes_every_view_that_has_a_pose(files) -> None:
     assert main(render_command(files)) == 0
     names = {path.name for path in (files / "renders").iterdir()}
     assert names == {"a.exr", "a.png", "c.exr", "c.png", "depth.npz", "provenance.json"}
@@ -348,7 +348,7 @@ def test_the_stage_writes_every_view_that_has_a_pose(files):
     assert (said["stage"], said["device"], said["views"]) == ("render", "cpu", 2)
 
 
-def test_the_stage_needs_a_pose_of_some_view(files, capsys):
+def test_the_stage_needs_a_pose_of_some_view(files, capsys: pytest.CaptureFixture[str]) -> None:
     write_poses(files / "other.json", Poses(("x",), np.eye(4)[None]))
     assert main(render_command(files, poses=files / "other.json")) == 2
     assert "no pose of any view" in capsys.readouterr().err
