@@ -8,7 +8,6 @@ from pmni.config.capture import PrepareSettings
 from pmni.config.extensions import READERS
 from pmni.data.capture import save_capture
 from pmni.data.preview import write_preview
-from pmni.data.readers import read_capture
 from pmni.data.resize import resized
 from pmni.io.atomic import atomic_folder
 from pmni.io.disk import report_full_disk
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         atomic_folder(args.output) as folder,
         record("prepare", CaptureFolder(folder).provenance, settings, files) as known,
     ):
-        capture, found = read_capture(args.layout, args.path, args.name, args.normals, settings)
+        capture, found = READERS[args.layout].load(args.path, args.name, args.normals, settings)
         files |= found
         capture = resized(capture, settings.upsample_factor)
         save_capture(folder, capture)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pmni.config.extensions import READERS
+from pmni.data.layouts import detect_layout, only_normal_set
 from pmni.errors import InputError
 from pmni.geometry.poses import check_rigid
 from pmni.io.atomic import atomic_file, write_text
@@ -83,12 +85,13 @@ class Capture:
 
         Raises InputError, one line that names file and view, for whatever is wrong with it.
         """
-        from pmni.data.readers import load_dataset
-
         folder = Path(path)
         if (folder / "capture.npz").is_file():
             return load_capture(folder)
-        return load_dataset(folder, normals, layout)
+        layout = layout or detect_layout(folder)
+        normals = normals or only_normal_set(folder, layout)
+        capture: Capture = READERS[layout].load(folder, folder.resolve().name, normals)[0]
+        return capture
 
     def image_sizes(self) -> Int[np.ndarray, "V 2"]:
         """(height, width) of each view's own image: beyond it nothing is known."""

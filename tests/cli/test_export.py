@@ -14,12 +14,12 @@ from fixtures.export_formats import (
     read_colmap,
     spheres_capture,
 )
+from fixtures.readers import read_capture
 
 from pmni.cli.export import Result, choose
 from pmni.cli.main import main
 from pmni.config.extensions import EXPORTERS
 from pmni.data.capture import save_capture
-from pmni.data.readers import read_capture
 from pmni.errors import InputError
 from pmni.exporting import Exporter, ExportScene
 from pmni.geometry.mesh import Mesh

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from fixtures.capture_files import spheres, write_custom, write_supernormal
+from fixtures.readers import read_capture
 
 from pmni.cli.main import main
 from pmni.data.capture import Capture, load_capture
-from pmni.data.readers import read_capture
 
 
 def prepare(folder: Path, layout: str, normals: Any, output: Path, *more: Any) -> Any:

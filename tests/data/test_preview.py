@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.capture_files import spheres, write_supernormal
+from fixtures.readers import read_capture
 
 from pmni.config.capture import PrepareSettings
 from pmni.data.preview import contact_sheet, normal_colours
-from pmni.data.readers import read_capture
 
 SCALED = PrepareSettings(depth_init_scale=14.6)
 """Undoes the scale of the files' ray distances."""

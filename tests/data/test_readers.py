@@ -17,11 +17,12 @@ from fixtures.capture_files import (
     write_diligent,
     write_supernormal,
 )
+from fixtures.readers import read_capture
 from scipy.io import loadmat, savemat
 
 from pmni.config.capture import PrepareSettings
 from pmni.data.capture import Capture
-from pmni.data.readers import detect_layout, read_capture
+from pmni.data.layouts import detect_layout
 from pmni.data.readers.files import by_view, view_keys
 from pmni.data.readers.supernormal import decompose
 from pmni.errors import InputError

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.capture_files import SCALE, render, spheres, write_supernormal
+from fixtures.readers import read_capture
 
 from pmni.config.capture import PrepareSettings
-from pmni.data.readers import read_capture
 from pmni.data.resize import resized
 
 SCALED = PrepareSettings(depth_init_scale=14.6)

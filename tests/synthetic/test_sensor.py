@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.readers import read_capture
 
 from pmni.cli.main import main
-from pmni.data.readers import read_capture
 from pmni.errors import InputError
 from pmni.io.images import read_mask, read_normal_map
 
