@@ -1,6 +1,7 @@
 # make demo        reconstruct synthetic objects on the CPU and write a report
 # make test        run all tests
 # make lint        check style and types
+# make docs        build the documentation; a warning is an error
 # make benchmark   measure how fast everything is on this machine
 #
 # Each sets up .venv first. PYTHON chooses the interpreter; TORCH is what pip installs as PyTorch,
@@ -21,7 +22,7 @@ endif
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: .venv/installed
 	$(RUN) snakemake --configfile config/demo.yaml --cores $(CORES)
@@ -38,6 +39,12 @@ lint: .venv/installed-dev
 	$(RUN) lint-imports
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
+
+docs: .venv/installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(RUN) sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo
+	@echo "The documentation: $(CURDIR)/docs/_build/html/index.html"
 
 benchmark: .venv/installed
 	$(RUN) python -m benchmarks --output benchmarks/results

@@ -18,7 +18,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "accuracy/results/*.md"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["misc.highlighting_failure"]  # shell commands in notebooks
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3

@@ -23,6 +23,10 @@ FILE_AXES = "camera-space files have x right, y up, z towards the camera"
 """Hint of messages on wrong axes."""
 
 
+UNIT_TOLERANCE = 1e-5
+"""Deviation of a normal's length from 1 that rounding explains."""
+
+
 def validated(capture: Capture, settings: ValidationSettings | None = None) -> Capture:
     """The capture with unit normals, after all checks that do not need files.
 
@@ -36,8 +40,9 @@ def validated(capture: Capture, settings: ValidationSettings | None = None) -> C
     for index, place in enumerate(where):
         check_mask(masks[index], place)
         check_finite(normals[index], masks[index], place)
-        unit = unit_normals(normals[index], masks[index], place, settings)
-        normals[index], masks[index] = unit
+        unit, masks[index] = unit_normals(normals[index], masks[index], place, settings)
+        off = np.abs(np.linalg.norm(normals[index], axis=-1, keepdims=True) - 1) > UNIT_TOLERANCE
+        normals[index] = np.where(off, unit, normals[index])  # unit normals stay bit for bit
     sources = (capture.name,) * len(where)
     check_intrinsics(capture.intrinsics, shapes, capture.views, sources, settings)
     capture = replace(capture, normals=normals, masks=masks)
