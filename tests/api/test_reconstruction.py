@@ -57,7 +57,8 @@ def test_rendering_sees_the_ball(ball: pmni.Reconstruction) -> None:
     radius = 300 * np.tan(np.arcsin(50 / 600))
     assert view.mask.sum() == pytest.approx(np.pi * radius**2, rel=0.02)
     assert not view.normals[~view.mask].any()
-    nearer = pmni.Camera(K, look_at(OFFSET + np.array([0, 0, 300.0]), OFFSET, up=(0.0, 1.0, 0.0)), 64, 48)
+    above = look_at(OFFSET + np.array([0, 0, 300.0]), OFFSET, up=(0.0, 1.0, 0.0))
+    nearer = pmni.Camera(K, above, 64, 48)
     np.testing.assert_allclose(ball.render(nearer).ray_distance[23, 31], 250, atol=0.2)
     with pytest.raises(InputError, match="no view 'c'; views are a, b"):
         ball.render("c")
