@@ -37,8 +37,8 @@ def fit_network(
     def step() -> None:
         node = rng.integers(len(near), Stream.FIT_NODE, count)
         offset = (rng.uniform(Stream.FIT_OFFSET, count, 3) - 0.5) * 2 * spacing
-        anywhere = rng.uniform(Stream.FIT_BOX, fit.points - count, 3) * 2 - 1
-        x = torch.cat([near[node] + offset, anywhere]).clamp(-1, 1)
+        uniform = rng.uniform(Stream.FIT_BOX, fit.points - count, 3) * 2 - 1
+        x = torch.cat([near[node] + offset, uniform]).clamp(-1, 1)
         wanted = grid(x)
         weight = 1 / (1 + (wanted.abs() / (fit.weight_cells * spacing)) ** 2)
         difference = (network(x) - wanted).abs()

@@ -195,7 +195,7 @@ class TestPutRight:
         rounds = with_verification(rounds=1, last_rounds=1)
         verifier = Verifier(wrong, working_views(wrong, distances), searched()[1], rounds)
         with pytest.raises(ConvergenceError, match="duck: view 04 fits nowhere to the others"):
-            verifier.best([candidate("wrong", start)])
+            verifier.best([candidate("none", start)])
 
     def test_views_in_equal_steps_are_not_turned(self, verifier, start, monkeypatch):
         """Onto another side of the object that looks like theirs."""
@@ -213,16 +213,16 @@ class TestPutRight:
         refined = Verifier._refined
 
         def lost(self, assumption, *rest):
-            if assumption == "hopeless":
+            if assumption == "none":
                 raise LostSurfaceError("nothing left")
             return refined(self, assumption, *rest)
 
         monkeypatch.setattr(Verifier, "_refined", lost)
         monkeypatch.setattr(Verifier, "fine_trial", lambda self, trial: trial)
-        found = verifier.best([candidate("hopeless", start), candidate("good", start)])
-        assert (found.assumption, found.margin) == ("good", None)
+        found = verifier.best([candidate("none", start), candidate("axis", start)])
+        assert (found.assumption, found.margin) == ("axis", None)
         with pytest.raises(ConvergenceError, match="no poses were found under which"):
-            verifier.best([candidate("hopeless", start)])
+            verifier.best([candidate("none", start)])
 
     def test_a_group_of_views_returns_to_its_side(self, verifier, start):
         found = verifier.mid_trial("turned", quarter_turned(start, 5))
@@ -244,7 +244,7 @@ class TestPutRight:
         rounds = with_verification(rounds=0)
         verifier = Verifier(mirrored, working_views(mirrored, distances), searched()[1], rounds)
         with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
-            verifier.best([candidate("mirrored", start)])
+            verifier.best([candidate("none", start)])
 
 
 class TestNeighbourInconsistency:

@@ -1,1 +1,1 @@
-"""Candidates put to the test of one common surface."""
+"""Verification of candidate poses against one common surface."""
