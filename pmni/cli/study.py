@@ -14,6 +14,7 @@ from pmni.errors import InputError
 from pmni.evaluation.study_plots import write_plots
 from pmni.evaluation.study_table import NOT_RUN, OK, Explain, summarise, tabulate
 from pmni.io.atomic import atomic_file, write_text
+from pmni.runtime.layout import StudyFolder
 from pmni.runtime.stages import STAGES
 
 log = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ def run(args: Namespace) -> None:
     table = tabulate(benchmark, cells, args.experiments, settings.wrong_poses_deg, explain)
     args.output.mkdir(parents=True, exist_ok=True)
     figures = write_plots(args.output, table, settings, args.experiments)
-    with atomic_file(args.output / "table.csv") as temporary:
+    with atomic_file(StudyFolder(args.output).table) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g")
     summary = summarise(table, settings, [path.name for path in figures])
-    write_text(args.output / "table.md", summary)
+    write_text(StudyFolder(args.output).summary, summary)
     log.info("%d results, %d of them failed", len(table), (table["status"] != OK).sum())
 
 

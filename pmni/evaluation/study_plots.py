@@ -27,7 +27,7 @@ _SPACING = 0.22
 def write_plots(
     folder: Path, table: pd.DataFrame, settings: StudySettings, experiments: Sequence[str]
 ) -> list[Path]:
-    """Write one PNG for each number in `settings.plots` that has values.
+    """Write one PNG for each number in `settings.plots`, also where no capture has a value of it.
 
     Large dots are medians over the objects that worked, joined where levels are numbers; small dots
     are single objects; a cross at the top says how many failed.
@@ -41,8 +41,7 @@ def write_plots(
     for name, column in settings.plots.items():
         quantity = quantity_of(column)
         values = table[column][(table["status"] == OK) & (table[column] > 0)]
-        if values.empty:
-            continue
+        lowest, highest = (values.min(), values.max()) if len(values) else (1.0, 1.0)
         figure = Figure(figsize=(2.5 * len(panels) + 0.9, 3.7), dpi=110)
         FigureCanvasAgg(figure)
         widths = [len(levels) + 0.6 for _, levels, _, _ in panels]
@@ -51,7 +50,7 @@ def write_plots(
             _draw(axes, panel, column, experiments)
         first = row[0, 0]
         first.set_yscale("log")
-        first.set_ylim(0.7 * values.min(), 2.5 * values.max())
+        first.set_ylim(0.7 * lowest, 2.5 * highest)
         first.set_ylabel(quantity.heading, color=_INK)
         first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         first.yaxis.set_minor_locator(NullLocator())

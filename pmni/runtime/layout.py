@@ -291,6 +291,27 @@ class Results:
 
 
 @dataclass(frozen=True)
+class StudyFolder:
+    """What `study` writes."""
+
+    folder: Path
+
+    @property
+    def summary(self) -> Path:
+        """Medians, and what failed, for people."""
+        return self.folder / "table.md"
+
+    @property
+    def table(self) -> Path:
+        """Every result."""
+        return self.folder / "table.csv"
+
+    def plot(self, name: str) -> Path:
+        """The plot of one number."""
+        return self.folder / f"{name}.png"
+
+
+@dataclass(frozen=True)
 class Resources:
     """The folder of the data sets that the workflow downloads or synthesises."""
 

@@ -27,6 +27,7 @@ from pmni.runtime.layout import (
     ObjectFolder,
     Resources,
     Results,
+    StudyFolder,
     checkpoint_in,
     poses_in,
 )
@@ -187,7 +188,7 @@ class Plan:
     def summary(self) -> Path:
         """What a run ends with: the report, or the table of a study."""
         study = self.config.study
-        return Path(study.output, "table.md") if study else self.results.report
+        return StudyFolder(Path(study.output)).summary if study else self.results.report
 
     def reconstruction(self, experiment: str, object_name: str) -> Reconstruction:
         """One object in one experiment."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pmni.config import experiment
-from pmni.runtime.layout import ObjectFolder, Resources, Results
+from pmni.runtime.layout import ObjectFolder, Resources, Results, StudyFolder
 
 RESULTS = Results(Path("results"))
 BEAR = RESULTS.object("free", "bear")
@@ -86,6 +86,12 @@ def test_resources() -> None:
     assert resources.registry == Path("resources/registry.yaml")
     assert resources.fetched("toys") == Path("resources/toys/.fetched")
     assert resources.object("toys", "ball") == Path("resources/toys/ball")
+
+
+def test_files_of_a_study() -> None:
+    study = StudyFolder(Path("docs/accuracy"))
+    assert [study.summary.name, study.table.name] == ["table.md", "table.csv"]
+    assert study.plot("surface") == Path("docs/accuracy/surface.png")
 
 
 def test_an_object_can_be_opened_by_its_folder_alone(tmp_path: Path) -> None:

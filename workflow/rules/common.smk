@@ -10,7 +10,7 @@ from pathlib import Path
 from pmni.config.base import plain_deprecations
 from pmni.errors import PmniError
 from pmni.runtime import fork_server
-from pmni.runtime.layout import iteration_name
+from pmni.runtime.layout import StudyFolder, iteration_name
 from pmni.runtime.plan import Plan, Reconstruction, poses_file, surface_file
 from pmni.runtime.stages import STAGES
 

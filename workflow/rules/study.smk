@@ -1,9 +1,13 @@
+STUDY = StudyFolder(Path(CONFIG.study.output))
+
+
 rule study:
     input:
         RESULTS.benchmark,
     output:
-        f"{CONFIG.study.output}/table.md",
-        f"{CONFIG.study.output}/table.csv",
+        STUDY.summary,
+        STUDY.table,
+        [STUDY.plot(name) for name in CONFIG.study.plots],
     log:
         RESULTS.log("study"),
     conda:
