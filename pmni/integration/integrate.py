@@ -2,10 +2,8 @@
 
 import logging
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +15,7 @@ from pmni.errors import DivergenceError, InputError
 from pmni.geometry.cameras import ray_distance_of_depth
 from pmni.integration.bilateral import DepthSolution, integrate_depth
 from pmni.integration.resample import downsample, upsample_depth
+from pmni.runtime.workers import worker_pool
 
 log = logging.getLogger("integrate")
 
@@ -86,7 +85,7 @@ def _integrated_distances(
     if workers == 1:
         results = [work(view) for view in views]
     else:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             results = list(pool.map(work, views))
     distances, solutions = zip(*results, strict=True)
     for view, solution in zip(capture.views, solutions, strict=True):

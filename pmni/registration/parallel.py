@@ -1,13 +1,14 @@
 """Independent tasks in parallel, each in one thread of a process."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
-from multiprocessing import get_context
 from typing import TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from pmni.runtime.workers import worker_pool
 
 Result = TypeVar("Result")
 
@@ -27,8 +28,7 @@ def parallel_map(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         torch.set_num_threads(1)
         submitted: dict[int, Future[Result]] = {}
         if processes > 1:
-            pool = ProcessPoolExecutor(processes - 1, get_context("spawn"), _in_one_thread)
-            stack.enter_context(pool)
+            pool = stack.enter_context(worker_pool(processes - 1, _in_one_thread))
             for index, task in enumerate(tasks):
                 if index % processes:
                     submitted[index] = pool.submit(task)
