@@ -23,7 +23,7 @@ from pmni.meshing.extract import extract_mesh
 from pmni.reconstruction import Reconstruction, assemble
 from pmni.refinement.refine import refine
 from pmni.registration.register import register
-from pmni.runtime.devices import acquire_device
+from pmni.runtime.devices import acquire_device, check_device
 from pmni.sdf.narrow_band import NarrowBandSDF
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.residual import ResidualSDF
@@ -55,8 +55,12 @@ def reconstruct(
     Raises:
         InputError: The capture or the settings cannot be used.
         ConvergenceError: The views do not determine the poses, or do not fit one surface.
+        MissingBackendError: There is no such device.
     """
     settings = _experiment(experiment, overrides or {}, device)
+    for stage in (settings.refine, settings.train):
+        if stage is not None:
+            check_device(stage.device)
     capture = validated(capture)
     say: Progress = progress if progress is not None else lambda _: None
 

@@ -29,11 +29,7 @@ def acquire_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
         yield torch.device("cpu")
         return
-    if not torch.cuda.is_available():
-        raise MissingBackendError(
-            "device 'cuda' is asked for, but PyTorch sees no GPU here; "
-            "set `device: cpu` or `auto`, or install a CUDA build of PyTorch"
-        )
+    check_device(setting)
     kernels.warm_cache(torch.device("cuda"))
     names = [
         str(torch.cuda.get_device_properties(index).uuid)
@@ -45,6 +41,15 @@ def acquire_device(setting: Literal["auto", "cpu", "cuda"]) -> Iterator[torch.de
             yield torch.device("cuda", index)
         finally:
             torch.cuda.empty_cache()
+
+
+def check_device(setting: Literal["auto", "cpu", "cuda"]) -> None:
+    """Raises MissingBackendError for `cuda` without a GPU."""
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise MissingBackendError(
+            "device 'cuda' is asked for, but PyTorch sees no GPU here; "
+            "set `device: cpu` or `auto`, or install a CUDA build of PyTorch"
+        )
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pmni
 from pmni.cli.main import main
-from pmni.errors import InputError
+from pmni.errors import InputError, MissingBackendError
 from pmni.io.ply import read_ply
 from pmni.io.poses import read_poses
 
@@ -98,3 +99,14 @@ def test_arrays_are_checked(folder: Path) -> None:
     experiment = pmni.load_experiment("fast", {})
     with pytest.raises(InputError, match="change a named experiment"):
         pmni.reconstruct(capture, experiment, device="cpu")
+
+
+def test_a_missing_gpu_is_told_before_anything_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    lines: list[str] = []
+    capture = pmni.Capture.load(folder / "capture")
+    with pytest.raises(MissingBackendError, match="PyTorch sees no GPU"):
+        pmni.reconstruct(capture, device="cuda", progress=lines.append)
+    assert not lines
