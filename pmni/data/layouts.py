@@ -14,7 +14,10 @@ def detect_layout(folder: Path) -> str:
         if READERS[name].matches(folder):
             return name
     known = "; ".join(f"{name}: {READERS[name].summary}" for name in READERS)
-    raise InputError(f"{folder}: not laid out as a capture ({known})")
+    raise InputError(
+        f"{folder}: not laid out as a capture ({known}); name the layout, and "
+        "the message says which file it lacks"
+    )
 
 
 def only_normal_set(folder: Path, layout: str) -> str:

@@ -316,7 +316,7 @@ def test_a_choice_of_normal_sets_is_left_to_the_user(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_no_layout(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not laid out as a capture"):
+    with pytest.raises(InputError, match=r"not laid out as a capture.*name the layout"):
         Capture.load(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         Capture.load(tmp_path / "nowhere")

@@ -90,7 +90,10 @@ def check_same_views(
     for key in others:
         if key not in views:
             folder = next(iter(views.values())).parent
-            raise InputError(f"{folder}: view {key}: missing, but {other} has its {what}")
+            raise InputError(
+                f"{folder}: view {key}: missing, or a file of another kind than the others, but "
+                f"{other} has its {what}"
+            )
 
 
 def read_intrinsics(path: Path) -> Float[np.ndarray, "3 3"]:
