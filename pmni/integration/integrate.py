@@ -91,7 +91,8 @@ def _integrated_distances(
     for view, solution in zip(capture.views, solutions, strict=True):
         if settings.bilateral.sharpness > 0 and solution.change > settings.bilateral.tolerance:
             log.warning(
-                "%s: view %s: after %d iterations the depth still changes by %.1e of its relief",
+                "%s: view %s: after %d iterations the depth still changes by %.1e of its relief "
+                "(more: integrate.bilateral.max_iterations)",
                 capture.name, view, solution.iterations, solution.change,
             )  # fmt: skip
     iterations = [solution.iterations for solution in solutions]
