@@ -29,9 +29,19 @@ from pmni.registration.multiview.graph import (
     spanning_tree,
     spanning_trees,
 )
-from pmni.registration.multiview.joint_alignment import align_jointly, source_jacobian
+from pmni.registration.multiview.joint_alignment import (
+    _NormalEquations,
+    align_jointly,
+    source_jacobian,
+)
 from pmni.registration.multiview.objective import evaluate_poses
-from pmni.registration.multiview.pose_set import PoseSet, differences_deg, distinct, partners
+from pmni.registration.multiview.pose_set import (
+    PoseSet,
+    differences_deg,
+    distinct,
+    mutual,
+    partners,
+)
 from pmni.registration.multiview.reassignment import reassign_views
 from pmni.registration.multiview.strategies import (
     Candidate,
@@ -52,6 +62,7 @@ from pmni.registration.multiview.turntable import (
 from pmni.registration.multiview.uniform_turntable import in_given_order, order_views
 from pmni.registration.pairwise.epipolar_tangency import tangency
 from pmni.registration.pairwise.hypotheses import Hypotheses
+from pmni.registration.verification.rotational_symmetry import weakest_screw
 from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
 from pmni.synthetic.scenes import HALF_SIDE, SCENES
@@ -362,8 +373,8 @@ class TestEpipolarTangency:
         R, t = relative[:, :3, :3], relative[:, :3, 3]
 
         def moved(step):
-            matrix = Rotation.from_rotvec(step[3:]).as_matrix()
-            there = (t - centres[j]) @ matrix.T + centres[j] + step[:3]
+            matrix = Rotation.from_rotvec(step[:3]).as_matrix()
+            there = (t - centres[j]) @ matrix.T + centres[j] + step[3:]
             return tangency(context.hulls, centres, 0.8, i, j, matrix @ R, there)
 
         met = moved(np.zeros(6))
@@ -381,6 +392,13 @@ class TestEpipolarTangency:
         assert used.diagonal().all()
 
 
+def barely_robust(settings: RegisterSettings) -> RegisterSettings:
+    """Settings with which all gaps of silhouettes have the same weight."""
+    joint = settings.multiview.joint.model_copy(update={"silhouette_robust_scale": 1e6})
+    multiview = settings.multiview.model_copy(update={"joint": joint})
+    return settings.model_copy(update={"multiview": multiview})
+
+
 class TestJointAlignment:
     def test_a_perturbation_is_carried_to_the_relative_pose(self):
         rng = np.random.default_rng(12)
@@ -389,20 +407,50 @@ class TestJointAlignment:
         xi = 1e-6 * rng.standard_normal((2, 6))
         moved = []
         for pose, centre, step in zip(w2c, centres, xi, strict=True):
-            matrix = Rotation.from_rotvec(step[3:]).as_matrix()
+            matrix = Rotation.from_rotvec(step[:3]).as_matrix()
             new = pose.copy()
             new[:3, :3] = matrix @ pose[:3, :3]
-            new[:3, 3] = matrix @ (pose[:3, 3] - centre) + centre + step[:3]
+            new[:3, 3] = matrix @ (pose[:3, 3] - centre) + centre + step[3:]
             moved.append(new)
         before = w2c[1] @ np.linalg.inv(w2c[0])
         after = moved[1] @ np.linalg.inv(moved[0])
         offset = centres[1] - before[:3, :3] @ centres[0] - before[:3, 3]
         delta = source_jacobian(before[None, :3, :3], offset[None])[0] @ xi[0] + xi[1]
         turned = Rotation.from_matrix(after[:3, :3] @ before[:3, :3].T).as_rotvec()
-        np.testing.assert_allclose(turned, delta[3:], atol=1e-10)
+        np.testing.assert_allclose(turned, delta[:3], atol=1e-10)
         shift = after[:3, 3] - centres[1] - (before[:3, 3] - centres[1])
-        by_turn = np.cross(delta[3:], before[:3, 3] - centres[1])
-        np.testing.assert_allclose(shift, delta[:3] + by_turn, atol=1e-10)
+        by_turn = np.cross(delta[:3], before[:3, 3] - centres[1])
+        np.testing.assert_allclose(shift, delta[3:] + by_turn, atol=1e-10)
+
+    def test_equations_of_silhouettes_have_the_gradient_of_finite_differences(self):
+        """Of half the sum of squared gaps, by each view's rotation, translation and scale."""
+        _, context, _ = duck()
+        context = replace(context, settings=barely_robust(context.settings))
+        true = true_poses()
+        rotations = turn(np.random.default_rng(14), 1.0, 10) @ true.rotations
+        poses = PoseSet(rotations, true.translations, true.scales)
+        i, j = np.nonzero(np.triu(mutual(partners(poses.axes_cosines()))))
+
+        def cost(view: int, step: np.ndarray) -> float:
+            R, t = poses.rotations.copy(), poses.translations.copy()
+            centre = context.centres[view]
+            matrix = Rotation.from_rotvec(step[:3]).as_matrix()
+            R[view] = matrix @ R[view]
+            t[view] = matrix @ (t[view] - centre) + centre * (1 + step[6]) + step[3:6]
+            scales = poses.scales.copy()
+            scales[view] += step[6]
+            scaled, relative = context.scaled(scales), PoseSet(R, t, scales).relative(i, j)
+            met = tangency(scaled.hulls, scaled.centres, scaled.views.radius, i, j, *relative)
+            return 0.5 * float((met.residuals**2).sum())
+
+        equations = _NormalEquations(context, poses)
+        equations.add_silhouettes(1.0)
+        steps = 1e-5 * np.eye(7)
+        numeric = [[cost(v, d) - cost(v, -d) for d in steps] for v in range(10)]
+        gradient = np.array(numeric) / 2e-5
+        scale = np.abs(gradient).max(0)
+        # the factor from angles to lengths is held fixed in the derivative of a gap
+        assert (np.abs(equations.rhs + gradient) < 0.25 * scale).all()
 
     def test_recovers_poses_that_are_a_few_degrees_off(self):
         capture, context, _ = duck()
@@ -577,3 +625,12 @@ class TestPoseSets:
         flipped[4] = turn(rng, 40.0)[0] @ flipped[4]
         sets = [rotations, turn(rng, 1.0, 6) @ rotations @ turn(rng, 120.0)[0], flipped]
         assert distinct(np.stack(sets), 12.0) == [0, 2]
+
+
+def test_the_weakest_screw_is_the_motion_that_the_equations_do_not_resist() -> None:
+    rng = np.random.default_rng(15)
+    screw = np.array([0.6, 0.0, 0.8, 0.3, -0.2, 0.1])  # a unit rotation, and its translation
+    rows = rng.standard_normal((40, 6))
+    rows -= np.outer(rows @ screw, screw) / (screw @ screw)
+    found = weakest_screw(torch.from_numpy(rows.T @ rows)[None])[0].numpy()
+    np.testing.assert_allclose(found * np.sign(found[0]), screw, atol=1e-6)

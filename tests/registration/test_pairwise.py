@@ -312,6 +312,19 @@ class TestAlignment:
             limit = 1e-3 * (1 + numeric.abs())
             assert (error > limit).float().mean() < 0.005  # where a point crosses a pixel's edge
 
+    def test_a_perturbation_is_a_rotation_vector_and_then_a_translation(self):
+        R = relative(0, 1).double()[None]
+        t, centre = torch.tensor([[0.1, 0.2, 15.0]]).double(), torch.tensor([[0.0, 0.1, 14.0]])
+        turn = torch.tensor([[0.1, -0.2, 0.3, 0, 0, 0]], dtype=torch.float64)
+        matrix = torch.from_numpy(Rotation.from_rotvec(turn[0, :3].numpy()).as_matrix())
+        turned, shifted = perturbed(R, t, turn, centre.double())
+        torch.testing.assert_close(turned[0], matrix @ R[0])
+        torch.testing.assert_close(shifted[0], matrix @ (t - centre)[0] + centre[0].double())
+        shift = torch.tensor([[0, 0, 0, 0.1, -0.2, 0.3]], dtype=torch.float64)
+        unturned, moved = perturbed(R, t, shift, centre.double())
+        torch.testing.assert_close(unturned, R, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(moved, t + shift[:, 3:])
+
     def test_equations_are_the_same_the_other_way_round(self):
         """A left perturbation of the target's points is one of the source's, about its centre."""
         views = double(duck_views())
@@ -329,7 +342,7 @@ class TestAlignment:
         lever = torch.tensor([[0, z, -y], [-z, 0, x], [y, -x, 0]], dtype=torch.float64)  # w x arm
         M = torch.zeros(6, 6, dtype=torch.float64)
         M[:3, :3] = M[3:, 3:] = -R[0].T
-        M[:3, 3:] = -lever @ R[0].T
+        M[3:, :3] = -lever @ R[0].T
         torch.testing.assert_close(A[0], M.T @ other_A[0] @ M, rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(b[0], M.T @ other_b[0], rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(cost, other_cost, rtol=1e-5, atol=0)

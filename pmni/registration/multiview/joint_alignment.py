@@ -52,8 +52,8 @@ def _gauss_newton(
 def _retract(poses: PoseSet, scaled: PairingContext, step: Float[np.ndarray, "V 7"]) -> PoseSet:
     """The poses after a step of limited length; the mean scale stays 1."""
     settings = scaled.settings.multiview.joint
-    shift = _limited(step[:, :3], settings.max_translation * scaled.views.radius)
-    rotation = Rotation.from_rotvec(_limited(step[:, 3:6], settings.max_rotation)).as_matrix()
+    rotation = Rotation.from_rotvec(_limited(step[:, :3], settings.max_rotation)).as_matrix()
+    shift = _limited(step[:, 3:6], settings.max_translation * scaled.views.radius)
     growth = step[:, 6].clip(-settings.max_scale, settings.max_scale)
     rotated = (rotation @ (poses.translations - scaled.centres)[..., None])[..., 0]
     translations = rotated + scaled.centres * (1 + growth)[:, None] + shift
@@ -87,7 +87,7 @@ def source_jacobian(
     """B in delta = B xi_i + xi_j: the derivative of the relative pose R, t by view i's
     perturbation.
 
-    Perturbations (translation, rotation vector) are about the centres c_i and c_j;
+    Perturbations (rotation vector, translation) are about the centres c_i and c_j;
     `offset` = c_j - R c_i - t.
     """
     x, y, z = offset.T
@@ -95,12 +95,12 @@ def source_jacobian(
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
     B = np.zeros((len(R), 6, 6))
     B[:, :3, :3] = B[:, 3:, 3:] = -R
-    B[:, :3, 3:] = cross @ R
+    B[:, 3:, :3] = cross @ R
     return B
 
 
 class _NormalEquations:
-    """The normal equations of all views' perturbations (translation, rotation) and scales.
+    """The normal equations of all views' perturbations (rotation, translation) and scales.
 
     With `only`, those of one view, the others being fixed. `scaled` has the poses' depth scales.
     """
@@ -134,8 +134,8 @@ class _NormalEquations:
         b = -np.einsum("kra,kr->ka", weighted, planes.residuals)
         B = self._pose_jacobian(first, second, R, t)
         # a larger scale moves the camera away along the ray to the centre
-        B[:, 0, :, 6] = (B[:, 0, :, :3] @ scaled.centres[first, :, None])[..., 0]
-        B[:, 1, :, 6] = (B[:, 1, :, :3] @ scaled.centres[second, :, None])[..., 0]
+        B[:, 0, :, 6] = (B[:, 0, :, 3:6] @ scaled.centres[first, :, None])[..., 0]
+        B[:, 1, :, 6] = (B[:, 1, :, 3:6] @ scaled.centres[second, :, None])[..., 0]
         self._add(first, second, B, A, b)
 
     def solve(self) -> Float[np.ndarray, "V 7"]:

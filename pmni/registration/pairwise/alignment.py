@@ -25,7 +25,7 @@ class Comparison:
 
     Channels: the difference of the normals (3), of the depths (moved - observed), and the distance
     outside the mask in downsampled pixels. Derivatives are with respect to a left perturbation
-    (translation, rotation vector) of the points in the target's frame about a given centre.
+    (rotation vector, translation) of the points in the target's frame about a given centre.
     """
 
     residuals: Float[Tensor, "K 5 P"]
@@ -59,11 +59,11 @@ def compare(
     jacobian = torch.empty(
         len(R), 6, *observed.shape[1:], device=observed.device, dtype=observed.dtype
     )
-    dx, dy, dz, wx, wy, wz = jacobian.unbind(1)
+    wx, wy, wz, dx, dy, dz = jacobian.unbind(1)
     torch.mul(du, across[:, None], out=dx)
     torch.mul(dv, down[:, None], out=dy)
     torch.mul(dx, (-x / z)[:, None], out=dz).addcmul_(dy, (-y / z)[:, None])
-    jacobian[:, :3, :4].neg_()
+    jacobian[:, 3:, :4].neg_()
     dz[:, 3] += 1
     ax, ay, az = (moved - centre[..., None])[:, :, None].unbind(1)
     torch.mul(dz, ay, out=wx).addcmul_(dy, az, value=-1)
@@ -161,7 +161,7 @@ def pair_equations(
 ) -> tuple[Float[Tensor, "K 6 6"], Float[Tensor, "K 6"], Float[Tensor, " K"]]:
     """Gauss-Newton equations A xi = b of K relative poses x_target = R x_source + t, and costs.
 
-    xi = (translation, rotation vector) is a left perturbation about the target's centre:
+    xi = (rotation vector, translation) is a left perturbation about the target's centre:
     x_target -> Exp(rotation) (x_target - centre) + centre + translation, to first order what
     `perturbed` does. Both directions are compared. `sigma_normal` is the scale of differences of
     normals (chord, about radians), `sigma_depth` that of depths, in object radii. The cost is the
@@ -172,8 +172,8 @@ def pair_equations(
     scale = sigma_depth * views.radius
     forward = compare(views, source, target, R, t, centre, count)
     A, b, cost = _equations(forward, sigma_normal, scale, settings)
-    # A perturbation (v, w) of the target's points about c moves the source's about R^T (c - t)
-    # by (-R^T v, -R^T w).
+    # A perturbation (w, v) of the target's points about c moves the source's about R^T (c - t)
+    # by (-R^T w, -R^T v).
     back = R.transpose(1, 2)
     centre_back = (back @ (centre - t)[..., None])[..., 0]
     shift = -(back @ t[..., None])[..., 0]
@@ -192,9 +192,9 @@ def perturbed(
     xi: Float[Tensor, "K 6"],
     centre: Float[Tensor, "K 3"],
 ) -> tuple[Float[Tensor, "K 3 3"], Float[Tensor, "K 3"]]:
-    """x -> Exp(xi) (R x + t - centre) + centre, xi = (translation, rotation vector); R is kept
+    """x -> Exp(xi) (R x + t - centre) + centre, xi = (rotation vector, translation); R is kept
     orthonormal by a Newton-Schulz step."""
-    step = pypose.se3(xi).Exp().matrix()
+    step = pypose.se3(xi.roll(3, dims=1)).Exp().matrix()  # PyPose: (translation, rotation)
     turned = step[:, :3, :3] @ R
     turned = 1.5 * turned - 0.5 * turned @ turned.transpose(1, 2) @ turned
     moved = (step[:, :3, :3] @ (t - centre)[..., None])[..., 0]
@@ -233,8 +233,9 @@ def align(
         diagonal = A.diagonal(dim1=1, dim2=2)
         floor = 1e-4 * diagonal.mean(1, keepdim=True) + 1e-6
         xi = torch.linalg.solve(A + torch.diag_embed(settings.damping * diagonal + floor), b)
-        shift = _limited(xi[:, :3], settings.max_translation * views.radius)
-        xi = torch.cat([shift, _limited(xi[:, 3:], settings.max_rotation)], 1)
+        turn = _limited(xi[:, :3], settings.max_rotation)
+        shift = _limited(xi[:, 3:], settings.max_translation * views.radius)
+        xi = torch.cat([turn, shift], 1)
         R, t = perturbed(R, t, xi, views.centres[target])
     return R, t
 

@@ -64,7 +64,7 @@ class Tangency:
     residuals: Float[np.ndarray, "K 2"]
     """Lengths at the object, in object radii; zero where not valid."""
     jacobian: Float[np.ndarray, "K 2 6"]
-    """With respect to a left perturbation (translation, rotation vector) about the target's centre,
+    """With respect to a left perturbation (rotation vector, translation) about the target's centre,
     as of `pair_equations`."""
     valid: Bool[np.ndarray, " K"]
     """False where the views are opposite or in the same place: they have no such planes."""
@@ -110,5 +110,5 @@ def tangency(
     arm = (t - centres[target])[:, None]
     shift = normal / length[:, None, None]
     turn = np.cross(arm, shift) + np.cross(first, np.cross(second, b))
-    jacobian = scale[..., None] * np.concatenate([shift, turn], -1)
+    jacobian = scale[..., None] * np.concatenate([turn, shift], -1)
     return Tangency(residuals, jacobian, valid)

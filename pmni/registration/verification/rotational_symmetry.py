@@ -50,10 +50,10 @@ def rotational_symmetry_score(
 
 
 def weakest_screw(A: Float[Tensor, "K 6 6"]) -> Float[Tensor, "K 6"]:
-    """The screw motion (translation, rotation) per radian that costs least, with free
+    """The screw motion (rotation, translation) per radian that costs least, with free
     translation."""
     least = torch.eye(3, dtype=A.dtype, device=A.device) * 1e-9
-    follow = torch.linalg.solve(A[:, :3, :3] + least, A[:, :3, 3:])  # minus it: translation
-    rotation = A[:, 3:, 3:] - A[:, 3:, :3] @ follow
+    follow = torch.linalg.solve(A[:, 3:, 3:] + least, A[:, 3:, :3])  # minus it: translation
+    rotation = A[:, :3, :3] - A[:, :3, 3:] @ follow
     axis = torch.linalg.eigh(rotation).eigenvectors[:, :, 0]
-    return torch.cat([-(follow @ axis[..., None])[..., 0], axis], dim=-1)
+    return torch.cat([axis, -(follow @ axis[..., None])[..., 0]], dim=-1)
