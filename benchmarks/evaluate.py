@@ -33,11 +33,11 @@ def run(bench: Bench) -> Iterator[Record]:
     sizes, cpu = bench.sizes, torch.device("cpu")
     capture = capture_of(sizes.views, sizes.height, sizes.width, sizes.faces)
     assert capture.reference_c2w is not None
-    assert capture.ground_truth_vertices is not None
-    assert capture.ground_truth_faces is not None
+    truth = capture.ground_truth_mesh
+    assert truth is not None
     rng = np.random.default_rng(0)
-    off = 0.05 * rng.standard_normal(capture.ground_truth_vertices.shape)
-    mesh = Mesh(capture.ground_truth_vertices + off, capture.ground_truth_faces)
+    off = 0.05 * rng.standard_normal(truth.vertices.shape)
+    mesh = Mesh(truth.vertices + off, truth.faces)
     poses = Poses(capture.views, add_noise(capture.reference_c2w, 0.1, 1e-4, rng))
     known = {
         "views": sizes.views,

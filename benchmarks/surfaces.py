@@ -70,7 +70,7 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
         ground_truth_normals.append(view.normals.astype(np.float32))
         masks.append(measured.mask)
         distances.append(view.ray_distance.astype(np.float32))
-    world = around_mesh(solid.mesh.vertices, solid.mesh.faces)
+    world = around_mesh(solid.mesh)
     return Capture(
         name=SCENE,
         views=tuple(f"{view:02d}" for view in range(views)),
@@ -81,8 +81,7 @@ def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
         scale=world.scale,
         offset=world.offset,
         ground_truth_normals=np.stack(ground_truth_normals),
-        ground_truth_vertices=solid.mesh.vertices,
-        ground_truth_faces=solid.mesh.faces,
+        ground_truth_mesh=solid.mesh,
         ray_distances=np.stack(distances),
     )
 

@@ -203,15 +203,13 @@ class Judge:
 
     def __init__(self, capture: Capture) -> None:
         assert capture.reference_c2w is not None
-        assert capture.ground_truth_vertices is not None
-        assert capture.ground_truth_faces is not None
+        assert capture.ground_truth_mesh is not None
         self.to_dataset = Similarity(capture.scale, np.eye(3), capture.offset)
         c2w = self.to_dataset.move_cameras(capture.reference_c2w)
         rays = mask_rays(capture.masks, capture.intrinsics, c2w)
         some = slice(None, None, -(-len(rays.view) // CHAMFER_POINTS))
         self.rays = Rays(rays.view[some], rays.centres, rays.directions[some])
-        truth = Mesh(capture.ground_truth_vertices, capture.ground_truth_faces)
-        self.truth = point_tree(cast_rays(truth, self.rays).points)
+        self.truth = point_tree(cast_rays(capture.ground_truth_mesh, self.rays).points)
 
     def chamfer_mm(self, trainer: Trainer, cells: int) -> float:
         """Of the surface as it is now, meshed with so many cells."""

@@ -15,7 +15,6 @@ from pmni.errors import InputError
 from pmni.exporting.camera_figure import write_figure
 from pmni.exporting.export import write_exports
 from pmni.exporting.scene import ExportScene, cameras_of, no_points, sample_surface
-from pmni.geometry.mesh import Mesh
 from pmni.io.atomic import atomic_folder
 from pmni.io.poses import read_poses
 from pmni.runtime.layout import CaptureFolder, ExportFolder
@@ -63,7 +62,7 @@ def run(args: Namespace) -> None:
         inputs["initial_poses"] = args.initial_poses
     mesh, points = None, no_points()
     if chosen.mesh:
-        mesh = Mesh(*read_mesh(chosen.mesh))
+        mesh = read_mesh(chosen.mesh)
         points = sample_surface(mesh.vertices, mesh.faces, settings.points, settings.seed)
         inputs["mesh"] = chosen.mesh
     with (

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pmni.config.extensions import READERS
 from pmni.data.layouts import detect_layout, only_normal_set
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 from pmni.geometry.poses import check_rigid
 from pmni.io.atomic import atomic_file, write_text
 from pmni.io.poses import FRAME
@@ -44,10 +45,8 @@ class Capture:
     """Origin of the normalised world, dataset units."""
     ground_truth_normals: Float[np.ndarray, "V H W 3"] | None = None
     """Camera frame; zero where the dataset has none."""
-    ground_truth_vertices: Float[np.ndarray, "N 3"] | None = None
-    """Vertices of the ground-truth mesh, dataset units."""
-    ground_truth_faces: Int[np.ndarray, "F 3"] | None = None
-    """Triangles of the ground-truth mesh, as indices of vertices."""
+    ground_truth_mesh: Mesh | None = None
+    """Dataset units."""
     ray_distances: Float[np.ndarray, "V H W"] | None = None
     """Ray distances that came with the dataset (unknown scale a view), NaN outside the mask."""
     sizes: Int[np.ndarray, "V 2"] | None = None
@@ -121,14 +120,7 @@ class Capture:
 # Per-pixel arrays are stored for the pixels inside the masks only.
 _PIXEL_KEYS = ("normals", "ground_truth_normals", "ray_distances")
 _GROUND_TRUTH_KEYS = ("ground_truth_normals", "ground_truth_vertices", "ground_truth_faces")
-_PLAIN_KEYS = (
-    "intrinsics",
-    "reference_c2w",
-    "offset",
-    "ground_truth_vertices",
-    "ground_truth_faces",
-    "sizes",
-)
+_PLAIN_KEYS = ("intrinsics", "reference_c2w", "offset", "sizes")
 
 
 def save_capture(folder: Path, capture: Capture) -> None:
@@ -146,6 +138,8 @@ def save_capture(folder: Path, capture: Capture) -> None:
     for key in _PLAIN_KEYS:
         if (value := getattr(capture, key)) is not None:
             arrays[key] = value
+    if (mesh := capture.ground_truth_mesh) is not None:
+        arrays |= {"ground_truth_vertices": mesh.vertices, "ground_truth_faces": mesh.faces}
     with atomic_file(folder / "capture.npz") as temporary:
         np.savez(temporary, **arrays)
     cameras: dict[str, Any] = {"frame": FRAME, "scale": capture.scale}
@@ -185,6 +179,9 @@ def load_capture(folder: Path, with_ground_truth: bool = True) -> Capture:
             image[masks] = arrays[key]
             values[key] = image
     values.update({key: arrays[key] for key in _PLAIN_KEYS if key in arrays})
+    if "ground_truth_vertices" in arrays:
+        mesh = Mesh(arrays["ground_truth_vertices"], arrays["ground_truth_faces"])
+        values["ground_truth_mesh"] = mesh
     return Capture(
         name=str(arrays["name"]),
         views=tuple(str(view) for view in arrays["views"]),

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.ndimage import binary_erosion
 
 from pmni.errors import InputError
 from pmni.geometry.cameras import pixel_grid, project, ray_directions
+from pmni.geometry.mesh import Mesh
 from pmni.geometry.rays import nearest_point
 
 MIN_SPREAD = 1e-4
@@ -32,11 +33,9 @@ class Normalisation:
         return moved
 
 
-def around_mesh(
-    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "F 3"], margin: float = 1.1
-) -> Normalisation:
+def around_mesh(mesh: Mesh, margin: float = 1.1) -> Normalisation:
     """The sphere about the middle of the mesh's bounding box, `margin` times as large as it is."""
-    used = vertices[np.unique(faces)]
+    used = mesh.vertices[np.unique(mesh.faces)]
     offset = (used.min(0) + used.max(0)) / 2
     return Normalisation(margin * float(np.linalg.norm(used - offset, axis=1).max()), offset)
 

@@ -320,7 +320,7 @@ def check_ground_truth(
                     f"{file}: the normals are {angle.mean():.0f} degrees off the ground truth on "
                     f"average: they are not of the same view, or in other axes"
                 )
-    if capture.reference_c2w is None or capture.ground_truth_vertices is None:
+    if capture.reference_c2w is None or capture.ground_truth_mesh is None:
         return
     fit = _mesh_fit(capture)
     for index, file in enumerate(where):
@@ -341,9 +341,9 @@ def check_ground_truth(
 def _mesh_fit(capture: Capture) -> Float[np.ndarray, "V V"]:
     """Fraction of the mesh's vertices that camera i projects into (or beside) mask j."""
     assert capture.reference_c2w is not None
-    assert capture.ground_truth_vertices is not None
-    points = capture.ground_truth_vertices[:: max(1, len(capture.ground_truth_vertices) // 10000)]
-    points = capture.to_normalised(points)
+    assert capture.ground_truth_mesh is not None
+    vertices = capture.ground_truth_mesh.vertices
+    points = capture.to_normalised(vertices[:: max(1, len(vertices) // 10000)])
     masks = np.stack([binary_dilation(mask, iterations=2) for mask in capture.masks])
     _, height, width = masks.shape
     fit = np.zeros((len(masks), len(masks)))

@@ -6,7 +6,7 @@ pose-free reconstruction lives in a similarity frame of its own and is moved ont
 first. `docs/evaluation.md` describes all of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def evaluate(
         raise InputError(f"exclude_views: unknown view '{unknown[0]}'; known: {capture.views}")
     if len(mesh.faces) == 0 or not np.isfinite(mesh.vertices).all():
         raise InputError("the mesh has no faces, or vertices that are not finite")
-    if capture.ground_truth_vertices is None or capture.reference_c2w is None:
+    if capture.ground_truth_mesh is None or capture.reference_c2w is None:
         return _without_ground_truth(capture, mesh, poses, initial, settings)
     return _with_ground_truth(capture, mesh, poses, initial, settings)
 
@@ -196,9 +196,9 @@ def _metrics(
 
 def _ground_truth(capture: Capture, rays: Rays) -> GroundTruth:
     """The capture's ground-truth surface, as the rays hit it. Raises InputError if none does."""
-    assert capture.ground_truth_vertices is not None
-    assert capture.ground_truth_faces is not None
-    mesh = Mesh(capture.ground_truth_vertices.astype(np.float64), capture.ground_truth_faces)
+    assert capture.ground_truth_mesh is not None
+    mesh = capture.ground_truth_mesh
+    mesh = replace(mesh, vertices=mesh.vertices.astype(np.float64))
     hits = cast_rays(mesh, rays)
     require_hits(hits.mask, "the ground-truth mesh")
     return GroundTruth(mesh, hits, point_tree(hits.points))

@@ -248,13 +248,14 @@ def _facts(run: Run, capture: Capture | None) -> list[str]:
         return facts
     height, width = capture.masks.shape[1:]
     facts += [f"{len(capture.views)} views", f"{width} × {height} px"]
-    if capture.ground_truth_vertices is not None:
-        extent = capture.ground_truth_vertices.max(0) - capture.ground_truth_vertices.min(0)
+    if capture.ground_truth_mesh is not None:
+        vertices = capture.ground_truth_mesh.vertices
+        extent = vertices.max(0) - vertices.min(0)
         facts.append(" × ".join(f"{side:.0f}" for side in extent) + " mm")
     truth = [
         word
         for word, there in (
-            ("surface", capture.ground_truth_vertices is not None),
+            ("surface", capture.ground_truth_mesh is not None),
             ("normals", capture.ground_truth_normals is not None),
             ("poses", capture.reference_c2w is not None),
         )

@@ -167,9 +167,7 @@ def read_surface_distances(path: Path) -> Float[np.ndarray, " N"] | None:
 def build_scene(capture: Capture, shown: Shown, settings: ReportSettings, name: str) -> Scene:
     """The scene of one object. Raises Unavailable if there is no surface at all."""
     parts = collect_parts(capture, shown)
-    truth = None
-    if capture.ground_truth_vertices is not None and capture.ground_truth_faces is not None:
-        truth = Mesh(capture.ground_truth_vertices, capture.ground_truth_faces)
+    truth = capture.ground_truth_mesh
     about = truth or (parts.surfaces[-1].mesh if parts.surfaces else None)
     if about is None:
         raise parts.problems[0] if parts.problems else Unavailable(Path(name), "no surface")

@@ -247,7 +247,7 @@ def test_files_are_named_by_date_and_hardware():
 def test_a_capture_is_made_with_its_truth():
     capture = capture_of(6, 40, 48, 4000)
     assert capture.masks.any((1, 2)).all()
-    assert capture.ground_truth_vertices is not None
+    assert capture.ground_truth_mesh is not None
     fewer = with_views(capture, 3)
     assert fewer.views == ("00", "02", "04")
     assert fewer.normals.shape == (3, 40, 48, 3)

@@ -8,6 +8,7 @@ from fixtures.capture_files import (
 
 from pmni.data.normalisation import around_mesh, around_views
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 
 
 def test_normalisation_around_a_mesh() -> None:
@@ -16,7 +17,7 @@ def test_normalisation_around_a_mesh() -> None:
     centre = np.array([1.0, 2, 3])
     vertices = np.vstack([corners + centre, [[1000, 0, 0]]])
     faces = np.array([[0, 1, 2], [3, 4, 5], [5, 6, 7]])
-    sphere = around_mesh(vertices, faces)
+    sphere = around_mesh(Mesh(vertices, faces))
     assert np.allclose(sphere.offset, centre)
     assert sphere.scale == pytest.approx(1.1 * 13)
 

@@ -52,8 +52,8 @@ def test_supernormal_with_cameras(tmp_path: Path, normals: Any) -> None:
     assert capture.scale == SCALE
     assert np.array_equal(capture.offset, OFFSET)
     assert np.abs(capture.ground_truth_normals - scene.normals).max() < 1e-6
-    assert np.abs(capture.ground_truth_vertices - scene.mesh.vertices).max() < 1e-5
-    assert np.array_equal(capture.ground_truth_faces, scene.mesh.faces)
+    assert np.abs(capture.ground_truth_mesh.vertices - scene.mesh.vertices).max() < 1e-5
+    assert np.array_equal(capture.ground_truth_mesh.faces, scene.mesh.faces)
     assert np.array_equal(np.isnan(capture.ray_distances), ~scene.masks)
     assert np.nanmax(np.abs(capture.ray_distances - scene.distances / SCALE)) < 1e-5
     # every file that was read, and no other normal set
@@ -105,7 +105,7 @@ def test_world_space_truth_and_other_spellings(tmp_path: Path) -> None:
     (folder / "mask").rename(folder / "masks")
     capture, _ = read_capture("supernormal", folder, "ball", "normal_camera_space_x")
     assert np.abs(capture.ground_truth_normals - scene.normals).max() < 1e-6
-    assert len(capture.ground_truth_faces) == len(scene.mesh.faces)
+    assert len(capture.ground_truth_mesh.faces) == len(scene.mesh.faces)
 
 
 def test_views_are_matched_by_number_and_ordered(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_diligent_mv(tmp_path: Path, with_mesh: Any) -> None:
     # the object is inside the unit sphere and fills it
     radius = np.linalg.norm(capture.to_normalised(np.array(scene.mesh.vertices)), axis=1).max()
     assert 0.7 < radius < 0.95
-    assert (capture.ground_truth_vertices is not None) == with_mesh
+    assert (capture.ground_truth_mesh is not None) == with_mesh
     assert "Calib_Results.mat" in files
     assert "view_03/Normal_gt.mat" in files
 
@@ -217,7 +217,7 @@ def test_own_object_without_poses(tmp_path: Path, suffix: str) -> None:
     assert capture.views == tuple(f"shot{i}" for i in range(5))
     assert_same_normals(capture, scene, 5e-5 if suffix == ".png" else 1e-6)
     assert capture.reference_c2w is None
-    assert capture.ground_truth_vertices is None
+    assert capture.ground_truth_mesh is None
     assert capture.scale == 1
 
 

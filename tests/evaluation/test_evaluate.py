@@ -207,8 +207,7 @@ def test_without_ground_truth_the_normals_are_compared(gauge: bool) -> None:
         CAPTURE,
         normals=noisy,
         ground_truth_normals=None,
-        ground_truth_vertices=None,
-        ground_truth_faces=None,
+        ground_truth_mesh=None,
         reference_c2w=None,
     )
     similarity = Similarity.identity()
@@ -235,7 +234,7 @@ def test_without_ground_truth_the_normals_are_compared(gauge: bool) -> None:
 
 
 def test_without_a_true_mesh_poses_are_still_compared() -> None:
-    capture = dataclasses.replace(CAPTURE, ground_truth_vertices=None, ground_truth_faces=None)
+    capture = dataclasses.replace(CAPTURE, ground_truth_mesh=None)
     gauge = Similarity(0.4, np.eye(3), np.array([100.0, 30, -10]))
     start = rotate_cameras(reference_poses(CAPTURE), np.full(7, 2.0))
     poses = Poses(CAPTURE.views, in_normalised(gauge).move_cameras(start.c2w))
@@ -282,6 +281,6 @@ def test_errors(name: str) -> None:
 def test_alignment_by_cameras_needs_poses() -> None:
     with pytest.raises(InputError, match="needs the estimated poses"):
         evaluate(CAPTURE, GROUND_TRUTH, None, None, CAMERAS)
-    capture = dataclasses.replace(CAPTURE, ground_truth_vertices=None, ground_truth_faces=None)
+    capture = dataclasses.replace(CAPTURE, ground_truth_mesh=None)
     with pytest.raises(InputError, match=r"lump: has no ground-truth mesh.*give --poses"):
         evaluate(capture, GROUND_TRUTH, None, None, NONE)

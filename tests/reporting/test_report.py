@@ -397,12 +397,7 @@ def test_an_unforeseen_fault_of_one_object_is_reported_and_logged(
 
 def test_objects_without_any_truth_have_no_errors_but_all_the_rest(tree: Tree) -> None:
     capture = ellipsoid_capture("pebble")
-    for key in (
-        "reference_c2w",
-        "ground_truth_normals",
-        "ground_truth_vertices",
-        "ground_truth_faces",
-    ):
+    for key in ("reference_c2w", "ground_truth_normals", "ground_truth_mesh"):
         object.__setattr__(capture, key, None)
     save_capture(tree.results / "captures/pebble" / NORMALS, capture)
     folder = tree.results / RUN

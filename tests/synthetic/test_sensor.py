@@ -88,14 +88,14 @@ class TestHiddenPoses:
         scale = np.array(truth(worst)["poses_c2w"])
         scale[:, :3, 3] /= 100
         np.testing.assert_allclose(capture.reference_c2w, scale, atol=1e-9)
-        assert capture.ground_truth_vertices is not None
+        assert capture.ground_truth_mesh is not None
         assert "gt/cameras_sphere.npz" in files
         blind = tmp_path / "blind"
         shutil.copytree(worst, blind)
         shutil.rmtree(blind / "gt")
         without, _ = read_capture("supernormal", blind, "blob", NOISY)
         assert without.reference_c2w is None
-        assert without.ground_truth_vertices is None
+        assert without.ground_truth_mesh is None
         for name in ("normals", "masks", "intrinsics"):
             np.testing.assert_array_equal(getattr(capture, name), getattr(without, name))
 
@@ -117,7 +117,7 @@ class TestHiddenPoses:
         (folder / "gt/poses.json").write_text(json.dumps({"camera_to_world": poses}))
         capture, files = read_capture("custom", folder, "vase", "normals")
         assert capture.reference_c2w is not None
-        assert capture.ground_truth_vertices is not None
+        assert capture.ground_truth_mesh is not None
         assert {"gt/poses.json", "gt/mesh_Gt.ply"} <= set(files)
 
 

@@ -50,7 +50,6 @@ def read(folder: Path, normals: str) -> RawCapture:
         c2w = _reference_poses(poses_file, files)
         camera_files += (poses_file,)
     mesh_file = find_ground_truth(folder, "mesh_Gt.ply")
-    mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
         normals=read_maps(files.values(), views, lambda path: flip_yz(read_normal_map(path))),
@@ -60,8 +59,7 @@ def read(folder: Path, normals: str) -> RawCapture:
         camera_files=camera_files,
         dataset_c2w=c2w,
         mesh_file=mesh_file,
-        ground_truth_vertices=mesh[0],
-        ground_truth_faces=mesh[1],
+        ground_truth_mesh=read_mesh(mesh_file) if mesh_file else None,
     )
 
 

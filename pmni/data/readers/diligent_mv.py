@@ -72,7 +72,6 @@ def read(folder: Path, normals: str) -> RawCapture:
         masks = tuple(filled)
 
     mesh_file = find_file(folder, "mesh_Gt.ply")
-    mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
         normals=normal_maps,
@@ -83,8 +82,7 @@ def read(folder: Path, normals: str) -> RawCapture:
         dataset_c2w=np.stack([poses[key] for key in folders]),
         ground_truth_normals=ground_truth_maps,
         mesh_file=mesh_file,
-        ground_truth_vertices=mesh[0],
-        ground_truth_faces=mesh[1],
+        ground_truth_mesh=read_mesh(mesh_file) if mesh_file else None,
     )
 
 

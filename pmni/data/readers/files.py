@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 
 Key = int | str
 """Identifier of a view: the number in its file name, or the name itself."""
@@ -109,8 +110,8 @@ def read_intrinsics(path: Path) -> Float[np.ndarray, "3 3"]:
     return K
 
 
-def read_mesh(path: Path) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "F 3"]]:
-    """Vertices and triangles of a mesh file, as they are."""
+def read_mesh(path: Path) -> Mesh:
+    """Vertices (float64) and triangles of a mesh file, as they are. Raises InputError."""
     import trimesh
 
     try:
@@ -120,4 +121,4 @@ def read_mesh(path: Path) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, "F 
         raise InputError(f"{path}: not a mesh, or truncated or damaged") from None
     if not len(faces) or not np.isfinite(vertices).all():
         raise InputError(f"{path}: the mesh has no triangles, or vertices that are not finite")
-    return vertices, faces
+    return Mesh(vertices, faces)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from pmni.config.capture import NormalisationSettings, PrepareSettings
 from pmni.data import validation
 from pmni.data.capture import Capture
 from pmni.data.normalisation import Normalisation, around_mesh, around_views
 from pmni.errors import InputError
+from pmni.geometry.mesh import Mesh
 
 log = logging.getLogger("pmni.data")
 
@@ -58,8 +59,8 @@ class RawCapture:
     ground_truth_normals: Maps | None = None
     ray_distances: Maps | None = None
     mesh_file: Path | None = None
-    ground_truth_vertices: Float[np.ndarray, "N 3"] | None = None
-    ground_truth_faces: Int[np.ndarray, "F 3"] | None = None
+    ground_truth_mesh: Mesh | None = None
+    """Dataset units."""
 
     def all_files(self) -> Iterator[Path]:
         """Every file that was read."""
@@ -121,8 +122,7 @@ def assemble(raw: RawCapture, name: str, settings: PrepareSettings) -> Capture:
         scale=normalisation.scale,
         offset=normalisation.offset,
         ground_truth_normals=_ground_truth_normals(raw, masks),
-        ground_truth_vertices=raw.ground_truth_vertices,
-        ground_truth_faces=raw.ground_truth_faces,
+        ground_truth_mesh=raw.ground_truth_mesh,
         ray_distances=_ray_distances(raw, masks, settings.depth_init_scale),
         sizes=np.array(shapes) if len(set(shapes)) > 1 else None,
     )
@@ -151,8 +151,8 @@ def _normalisation(
         return raw.normalisation
     if raw.dataset_c2w is None:
         return Normalisation(1.0, np.zeros(3))
-    if raw.ground_truth_vertices is not None and raw.ground_truth_faces is not None:
-        return around_mesh(raw.ground_truth_vertices, raw.ground_truth_faces, settings.mesh_margin)
+    if raw.ground_truth_mesh is not None:
+        return around_mesh(raw.ground_truth_mesh, settings.mesh_margin)
     source = str(raw.camera_files[-1])
     return around_views(
         raw.dataset_c2w, raw.intrinsics, masks, raw.views, source, settings.views_margin

@@ -50,7 +50,6 @@ def read(folder: Path, normals: str) -> RawCapture:
     cameras = _read_all_cameras(folder, files, views)
     usable_c2w = cameras.c2w if cameras.usable else None
     mesh_file = find_ground_truth(folder, "mesh_Gt.ply")
-    mesh = read_mesh(mesh_file) if mesh_file else (None, None)
     return RawCapture(
         views=views,
         normals=_read_normals(files, normals, usable_c2w),
@@ -63,8 +62,7 @@ def read(folder: Path, normals: str) -> RawCapture:
         ground_truth_normals=_ground_truth_normals(folder, files, cameras.c2w),
         ray_distances=_ray_distances(folder, files),
         mesh_file=mesh_file,
-        ground_truth_vertices=mesh[0],
-        ground_truth_faces=mesh[1],
+        ground_truth_mesh=read_mesh(mesh_file) if mesh_file else None,
     )
 
 
