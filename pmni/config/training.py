@@ -357,7 +357,8 @@ class TrainSettings(Settings):
     """Optimiser steps."""
 
     checkpoints: tuple[int, ...] = ()
-    """Steps whose surface and poses are kept for `mesh` and `render`, besides the last."""
+    """Steps, from 1 on, whose surface and poses are kept for `mesh` and `render`, besides the
+    last."""
 
     patches: int = Field(2048, ge=1)
     """Patches of a step, over all views."""
@@ -435,6 +436,16 @@ class TrainSettings(Settings):
     def _from_yaml_boolean(cls, value: object) -> object:
         """YAML reads on and off as truth values."""
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _after_the_start(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        """Files of iteration 0 are those of the refined surface."""
+        if any(step < 1 for step in steps):
+            raise ValueError(
+                f"step {min(steps)}: must be 1 or more, as 0 is what training starts from"
+            )
+        return steps
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
