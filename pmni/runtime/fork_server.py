@@ -4,7 +4,8 @@ To import what a stage needs takes seconds, often longer than what the stage doe
 therefore starts `pmni fork-server FOLDER` and names the folder to its jobs in the environment
 variable PMNI_FORK_SERVER. In the folder is a socket for each environment of Python that has a
 server. There the command `pmni` hands over its command line, environment, folder and output, and
-ends as the forked process ends. Without a socket for its environment a stage starts by itself.
+ends as the forked process ends. Without a socket for its environment a stage starts by itself, and
+says so.
 """
 
 import atexit
@@ -77,17 +78,21 @@ def socket_in(folder: Path) -> Path:
 
 
 def forward(command: Sequence[str]) -> int | None:
-    """The exit code of a stage that the fork server has run; None if there is no server.
+    """The exit code of a stage that the fork server has run; None if it is to start by itself.
 
-    Signals that ask this process to end are passed on to that of the stage.
+    Where a server is named but cannot be used, a line on standard error says why. Signals that ask
+    this process to end are passed on to that of the stage.
     """
     folder = os.environ.get(VARIABLE)
     if not folder:
         return None
-    server = socket.socket(socket.AF_UNIX)
+    server, path = socket.socket(socket.AF_UNIX), socket_in(Path(folder))
     try:
-        server.connect(str(socket_in(Path(folder))))
-    except OSError:  # another machine or another environment
+        server.connect(str(path))
+    except OSError as error:
+        server.close()
+        reason = _why_not(path, error)
+        print(f"pmni: starts without the fork server: {reason}", file=sys.stderr)
         return None
     request = {"command": command, "folder": os.getcwd(), "environment": dict(os.environ)}
     text = json.dumps(request).encode()
@@ -108,6 +113,15 @@ def forward(command: Sequence[str]) -> int | None:
     if number:
         print(f"pmni: ended by {signal.Signals(number).name}", file=sys.stderr)
     return int(code)
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    """Why there is no connection to the fork server's socket."""
+    if not path.parent.is_dir():
+        return f"{path.parent} is not on this machine, or the server has ended"
+    if not path.exists():
+        return f"it has none for the Python in {sys.prefix}"
+    return f"{path}: {error.strerror or error}"
 
 
 def serve(folder: Path, run: Callable[[list[str]], int]) -> int:

@@ -156,7 +156,7 @@ def test_a_client_that_goes_before_it_has_asked_does_no_harm(server: Path) -> No
     assert client.returncode == 0
 
 
-@pytest.mark.parametrize("value", [None, "", "/nowhere"])
+@pytest.mark.parametrize("value", [None, ""])
 def test_without_a_server_a_stage_starts_by_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str | None
 ) -> None:
@@ -167,12 +167,35 @@ def test_without_a_server_a_stage_starts_by_itself(
     assert not capsys.readouterr().err
 
 
+def test_a_stage_says_why_it_starts_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is of another machine; or its server has been killed, and its socket is left."""
+    monkeypatch.setenv(fork_server.VARIABLE, "/nowhere")
+    assert fork_server.forward(["mesh"]) is None
+    assert capsys.readouterr().err == (
+        "pmni: starts without the fork server: "
+        "/nowhere is not on this machine, or the server has ended\n"
+    )
+    path = fork_server.socket_in(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    monkeypatch.setenv(fork_server.VARIABLE, str(tmp_path))
+    assert fork_server.forward(["mesh"]) is None
+    assert capsys.readouterr().err == (
+        f"pmni: starts without the fork server: {path}: Connection refused\n"
+    )
+
+
 def test_a_server_of_another_environment_is_not_asked(
-    server: Path, monkeypatch: pytest.MonkeyPatch
+    server: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(fork_server.VARIABLE, str(server))
     monkeypatch.setattr(sys, "prefix", "/another/environment")
     assert fork_server.forward(["mesh"]) is None
+    assert capsys.readouterr().err == (
+        "pmni: starts without the fork server: it has none for the Python in /another/environment\n"
+    )
 
 
 def test_a_server_ends_when_nobody_is_left(tmp_path: Path) -> None:
