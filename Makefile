@@ -30,7 +30,7 @@ demo: .venv/installed
 	@echo "The report: $(CURDIR)/results/report/index.html"
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(RUN) ruff check

@@ -3,6 +3,7 @@ Triton reads as source. Where there is no GPU, kernels run in Triton's interpret
 
 import os
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,27 @@ if not torch.cuda.is_available():
 
 rooms = [module.name for module in pkgutil.iter_modules(pmni.__path__) if module.name != "kernels"]
 install_import_hook([f"pmni.{name}" for name in rooms], "beartype.beartype")
+
+SLOW_FILES = (
+    "workflow/test_workflow_real.py",
+    "workflow/test_workflow.py",
+    "registration/test_from_scratch.py",
+    "training/test_trainer.py",
+    "refinement/test_refine.py",
+    "benchmarks/test_benchmarks.py",
+    "runtime/test_reproducible.py",
+    "data/test_image_borders.py",
+    "cli/test_train.py",
+    "docs/test_notebook.py",
+    "reporting/test_report_browser.py",
+)
+"""The slowest test files, the slowest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files start first: else one of them would run alone at the end, on a single core."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
