@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 
 # ------------------------------------------------------------------------------------- the whole
 @pytest.fixture(scope="module")
-def output(tmp_path_factory) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a quick run of all parts."""
     folder = tmp_path_factory.mktemp("benchmarks")
     command = [sys.executable, "-m", "benchmarks", "--quick", "--device", "cpu"]
@@ -47,12 +48,13 @@ def refuse(name: str) -> None:
     raise AssertionError(f"{name} in JSON")
 
 
-def read(folder: Path) -> dict:
+def read(folder: Path) -> dict[str, Any]:
+    """The numbers of a run, all of them finite."""
     (path,) = folder.glob("*.json")
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_a_quick_run_measures_every_part(output):
+def test_a_quick_run_measures_every_part(output: Path) -> None:
     run = read(output)
     assert {record["part"] for record in run["records"]} == set(PARTS)
     for record in run["records"]:
@@ -63,13 +65,13 @@ def test_a_quick_run_measures_every_part(output):
     assert all(0 < ratio["ratio"] < math.inf for ratio in run["ratios"])
 
 
-def test_every_record_has_a_name_of_its_own(output):
+def test_every_record_has_a_name_of_its_own(output: Path) -> None:
     records = read(output)["records"]
     keys = {tuple(record[key] for key in ("part", "name", "variant", "unit")) for record in records}
     assert len(keys) == len(records)
 
 
-def test_a_run_says_what_made_it(output):
+def test_a_run_says_what_made_it(output: Path) -> None:
     run = read(output)
     assert run["quick"]
     assert run["device"] == "cpu"
@@ -79,7 +81,7 @@ def test_a_run_says_what_made_it(output):
     assert {"date", "commit", "threads"} <= set(run)
 
 
-def test_phases_add_up_to_the_whole(output):
+def test_phases_add_up_to_the_whole(output: Path) -> None:
     records = [r for r in read(output)["records"] if r["unit"] == "s"]
     for part, name in (("refine", "usual capture by phase"), ("train", "step by phase")):
         values = {
@@ -91,14 +93,14 @@ def test_phases_add_up_to_the_whole(output):
     assert {"rays", "march", "field", "composite", "backward", "optimiser"} <= set(values)
 
 
-def test_meshers_agree(output):
+def test_meshers_agree(output: Path) -> None:
     found = [r["difference"] for r in read(output)["records"] if r["part"] == "mesh"]
     compared = [value for value in found if value is not None]
     assert compared
     assert max(compared) < 1e-3
 
 
-def test_table_and_picture_stand_beside_the_numbers(output):
+def test_table_and_picture_stand_beside_the_numbers(output: Path) -> None:
     (table,), (picture,) = output.glob("*.md"), output.glob("*.png")
     text = table.read_text()
     assert all(f"## {part}" in text for part in PARTS)
@@ -108,7 +110,7 @@ def test_table_and_picture_stand_beside_the_numbers(output):
     assert table.stem.endswith("-quick")
 
 
-def test_an_unknown_part_is_one_line(tmp_path, capsys):
+def test_an_unknown_part_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--parts", "mesh,tea", "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -118,8 +120,8 @@ def test_an_unknown_part_is_one_line(tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------------------- clocks
-def test_the_median_of_a_known_sleep():
-    calls = []
+def test_the_median_of_a_known_sleep() -> None:
+    calls: list[float] = []
 
     def call(seconds: float) -> None:
         calls.append(seconds)
@@ -136,8 +138,8 @@ def test_the_median_of_a_known_sleep():
     assert 0.02 <= found < 0.06
 
 
-def test_slow_calls_are_not_repeated():
-    calls = []
+def test_slow_calls_are_not_repeated() -> None:
+    calls: list[None] = []
 
     def call() -> None:
         calls.append(None)
@@ -159,7 +161,7 @@ class Worker:
         return value + 1
 
 
-def test_a_phase_within_another_counts_to_itself_alone():
+def test_a_phase_within_another_counts_to_itself_alone() -> None:
     watch, work = Stopwatch(CPU), Worker()
     before = Worker.inner
     with watch.watching((Worker, "inner", "inner")), watch.phase("outer"):
@@ -174,7 +176,7 @@ def test_a_phase_within_another_counts_to_itself_alone():
     assert watch.take() == {}
 
 
-def test_what_is_spent_may_be_taken_within_a_phase():
+def test_what_is_spent_may_be_taken_within_a_phase() -> None:
     watch = Stopwatch(CPU)
     with watch.phase("rest"):
         time.sleep(0.01)
@@ -182,12 +184,12 @@ def test_what_is_spent_may_be_taken_within_a_phase():
         assert watch.take()["rest"] < 0.01
 
 
-def test_what_is_watched_has_to_be_there():
+def test_what_is_watched_has_to_be_there() -> None:
     with pytest.raises(AttributeError), Stopwatch(CPU).watching((Worker, "other", "phase")):
         pass
 
 
-def test_peak_memory_sees_what_is_given_back():
+def test_peak_memory_sees_what_is_given_back() -> None:
     with PeakMemory(CPU) as before:
         pass
     # 64 MB that are new to the process, as malloc's might not be
@@ -199,7 +201,7 @@ def test_peak_memory_sees_what_is_given_back():
 
 
 # ----------------------------------------------------------------------------------- comparisons
-def test_ratios_are_to_what_was_measured_of_the_same():
+def test_ratios_are_to_what_was_measured_of_the_same() -> None:
     records = [
         Record("p", "a", "old", 4.0, "s"),
         Record("p", "a", "new", 1.0, "s", {}, ("old", "missing", "new")),
@@ -210,26 +212,26 @@ def test_ratios_are_to_what_was_measured_of_the_same():
     assert (found.variant, found.reference, found.unit, found.ratio) == ("new", "old", "s", 0.25)
 
 
-def test_the_floor_is_the_slower_of_bytes_and_operations():
+def test_the_floor_is_the_slower_of_bytes_and_operations() -> None:
     ceilings = Ceilings(2.0, 200, 1.0, 1000, 1e-6)  # 100 bytes, 1000 operations a second
     assert ceilings.floor(Work(300, 10)) == pytest.approx(3)
     assert ceilings.floor(Work(300, 5000)) == pytest.approx(5)
 
 
-def test_differences_are_relative_to_the_largest_and_of_numbers_only():
+def test_differences_are_relative_to_the_largest_and_of_numbers_only() -> None:
     expected = torch.tensor([1.0, -8.0, torch.nan, 2.0])
     found = torch.tensor([1.5, -8.0, 7.0, 2.25])
     assert kernels.difference(found, expected) == pytest.approx(0.5 / 8)
     assert kernels.difference(found, expected, part=0.66) == pytest.approx(0.25 / 8)
 
 
-def test_how_numbers_are_written():
+def test_how_numbers_are_written() -> None:
     for value, unit, text in ((0.00025, "s", "250 us"), (0.0312, "s", "31.2 ms"),
                               (2.346, "s", "2.35 s"), (1234.5, "MB", "1234 MB")):  # fmt: skip
         assert written(value, unit) == text
 
 
-def test_files_are_named_by_date_and_hardware():
+def test_files_are_named_by_date_and_hardware() -> None:
     run = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "threads": 1, "quick": False,
            "hardware": {"gpu": "NVIDIA H100 80GB HBM3", "processor": "Xeon(R)", "cores": 4},
            "versions": {"torch": "2.9"}, "device": "cuda", "parts": None}  # fmt: skip
@@ -244,7 +246,7 @@ def test_files_are_named_by_date_and_hardware():
 
 
 # -------------------------------------------------------------------------------------- captures
-def test_a_capture_is_made_with_its_truth():
+def test_a_capture_is_made_with_its_truth() -> None:
     capture = capture_of(6, 40, 48, 4000)
     assert capture.masks.any((1, 2)).all()
     assert capture.ground_truth_mesh is not None
@@ -255,7 +257,7 @@ def test_a_capture_is_made_with_its_truth():
 
 
 # --------------------------------------------------------------------------------------- kernels
-def test_kernels_are_compared_with_their_twins(monkeypatch):
+def test_kernels_are_compared_with_their_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; here both are the twin, so they agree exactly."""
     monkeypatch.setattr(kernels, "implementations", lambda device: ["torch", "triton"])
     found = list(kernels.run(Bench(CPU, QUICK)))
@@ -267,7 +269,7 @@ def test_kernels_are_compared_with_their_twins(monkeypatch):
     assert compared == {"torch", "floor"}
 
 
-def test_which_implementation_runs(monkeypatch):
+def test_which_implementation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
     for implementation, wanted in (("torch", "torch"), ("triton", "triton"), ("tiny", "triton")):
         with kernels.running(implementation):
