@@ -20,7 +20,7 @@ bear\tanimals\tsupernormal\tresources/animals/bear\tsdm
 """
 TRAIN = {"steps": 200, "checkpoints": [100]}
 EXPERIMENTS: dict[str, dict[str, Any]] = {
-    "full": {"registration": {"method": "free"}, "train": TRAIN, "summary": "All of it."},
+    "full": {"registration": {"method": "from_scratch"}, "train": TRAIN, "summary": "All of it."},
     "fast": {"base": "full", "train": None, "normals": "GT"},
     "network": {"base": "full", "registration": {"method": "reference"}, "refine": None},
 }
