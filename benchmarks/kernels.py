@@ -1,4 +1,4 @@
-"""Kernels against their PyTorch twins, tiny-cuda-nn, and what the machine can do at most."""
+"""Kernels against their reference implementations in PyTorch, tiny-cuda-nn, and the floor."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ from pmni.sdf.narrow_band import NarrowBandSDF, resample
 from pmni.sdf.network import NeuralSDF
 from pmni.sdf.sphere_tracing import box_interval, trace
 
-PART, TWIN, FLOOR, RECORDED = "kernels", "torch", "floor", "triton, recorded"
+PART, REFERENCE, FLOOR, CAPTURED = "kernels", "torch", "floor", "triton, graph-captured"
 DISTANCE = 15.0
 """Of the rays' origins from the object, about as far as DiLiGenT-MV's cameras."""
 SHELL_RAYS = 32
@@ -53,15 +53,15 @@ def run(bench: Bench) -> Iterator[Record]:
 
 
 def implementations(device: torch.device) -> list[str]:
-    """Those that there are on a device, the twin first."""
+    """Implementations available on a device, the reference implementation first."""
     on_gpu = device.type == "cuda"
-    return [TWIN] + ["triton"] * (on_gpu and importlib.util.find_spec("triton") is not None)
+    return [REFERENCE] + ["triton"] * (on_gpu and importlib.util.find_spec("triton") is not None)
 
 
 @contextmanager
 def running(implementation: str) -> Iterator[None]:
-    """Within the block, kernels or their twins run."""
-    wanted = TWIN if implementation == TWIN else "triton"
+    """Within the block, the kernels or their reference implementations run."""
+    wanted = REFERENCE if implementation == REFERENCE else "triton"
     with mock.patch.dict(os.environ, {kernels.BACKEND_VARIABLE: wanted}):
         yield
 
@@ -83,14 +83,14 @@ def _rays(bench: Bench, ceilings: Ceilings) -> Iterator[Record]:
     calls: dict[str, Callable[[], Tensor]] = {"sphere tracing": first_hit, "least value": least}
     for name, call in calls.items():
         yield Record(PART, name, FLOOR, floor, "s", parameters)
-        twin = None
+        reference = None
         for variant in implementations(device):
             with running(variant):
                 found = call()
                 seconds = median_seconds(call, device, sizes.repeats)
-            twin = found if twin is None else twin
-            off = None if variant == TWIN else difference(found, twin, GRAZING)
-            yield Record(PART, name, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
+            reference = found if reference is None else reference
+            off = None if variant == REFERENCE else difference(found, reference, GRAZING)
+            yield Record(PART, name, variant, seconds, "s", parameters, (REFERENCE, FLOOR), off)
 
 
 def camera_rays(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,24 +128,24 @@ def _network(
         floor = ceilings.floor(work)
         yield Record(PART, f"{name}: {what}", FLOOR, floor, "s", parameters)
     original = network(settings.model_copy(update={"backend": "torch"}), device)
-    twin: dict[str, list[Tensor]] = {}
+    reference: dict[str, list[Tensor]] = {}
     for variant in implementations(device) + ["tiny-cuda-nn"] * has_tiny_cuda_nn(device):
         backend = "tinycudann" if variant == "tiny-cuda-nn" else "auto"
         with running(variant):
             model = NeuralSDF(settings.model_copy(update={"backend": backend}), 0).to(device)
             same_parameters(model, original)
             found = results(model, x)
-            twin = twin or found
+            reference = reference or found
             for what, (call, prepare) in calls(model, x).items():
                 seconds = median_seconds(call, device, sizes.repeats, prepare)
-                pairs = zip(found[what], twin[what], strict=True)
-                off = None if variant == TWIN else max(difference(a, b) for a, b in pairs)
+                pairs = zip(found[what], reference[what], strict=True)
+                off = None if variant == REFERENCE else max(difference(a, b) for a, b in pairs)
                 full = f"{name}: {what}"
-                yield Record(PART, full, variant, seconds, "s", parameters, (TWIN, FLOOR), off)
+                yield Record(PART, full, variant, seconds, "s", parameters, (REFERENCE, FLOOR), off)
             if variant == "triton" and device.type == "cuda":
                 for what, replay in captured_calls(model, x).items():
                     full, seconds = f"{name}: {what}", median_seconds(replay, device, sizes.repeats)
-                    yield Record(PART, full, RECORDED, seconds, "s", parameters, (TWIN, FLOOR))
+                    yield Record(PART, full, CAPTURED, seconds, "s", parameters, (REFERENCE, FLOOR))
 
 
 def has_tiny_cuda_nn(device: torch.device) -> bool:

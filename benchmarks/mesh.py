@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.bench import Bench
-from benchmarks.kernels import DISTANCE, GRAZING, TWIN, difference, implementations, running
+from benchmarks.kernels import DISTANCE, GRAZING, REFERENCE, difference, implementations, running
 from benchmarks.records import Record
 from benchmarks.surfaces import Bumpy, network
 from benchmarks.timing import PeakMemory, median_seconds
@@ -30,7 +30,7 @@ from pmni.synthetic.camera_rig import intrinsics
 PART, OWN, LIBRARY = "mesh", "marching_cubes", "pymcubes"
 REPEATS = 5
 FEW_VIEWS = 2
-"""That kernels and their twin render, which would take half a minute for all."""
+"""Views rendered to compare kernels with their reference implementations, which are slow."""
 
 
 def run(bench: Bench) -> Iterator[Record]:
@@ -88,7 +88,7 @@ def _meshed(name: str, surface: Evaluate, cells: int, bench: Bench) -> Iterator[
 
 
 def _rendered(name: str, surface: SDF, bench: Bench) -> Iterator[Record]:
-    """All views; and where there are kernels also as few as their twin has time for."""
+    """All views; where there are kernels, a few also by their reference implementations."""
     variants = implementations(bench.device)
     yield from _images(f"render {name}", surface, bench.sizes.views, variants[-1:], bench)
     if len(variants) > 1:
@@ -111,11 +111,11 @@ def _images(
         baked = bake(surface, pixel, device, settings.min_cells, settings.max_cells)
         return render_views(baked, K, c2w, shape, chunk, device)
 
-    twin = None
+    reference = None
     for variant in variants:
         with running(variant):
             found = torch.from_numpy(images().normals)
-            twin = found if twin is None else twin
+            reference = found if reference is None else reference
             seconds = median_seconds(images, device, min(REPEATS, sizes.repeats))
-        off = None if variant == variants[0] else difference(found, twin, GRAZING)
-        yield Record(PART, label, variant, seconds, "s", known, (TWIN,), off)
+        off = None if variant == variants[0] else difference(found, reference, GRAZING)
+        yield Record(PART, label, variant, seconds, "s", known, (REFERENCE,), off)

@@ -79,7 +79,7 @@ def step_with_all_rays(timed: Trainer, going: Trainer) -> tuple[float, float, in
     if "capacities" in state and going.step_number:
         state["capacities"]["planes"] *= FEWER
     timed.restore(state)
-    with PeakMemory(timed.device) as memory:  # of recordings too, which is taken when they are made
+    with PeakMemory(timed.device) as memory:  # with that of graphs, which capture takes
         for _ in range(UNCOUNTED[timed.device.type]):
             timed.step()
         synchronise(timed.device)

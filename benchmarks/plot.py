@@ -11,7 +11,8 @@ from pmni.io.atomic import atomic_file
 COLOURS = {  # Okabe and Ito
     "torch": "#0072b2",
     "triton": "#d55e00",
-    "triton, recorded": "#e69f00",
+    "triton, graph-captured": "#e69f00",
+    "triton, recorded": "#e69f00",  # the same, in results until 2026-11-30
     "tiny-cuda-nn": "#009e73",
     "pymcubes": "#cc79a7",
     "floor": "#8c959f",

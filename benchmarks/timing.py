@@ -141,7 +141,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
-            gc.collect()  # recordings are part of what they record
+            gc.collect()  # captured graphs are in reference cycles
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         else:

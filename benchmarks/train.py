@@ -32,7 +32,7 @@ from pmni.volume_rendering.occupancy import OccupancyGrid
 
 PART, WHOLE, REST = "train", "whole", "rest"
 UNCOUNTED = {"cpu": 3, "cuda": 32}
-"""Steps before those that are timed: on a GPU they are recorded, with the room that they need."""
+"""Steps before those that are timed: on a GPU they capture graphs and size their buffers."""
 CHAMFER_POINTS = 100_000
 """At most so many points of each surface are compared."""
 WATCHED = (
