@@ -63,10 +63,8 @@ def umeyama(source: Float[np.ndarray, "N 3"], target: Float[np.ndarray, "N 3"]) 
     """The similarity that minimises sum |S(source) - target|^2 (Umeyama, PAMI 1991, eq. 40-43)."""
     mean_source, mean_target = source.mean(0), target.mean(0)
     centred = source - mean_source
-    u, d, vt = np.linalg.svd((target - mean_target).T @ centred / len(source))
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    rotation = (u * sign) @ vt
-    scale = float((d * sign).sum() / (centred**2).sum(1).mean())
+    u, d, vt = _proper_svd((target - mean_target).T @ centred / len(source))
+    rotation, scale = u @ vt, float(d.sum() / (centred**2).sum(1).mean())
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
 
 
@@ -75,5 +73,17 @@ def project_to_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "
 
     The mean of rotations is the projection of their weighted sum.
     """
-    u, _, vt = np.linalg.svd(matrix)
-    return (u * [1, 1, np.linalg.det(u @ vt)]) @ vt
+    u, _, vt = _proper_svd(matrix)
+    return u @ vt
+
+
+def _proper_svd(
+    matrix: Float[np.ndarray, "3 3"],
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+    """U, d and V^T with U diag(d) V^T = matrix and U V^T a rotation.
+
+    The smallest singular value is negative where the matrix contains a reflection.
+    """
+    u, d, vt = np.linalg.svd(matrix)
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    return u * sign, d * sign, vt
