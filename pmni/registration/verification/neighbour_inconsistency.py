@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pmni.data.view_sampling import nearest_normals, project_into_views
 from pmni.refinement.observations import Observations
 from pmni.sdf.sdf import SDF
 from pmni.sdf.sphere_tracing import box_interval, trace
@@ -89,7 +90,6 @@ def normal_differences(
     x, hit = _hits(surface, centres, (R @ local[..., None])[..., 0])
 
     maps = _normal_maps(m)
-    height, width = m.contour_distance.shape[1:]
     cosines = pose[:, :3, 2] @ pose[:, :3, 2].T
     near = cosines > np.cos(np.deg2rad(PARTNER_DEG))
     total = torch.full((len(m), len(m)), torch.nan, device=m.device)
@@ -98,16 +98,14 @@ def normal_differences(
         if not len(others):
             continue
         points, normal = x[others], normals[others]
-        inside = (points - pose[view, :3, 3]) @ pose[view, :3, :3]
-        pixel = (inside / inside[..., 2:]) @ m.intrinsics[view].T
-        u, v = (pixel[..., axis].round().long() for axis in (0, 1))
-        in_image = (u >= 0) & (u < width) & (v >= 0) & (v < height) & hit[others]
-        observed = maps[view, v.clamp(0, height - 1), u.clamp(0, width - 1)]
+        seen_by = torch.full((points.shape[:2].numel(),), view, device=m.device)
+        pixel = project_into_views(points.flatten(0, 1), seen_by, pose, m.intrinsics)
+        observed = nearest_normals(pixel, seen_by, maps).view_as(points)
         rays = normalize(points - pose[view, :3, 3], dim=-1)
         visible_points, hits = _hits(surface, pose[view, :3, 3].expand_as(rays), rays)
         same = hits & ((visible_points - points).norm(dim=-1) < SAME_POINT)
         facing = -(normal * rays).sum(-1) > MIN_FACING
-        used = in_image & same & facing & (observed.norm(dim=-1) > 0)
+        used = hit[others] & same & facing & (observed.norm(dim=-1) > 0)
         cosine = ((observed @ pose[view, :3, :3].T) * normal).sum(-1).clamp(-1, 1)
         angle = torch.rad2deg(torch.acos(cosine)).clamp(max=SATURATION_DEG)
         count = used.sum(1)

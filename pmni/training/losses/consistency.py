@@ -3,8 +3,8 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
+from pmni.data.view_sampling import bilinear_normals, project_into_views
 from pmni.sdf.sphere_tracing import visible
 from pmni.training.losses.base import (
     Loss,
@@ -71,29 +71,7 @@ def consistency_loss(
     x: surface points; normal: their unit world normals; is_visible: whether nothing lies between
     them and the other camera. Points that fall outside the other mask count for nothing.
     """
-    rotation, centre = c2w[other, :3, :3], c2w[other, :3, 3]
-    local = ((x - centre)[:, None, :] @ rotation)[:, 0]
-    homogeneous = (intrinsics[other] * local[:, None, :]).sum(-1)
-    pixel = homogeneous[:, :2] / homogeneous[:, 2:]
-    measured, inside = sample_views(pixel, other, normals, masks)
-    world = (rotation * measured[:, None, :]).sum(-1)
+    pixel = project_into_views(x, other, c2w, intrinsics)
+    measured, inside = bilinear_normals(pixel, other, normals, masks)
+    world = (c2w[other, :3, :3] * measured[:, None, :]).sum(-1)
     return masked_mean(((normal - world) ** 2).sum(-1), (is_visible & inside).to(x.dtype))
-
-
-def sample_views(
-    pixel: Float[Tensor, "N 2"],
-    view: Int[Tensor, " N"],
-    normals: Float[Tensor, "V H W 3"],
-    masks: Float[Tensor, "V H W"],
-) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
-    """Unit normals at pixels (column, row) of views, bilinear; and whether all four are inside."""
-    count, height, width = masks.shape
-    # The views are the slices of a volume, sampled exactly at a slice: no loop over views.
-    volume = torch.cat([normals, masks[..., None]], dim=-1).permute(3, 0, 1, 2)[None]
-    size = torch.tensor([width - 1, height - 1, max(1, count - 1)], device=pixel.device)
-    coordinate = torch.cat([pixel, view[:, None].to(pixel.dtype)], dim=-1) / size * 2 - 1
-    sampled = grid_sample(volume, coordinate.view(1, -1, 1, 1, 3), align_corners=True)
-    values = sampled[0, :, :, 0, 0].T
-    inside = values[:, 3] > 0.999
-    length = torch.linalg.vector_norm(values[:, :3], dim=-1, keepdim=True).clamp(min=1e-6)
-    return values[:, :3] / length, inside
