@@ -1,9 +1,9 @@
-"""Distances from the contour of a mask, which runs halfway between pixels inside and outside."""
+"""Masks: distances from the contour, halfway between pixels inside and outside; extrapolation."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.ndimage import distance_transform_edt
 
 
@@ -29,6 +29,14 @@ def nearest_across_contour(
     )
     row, column = np.where(mask, to_outside, to_inside)
     return row, column
+
+
+def extrapolate(
+    image: Shaped[np.ndarray, "H W *C"], mask: Bool[np.ndarray, "H W"]
+) -> Shaped[np.ndarray, "H W *C"]:
+    """The image with each pixel outside the mask taken from the nearest one inside."""
+    row, column = distance_transform_edt(~mask, return_distances=False, return_indices=True)
+    return image[row, column]
 
 
 def signed_distances(

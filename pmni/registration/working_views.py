@@ -6,14 +6,14 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 from torch import Tensor
 
 from pmni.config.registration import WorkingViewSettings
 from pmni.data.views import Views
 from pmni.errors import InputError
 from pmni.geometry.cameras import points_of_ray_distance
-from pmni.geometry.silhouettes import signed_distance
+from pmni.geometry.silhouettes import extrapolate, signed_distance
 from pmni.registration.ideal_turntable import OBJECT_RADIUS
 
 UNOBSERVED = 1000.0
@@ -241,8 +241,7 @@ def _working_view(
 
     averaged = _blocks(normals * mask[..., None], factor).mean(2)
     smooth = np.stack([gaussian_filter(averaged[..., c], settings.smoothing) for c in range(3)], -1)
-    nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    smooth = smooth[tuple(nearest)]
+    smooth = extrapolate(smooth, inside)
     smooth /= np.maximum(np.linalg.norm(smooth, axis=-1, keepdims=True), 1e-9)
 
     cloud = points_of_ray_distance(distances, small)
@@ -258,10 +257,9 @@ def _working_view(
     chosen = rng.choice(len(area), count, replace=False, p=area / area.sum())
     chosen = np.resize(chosen, settings.points)
     x, y, z = cloud[known].T
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
     return _WorkingView(
         normals=smooth,
-        depth=cloud[..., 2][tuple(nearest)],
+        depth=extrapolate(cloud[..., 2], known),
         signed_distance=signed,
         K=small,
         points=cloud[usable][chosen],

@@ -1,8 +1,7 @@
 """Errors of segmentation: masks a little too large or too small, with jittered contours."""
 
 import numpy as np
-from jaxtyping import Bool, Shaped
-from scipy.ndimage import distance_transform_edt
+from jaxtyping import Bool
 
 from pmni.geometry.silhouettes import nearest_across_contour, signed_distance
 from pmni.synthetic.noise import random_fields
@@ -24,11 +23,3 @@ def perturb_mask(
     if not mask.any():
         return mask
     return signed_distance(mask) < shared + field[nearest_across_contour(mask)]
-
-
-def extrapolate(
-    image: Shaped[np.ndarray, "H W *C"], mask: Bool[np.ndarray, "H W"]
-) -> Shaped[np.ndarray, "H W *C"]:
-    """The image with each pixel outside the mask taken from the nearest one inside."""
-    row, column = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return image[row, column]

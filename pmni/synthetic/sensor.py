@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from pmni.config.capture import SynthesizeSettings
 from pmni.geometry.cameras import flip_yz
 from pmni.geometry.mesh import Mesh
-from pmni.synthetic.mask_errors import extrapolate, perturb_mask
+from pmni.geometry.silhouettes import extrapolate
+from pmni.synthetic.mask_errors import perturb_mask
 from pmni.synthetic.noise import angle_between, photometric_stereo
 from pmni.synthetic.rendering import View
 from pmni.synthetic.shading import shading_errors

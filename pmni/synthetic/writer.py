@@ -33,8 +33,8 @@ from jaxtyping import Bool, Float
 
 from pmni.geometry.cameras import flip_yz, invert_rigid
 from pmni.geometry.mesh import Mesh
+from pmni.geometry.silhouettes import extrapolate
 from pmni.io.images import write_mask, write_normal_map
-from pmni.synthetic.mask_errors import extrapolate
 from pmni.synthetic.rendering import View
 
 

@@ -15,9 +15,9 @@ from pmni.config.refinement import (
 from pmni.data.capture import Capture
 from pmni.errors import LostSurfaceError
 from pmni.geometry.cameras import pixel_grid, ray_directions
+from pmni.geometry.silhouettes import extrapolate
 from pmni.refinement.solver import GaussNewtonSolver, finest_cells
 from pmni.sdf.grid import GridSDF
-from pmni.synthetic.mask_errors import extrapolate
 
 
 def test_a_surface_that_no_ray_meets_is_lost() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from pmni.synthetic.mask_errors import extrapolate, perturb_mask
+from pmni.geometry.silhouettes import extrapolate
+from pmni.synthetic.mask_errors import perturb_mask
 
 RADIUS = 60.0
 SECTORS = 48
