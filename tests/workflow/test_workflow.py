@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from fixtures import fake_pmni
+from fixtures.snakemake_process import run_snakemake
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GPU_STAGES = ("refine", "train", "mesh", "render")
@@ -53,10 +54,16 @@ class Project:
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the folder; standard output and error come together."""
+        return run_snakemake(arguments, self.folder, self.pmni.environment() | environment)
+
+    def snakemake_in_new_interpreter(
+        self, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, with variables that an interpreter reads when it starts."""
         return subprocess.run(
             [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder,
-            env={**self.pmni.environment(), **environment},
+            env=self.pmni.environment() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -438,7 +445,7 @@ def test_changed_configuration_reruns_what_depends_on_it(
 def test_a_raised_stage_version_reruns_the_stage(finished: Project) -> None:
     finished.write("bump/sitecustomize.py", BUMP)
     path = os.pathsep.join([str(finished.folder / "bump"), os.environ.get("PYTHONPATH", "")])
-    run = finished.snakemake("--dry-run", "--cores", "8", PYTHONPATH=path)
+    run = finished.snakemake_in_new_interpreter("--dry-run", "--cores", "8", PYTHONPATH=path)
     assert planned(run.stdout) == {"evaluate": 18, "all": 1} | SUMMARY
 
 
@@ -495,14 +502,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.workflow
 def test_the_workflow_is_lint_free() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--lint"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run = run_snakemake(["--lint"], REPOSITORY, os.environ)
+    assert run.returncode == 0, run.stdout
 
 
 SBATCH = """#!{python} -I
