@@ -44,15 +44,15 @@ def test_resumed_training_is_bit_for_bit_the_same(gradient: str, tmp_path: Path)
     )
     whole = sphere_trainer(settings)
     whole.warm_start()
-    straight = run(whole, 12)
+    straight = run(whole, 7)
 
     first = sphere_trainer(settings)
     first.warm_start()
-    begun = run(first, 7)
+    begun = run(first, 3)
     save_state(tmp_path / "state.pt", first.state())
     second = sphere_trainer(settings)
     second.restore(load_state(tmp_path / "state.pt", torch.device("cpu")))
-    resumed = run(second, 5)
+    resumed = run(second, 4)
 
     assert begun + resumed == straight
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
@@ -175,7 +175,7 @@ def test_surface_and_poses_are_learned_together() -> None:
     start = reference.copy()
     start[:, :3] = Rotation.from_rotvec(axis).as_matrix() @ start[:, :3]
     settings = changed(
-        TINY, steps=200, checkpoints=[], patches=96,
+        TINY, steps=150, checkpoints=[], patches=64,
         optimizer={"learning_rate": 2e-3, "warm_up_steps": 10, "encoding_learning_rate": 5e-3},
         field={"levels": 5, "initial_levels": 3, "increase_bandwidth_every": 40,
                "log2_entries": 14, "base_resolution": 12},
