@@ -29,7 +29,7 @@ def swapped() -> Capture:
 
 
 def test_views_that_fit_no_surface_are_refused() -> None:
-    _, reports = refined(swapped(), wrong_poses(), pixels=500, iterations=[4, 1, 2])
+    _, reports = refined(swapped(), wrong_poses(), pixels=500, cells=32, iterations=[4, 1, 2])
     with pytest.raises(ConvergenceError, match=r"blob: the views do not fit one surface \(.*\)"):
         check_converged("blob", blob()[0].views, reports[-1], AcceptanceSettings())
 
