@@ -15,7 +15,10 @@ from pmni.geometry.poses import Poses
 from pmni.io.poses import write_poses
 from pmni.runtime.determinism import deterministic
 
-REFINE = {"deterministic": True, "heldout": 0.1, "cells": 64, "iterations": [2, 2, 2]}
+REFINE = {
+    "deterministic": True, "heldout": 0.1, "cells": 64, "coarsest_cells": 32,
+    "iterations": [2, 1, 1], "pixels": 500, "conjugate_gradients": 10,
+}  # fmt: skip
 
 
 def test_sums_are_in_order_within_the_block_only() -> None:
