@@ -19,14 +19,17 @@ rooms = [module.name for module in pkgutil.iter_modules(pmni.__path__) if module
 install_import_hook([f"pmni.{name}" for name in rooms], "beartype.beartype")
 
 SLOW_FILES = (
+    "registration/test_from_scratch.py",
     "workflow/test_workflow_real.py",
     "workflow/test_workflow.py",
-    "registration/test_from_scratch.py",
     "training/test_trainer.py",
     "refinement/test_refine.py",
-    "benchmarks/test_benchmarks.py",
     "runtime/test_reproducible.py",
+    "benchmarks/test_benchmarks.py",
+    "refinement/test_solver.py",
     "data/test_image_borders.py",
+    "refinement/test_concavities.py",
+    "refinement/test_report.py",
     "cli/test_train.py",
     "docs/test_notebook.py",
     "reporting/test_report_browser.py",
