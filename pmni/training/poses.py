@@ -13,7 +13,7 @@ SERIES_TERMS = 12
 class LearnedPoses(nn.Module):
     """c2w = Exp(xi) @ c2w_init with xi in se(3): a rigid motion about the world's origin.
 
-    The parameters (V, 6; translation, rotation) are xi's coordinates along the initial camera's own
+    The parameters (V, 6; rotation, translation) are xi's coordinates along the initial camera's own
     axes, the translation along the viewing axis in units of the camera's distance: the six then
     move the image by similar amounts, as an optimiser with one learning rate needs.
 
@@ -33,7 +33,7 @@ class LearnedPoses(nn.Module):
         rotation = initial[:, :3, :3]
         units = torch.ones(len(initial), 3, dtype=initial.dtype, device=initial.device)
         units[:, 2] = torch.linalg.vector_norm(initial[:, :3, 3], dim=-1)
-        self.register_buffer("axes", torch.stack([rotation * units[:, None], rotation], dim=1))
+        self.register_buffer("axes", torch.stack([rotation, rotation * units[:, None]], dim=1))
         self.register_buffer("generators", se3_generators().to(initial), persistent=False)
         self.register_buffer("series", exponential_series().to(initial), persistent=False)
         self.parameters_ = nn.Parameter(
@@ -60,7 +60,7 @@ class LearnedPoses(nn.Module):
         Smooth, and without a branch, so that the host does not wait for the device.
         """
         twist = (xi @ self.generators.flatten(1)).view(-1, 4, 4)
-        squared = (xi[:, 3:] ** 2).sum(-1, keepdim=True)
+        squared = (xi[:, :3] ** 2).sum(-1, keepdim=True)
         powers = squared ** torch.arange(SERIES_TERMS, device=xi.device)
         b, c = (powers @ self.series)[..., None, None].unbind(1)
         one = torch.eye(4, dtype=xi.dtype, device=xi.device)
@@ -72,13 +72,13 @@ class LearnedPoses(nn.Module):
 
 
 def se3_generators() -> Float[Tensor, "6 4 4"]:
-    """Twists of the unit translations and rotations."""
+    """Twists of the unit rotations and translations."""
     generators = torch.zeros(6, 4, 4, dtype=torch.float64)
     for axis in range(3):
         second, third = (axis + 1) % 3, (axis + 2) % 3
-        generators[axis, axis, 3] = 1
-        generators[3 + axis, third, second] = 1
-        generators[3 + axis, second, third] = -1
+        generators[axis, third, second] = 1
+        generators[axis, second, third] = -1
+        generators[3 + axis, axis, 3] = 1
     return generators
 
 
