@@ -15,7 +15,7 @@ from benchmarks import evaluate, kernels, mesh, paper, refine, train
 from benchmarks.bench import Bench, Part
 from benchmarks.plot import write_plot
 from benchmarks.records import Record
-from benchmarks.report import title, write_report, written
+from benchmarks.report import format_value, title, write_report
 from benchmarks.sizes import CPU, GPU, QUICK
 from pmni.errors import InputError, PmniError
 from pmni.runtime import provenance
@@ -33,33 +33,33 @@ PARTS: dict[str, Part] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
-    made.add_argument("--quick", action="store_true", help="tiny: whether it works, not how fast")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: a functional check")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    made.add_argument("--commit", help="of this source tree, where git does not know")
+    made.add_argument("--commit", help="commit of the source tree, if there is no git repository")
     made.add_argument("--output", type=Path, required=True, help="folder for the results")
     return made
 
 
 def chosen_parts(names: str) -> dict[str, Part]:
-    """The parts that are named, in their usual order."""
-    wanted = names.split(",")
-    unknown = [name for name in wanted if name not in PARTS]
+    """The named parts, in the order of PARTS. Raises InputError for an unknown name."""
+    requested = names.split(",")
+    unknown = [name for name in requested if name not in PARTS]
     if unknown:
         raise InputError(f"--parts: no part '{unknown[0]}'; there are {', '.join(PARTS)}")
-    return {name: part for name, part in PARTS.items() if name in wanted}
+    return {name: part for name, part in PARTS.items() if name in requested}
 
 
 def measure(parts: Iterable[Part], bench: Bench, run: dict[str, Any], folder: Path) -> Path:
-    """Run the parts; what there is is written after each."""
+    """Run the parts and write the report after each; returns the path of its JSON file."""
     records: list[Record] = []
     start = time.perf_counter()
     for part in parts:
         for record in part(bench):
             records.append(record)
-            figure = written(record.value, record.unit)
+            figure = format_value(record.value, record.unit)
             LOGGER.info("%s: %s: %s", record.name, record.variant, figure)
         run["seconds"] = round(time.perf_counter() - start, 1)
         path = write_report(folder, run, records)
@@ -68,7 +68,7 @@ def measure(parts: Iterable[Part], bench: Bench, run: dict[str, Any], folder: Pa
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 after a line on standard error that says what to do."""
+    """Run the benchmarks. Returns 0, or 2 after a line on standard error that says what to do."""
     args = parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"

@@ -1,4 +1,4 @@
-"""What every part of the benchmarks is given."""
+"""The device and the problem sizes that every part of the benchmarks takes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from benchmarks.sizes import Sizes
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to measure, and how much."""
+    """The device that is measured and the sizes of the problems."""
 
     device: torch.device
     sizes: Sizes
 
 
 Part: TypeAlias = Callable[[Bench], Iterator[Record]]
-"""Measures, and yields each record when it has it."""
+"""A part of the benchmarks: yields its records one by one, as they are measured."""

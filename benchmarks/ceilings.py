@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured: bytes and floating-point operations a second."""
+"""Measured limits of the machine (roofline): memory bandwidth, floating-point rate, launch time."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from benchmarks.timing import median_seconds
 
 @dataclass(frozen=True)
 class Work:
-    """What has to be done at the least: bytes to read and write, operations in single precision."""
+    """Minimal work of a computation: bytes read and written, float32 operations."""
 
     bytes: float
     operations: float
@@ -18,34 +18,34 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Of one device."""
+    """Measured limits of one device."""
 
     copy_seconds: float
     copied_bytes: int
-    """Read and written."""
+    """Bytes read plus bytes written by the copy."""
     product_seconds: float
     product_operations: int
     launch_seconds: float
-    """Of next to nothing."""
+    """Time of one launch of a trivial kernel."""
 
     @property
     def bytes_per_second(self) -> float:
-        """Of a copy."""
+        """Memory bandwidth of a large copy."""
         return self.copied_bytes / self.copy_seconds
 
     @property
     def operations_per_second(self) -> float:
-        """Of a matrix product, float32 as PyTorch is set (TensorFloat-32 is off unless asked)."""
+        """Rate of a float32 matrix product, without TensorFloat-32 by default."""
         return self.product_operations / self.product_seconds
 
     def floor(self, work: Work) -> float:
-        """The seconds below which work cannot be done, however well it is programmed."""
+        """Lower bound of the seconds that the work takes (roofline model)."""
         by_bytes = work.bytes / self.bytes_per_second
         return max(by_bytes, work.operations / self.operations_per_second)
 
 
 def measure_ceilings(bench: Bench) -> Ceilings:
-    """Copy, multiply, and do nothing."""
+    """Measure a large copy, a matrix product, and a trivial launch."""
     device, sizes = bench.device, bench.sizes
     source = torch.ones(sizes.copied_mb * 2**18, device=device)
     target = torch.empty_like(source)

@@ -17,7 +17,7 @@ from pmni.geometry.poses import Poses
 from pmni.registration.perturbation import add_noise
 
 PART, WHOLE, REST = "evaluate", "whole", "rest"
-WATCHED = (
+TIMED_FUNCTIONS = (
     (stage, "cast_rays", "rays on meshes"),
     (surface_alignment, "icp", "ICP"),
     (stage, "point_tree", "build trees"),
@@ -25,21 +25,21 @@ WATCHED = (
     (stage, "distance_to_surface", "vertices to the surface"),
     (stage, "nearest_distance", "vertices to the surface"),
 )
-"""Owner, attribute, phase."""
+"""Timed functions: owner, attribute, name of the phase."""
 
 
 def run(bench: Bench) -> Iterator[Record]:
-    """Of the true mesh a little off, in a frame of its own: aligned by ICP and not at all."""
+    """Evaluate a perturbed ground-truth mesh with perturbed poses, with and without ICP."""
     sizes, cpu = bench.sizes, torch.device("cpu")
     capture = capture_of(sizes.views, sizes.height, sizes.width, sizes.faces)
     assert capture.reference_c2w is not None
     truth = capture.ground_truth_mesh
     assert truth is not None
     rng = np.random.default_rng(0)
-    off = 0.05 * rng.standard_normal(truth.vertices.shape)
-    mesh = Mesh(truth.vertices + off, truth.faces)
+    noise = 0.05 * rng.standard_normal(truth.vertices.shape)
+    mesh = Mesh(truth.vertices + noise, truth.faces)
     poses = Poses(capture.views, add_noise(capture.reference_c2w, 0.1, 1e-4, rng))
-    known = {
+    parameters = {
         "views": sizes.views,
         "size": f"{sizes.width} x {sizes.height}",
         "rays": int(capture.masks.sum()),
@@ -48,10 +48,10 @@ def run(bench: Bench) -> Iterator[Record]:
     for alignment in ("icp", "none"):
         settings = EvaluateSettings.parse({"alignment": alignment}, "benchmarks")
         watch, name = Stopwatch(cpu), f"alignment {alignment}"
-        with PeakMemory(cpu) as memory, watch.watching(*WATCHED), watch.phase(REST):
+        with PeakMemory(cpu) as memory, watch.watching(*TIMED_FUNCTIONS), watch.phase(REST):
             stage.evaluate(capture, mesh, poses, None, settings)
         phases = watch.take()
-        yield Record(PART, name, WHOLE, sum(phases.values()), "s", known)
-        yield Record(PART, name, WHOLE, memory.megabytes, "MB", known)
+        yield Record(PART, name, WHOLE, sum(phases.values()), "s", parameters)
+        yield Record(PART, name, WHOLE, memory.megabytes, "MB", parameters)
         for phase, seconds in phases.items():
             yield Record(PART, name, phase, seconds, "s", {}, (WHOLE,))

@@ -1,4 +1,4 @@
-"""Kernels against their reference implementations in PyTorch, tiny-cuda-nn, and the floor."""
+"""Kernels against their PyTorch reference, tiny-cuda-nn, and the limits of the machine."""
 
 import importlib.util
 import os
@@ -27,16 +27,16 @@ from pmni.sdf.sphere_tracing import box_interval, trace
 
 PART, REFERENCE, FLOOR, CAPTURED = "kernels", "torch", "floor", "triton, graph-captured"
 DISTANCE = 15.0
-"""Of the rays' origins from the object, about as far as DiLiGenT-MV's cameras."""
+"""Distance of the rays' origins from the object, normalised units; about that of DiLiGenT-MV."""
 SHELL_RAYS = 32
-"""Points of the shell on each ray."""
-GRAZING = 0.999
-"""The largest difference between rays is taken of this part of them: one that grazes the surface
-may meet it somewhere else by rounding."""
+"""Number of sample points on each ray through the shell."""
+DIFFERENCE_QUANTILE = 0.999
+"""Quantile of the differences between two implementations that counts as the largest: by rounding,
+a ray that grazes the surface may hit it elsewhere."""
 
 
 def run(bench: Bench) -> Iterator[Record]:
-    """The ceilings, rays, and networks."""
+    """Measure the limits of the machine, ray queries, and networks."""
     ceilings = measure_ceilings(bench)
     rate = {"bytes_per_second": ceilings.bytes_per_second, "mb": bench.sizes.copied_mb}
     yield Record(PART, "ceiling", "copy", ceilings.copy_seconds, "s", rate)
@@ -53,14 +53,14 @@ def run(bench: Bench) -> Iterator[Record]:
 
 
 def implementations(device: torch.device) -> list[str]:
-    """Implementations available on a device, the reference implementation first."""
+    """Names of the implementations that run on a device, the PyTorch reference first."""
     on_gpu = device.type == "cuda"
     return [REFERENCE] + ["triton"] * (on_gpu and importlib.util.find_spec("triton") is not None)
 
 
 @contextmanager
 def running(implementation: str) -> Iterator[None]:
-    """Within the block, the kernels or their reference implementations run."""
+    """Context in which the named implementation runs."""
     wanted = REFERENCE if implementation == REFERENCE else "triton"
     with mock.patch.dict(os.environ, {kernels.BACKEND_VARIABLE: wanted}):
         yield
@@ -86,15 +86,17 @@ def _rays(bench: Bench, ceilings: Ceilings) -> Iterator[Record]:
         reference = None
         for variant in implementations(device):
             with running(variant):
-                found = call()
+                result = call()
                 seconds = median_seconds(call, device, sizes.repeats)
-            reference = found if reference is None else reference
-            off = None if variant == REFERENCE else difference(found, reference, GRAZING)
+            reference = result if reference is None else reference
+            off = (
+                None if variant == REFERENCE else difference(result, reference, DIFFERENCE_QUANTILE)
+            )
             yield Record(PART, name, variant, seconds, "s", parameters, (REFERENCE, FLOOR), off)
 
 
 def camera_rays(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Origins, directions, and where they enter and leave the box; some miss the object."""
+    """Rays near the object: origins, directions, entry and exit distances of the box."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
     targets = 0.45 * torch.randn(count, 3, generator=generator)
@@ -106,7 +108,7 @@ def camera_rays(count: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
 
 
 def shell_points(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]:
-    """As rendering samples: neighbouring ones on rays through a thin shell around a sphere."""
+    """Points as volume rendering samples them: on rays through a thin shell around a sphere."""
     rays = max(1, count // SHELL_RAYS)
     axis = torch.nn.functional.normalize(torch.randn(rays, 1, 3, generator=generator), dim=-1)
     radius = 0.75 + 0.025 * torch.linspace(-1, 1, SHELL_RAYS)[:, None]
@@ -114,7 +116,7 @@ def shell_points(count: int, generator: torch.Generator) -> Float[Tensor, "N 3"]
 
 
 def ray_work(surface: NarrowBandSDF, rays: int) -> Work:
-    """A ray in, a number out, and the surface read once; what the steps compute is not counted."""
+    """Minimal work of a ray query: read each ray and the surface once, write one number a ray."""
     tensors = (surface.values, surface.background.values, surface.grid.block_numbers)
     return Work(rays * 9 * 4 + sum(tensor.nbytes for tensor in tensors), 0)
 
@@ -133,12 +135,12 @@ def _network(
         backend = "tinycudann" if variant == "tiny-cuda-nn" else "auto"
         with running(variant):
             model = NeuralSDF(settings.model_copy(update={"backend": backend}), 0).to(device)
-            same_parameters(model, original)
-            found = results(model, x)
-            reference = reference or found
+            copy_parameters(model, original)
+            outputs = results(model, x)
+            reference = reference or outputs
             for what, (call, prepare) in calls(model, x).items():
                 seconds = median_seconds(call, device, sizes.repeats, prepare)
-                pairs = zip(found[what], reference[what], strict=True)
+                pairs = zip(outputs[what], reference[what], strict=True)
                 off = None if variant == REFERENCE else max(difference(a, b) for a, b in pairs)
                 full = f"{name}: {what}"
                 yield Record(PART, full, variant, seconds, "s", parameters, (REFERENCE, FLOOR), off)
@@ -149,15 +151,15 @@ def _network(
 
 
 def has_tiny_cuda_nn(device: torch.device) -> bool:
-    """Whether it is installed, and of use here."""
+    """Whether tiny-cuda-nn is installed and the device is a GPU."""
     return device.type == "cuda" and importlib.util.find_spec("tinycudann") is not None
 
 
 @torch.no_grad()
-def same_parameters(model: NeuralSDF, other: NeuralSDF) -> None:
-    """Copy them; backends name them differently, but have the same ones in the same order."""
-    for mine, theirs in zip(_parameters(model), _parameters(other), strict=True):
-        mine.copy_(theirs)
+def copy_parameters(model: NeuralSDF, other: NeuralSDF) -> None:
+    """Copy the parameters of `other` into `model`; all backends have the same ones in one order."""
+    for target, source in zip(_parameters(model), _parameters(other), strict=True):
+        target.copy_(source)
 
 
 def _parameters(model: NeuralSDF) -> list[Tensor]:
@@ -165,7 +167,7 @@ def _parameters(model: NeuralSDF) -> list[Tensor]:
 
 
 def loss_of(model: NeuralSDF, x: Tensor) -> Tensor:
-    """As in training: of values and of gradients."""
+    """A loss of values and gradients, like the eikonal term in training; clears old gradients."""
     for parameter in model.parameters():
         parameter.grad = None
     value, gradient = model.value_and_gradient(x)
@@ -177,7 +179,7 @@ Call = tuple[Callable[..., object], Callable[[], tuple[Any, ...]]]
 
 
 def calls(model: NeuralSDF, x: Tensor) -> dict[str, Call]:
-    """What is timed, each with what prepares it."""
+    """The timed functions by name, each with the function that prepares its arguments."""
 
     return {
         "values": (torch.no_grad()(model), lambda: (x,)),
@@ -188,16 +190,16 @@ def calls(model: NeuralSDF, x: Tensor) -> dict[str, Call]:
 
 def captured_calls(model: NeuralSDF, x: Tensor) -> dict[str, Callable[[], object]]:
     """Values, and values with gradients, as CUDA graphs to be replayed."""
-    found: dict[str, Callable[[], object]] = {}
+    replays: dict[str, Callable[[], object]] = {}
     for what in ("values", "with gradients"):
         call, prepare = calls(model, x)[what]
         captured = CapturedFunction(partial(call, *prepare()), x.device)
-        found[what] = partial(captured, None, None)
-    return found
+        replays[what] = partial(captured, None, None)
+    return replays
 
 
 def results(model: NeuralSDF, x: Tensor) -> dict[str, list[Tensor]]:
-    """What each call computes."""
+    """The tensors that each timed function computes, by its name."""
     value, gradient = model.value_and_gradient(x)
     loss_of(model, x).backward()
     by_parameters = [p.grad for p in _parameters(model) if p.grad is not None]
@@ -209,8 +211,11 @@ def results(model: NeuralSDF, x: Tensor) -> dict[str, list[Tensor]]:
 
 
 def network_work(settings: FieldSettings, points: int) -> dict[str, Work]:
-    """What each call has to do: points in and results out, every entry of the table read once and,
-    backward, written once; the products of the layers, twice as many for each derivative."""
+    """Minimal work of each timed function.
+
+    Points are read and results written once; table entries are read once and, in the backward pass,
+    written once. The layers' products double with each derivative.
+    """
     inputs = 3 + settings.levels * settings.features
     layers = inputs * settings.width + settings.width**2 * (settings.layers - 1) + settings.width
     products = 2.0 * points * layers
@@ -225,12 +230,14 @@ def network_work(settings: FieldSettings, points: int) -> dict[str, Work]:
     }
 
 
-def difference(found: Tensor, expected: Tensor, part: float = 1.0) -> float:
-    """The largest difference, of a part of the values that are numbers in both, relative to the
-    largest that is expected."""
-    both = torch.isfinite(found) & torch.isfinite(expected)
+def difference(actual: Tensor, expected: Tensor, quantile: float = 1.0) -> float:
+    """A quantile of the absolute differences, relative to the largest expected value.
+
+    Values that are not finite in either tensor are left out.
+    """
+    both = torch.isfinite(actual) & torch.isfinite(expected)
     if not both.any():
         return 0.0
-    off = (found - expected)[both].abs().double().sort().values
+    errors = (actual - expected)[both].abs().double().sort().values
     most = float(expected[both].abs().max())
-    return float(off[max(0, round(part * len(off)) - 1)]) / max(most, 1e-30)
+    return float(errors[max(0, round(quantile * len(errors)) - 1)]) / max(most, 1e-30)

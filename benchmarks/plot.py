@@ -1,11 +1,11 @@
-"""All seconds of a run in one picture."""
+"""Plot of all times of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.records import Record
-from benchmarks.report import written
+from benchmarks.report import format_value
 from pmni.io.atomic import atomic_file
 
 COLOURS = {  # Okabe and Ito
@@ -17,16 +17,16 @@ COLOURS = {  # Okabe and Ito
     "pymcubes": "#cc79a7",
     "floor": "#8c959f",
 }
-"""Variants that stand beside each other in a row; any other has a row of its own."""
+"""Colours of variants that share a row; any other variant has a row of its own."""
 _INK = "#24292f"
 _ROW, _COLUMN = 0.19, 7.5
-"""Inches."""
+"""Height of a row and width of a column, inches."""
 _AROUND = 4
-"""Rows' worth of space for a panel's title and the axis of the one above."""
+"""Height of a panel's title and of the axis above it, in rows."""
 
 
 def write_plot(path: Path, title: str, records: Sequence[Record]) -> None:
-    """A panel for each part, a row for each thing that was timed; the axes are logarithmic."""
+    """Write a PNG: a panel for each part, a row for each timed computation, logarithmic axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,11 +40,11 @@ def write_plot(path: Path, title: str, records: Sequence[Record]) -> None:
     tallest = max(map(_height, columns)) + _AROUND / 2
     figure = Figure(figsize=(_COLUMN * len(columns), _ROW * tallest), dpi=100)
     FigureCanvasAgg(figure)
-    for place, column in enumerate(columns):
+    for position, column in enumerate(columns):
         heights = [height for rows in column.values() for height in (_AROUND, len(rows))]
         grid = figure.add_gridspec(
             len(heights) + 1, 1, height_ratios=[*heights, tallest - sum(heights)], hspace=0,
-            left=(place + 0.45) / len(columns), right=(place + 0.97) / len(columns),
+            left=(position + 0.45) / len(columns), right=(position + 0.97) / len(columns),
             top=1, bottom=0,
         )  # fmt: skip
         for index, (part, rows) in enumerate(column.items()):
@@ -55,7 +55,7 @@ def write_plot(path: Path, title: str, records: Sequence[Record]) -> None:
 
 
 Rows = dict[str, list[Record]]
-"""By label."""
+"""Records of a panel's rows, by the row's label."""
 
 
 def _height(column: dict[str, Rows]) -> int:
@@ -63,7 +63,7 @@ def _height(column: dict[str, Rows]) -> int:
 
 
 def _columns(panels: dict[str, Rows]) -> list[dict[str, Rows]]:
-    """One column or two: split where they are the most equal."""
+    """The panels in one or two columns, split where the columns' heights are closest."""
     names = list(panels)
 
     def split(at: int) -> list[dict[str, Rows]]:
@@ -75,14 +75,14 @@ def _columns(panels: dict[str, Rows]) -> list[dict[str, Rows]]:
 
 def _draw(axes: Any, part: str, rows: Rows) -> None:
     labelled = set()
-    for place, records in enumerate(rows.values()):
+    for row, records in enumerate(rows.values()):
         for record in records:
-            known = record.variant in COLOURS
-            label = record.variant if known and record.variant not in labelled else None
+            has_colour = record.variant in COLOURS
+            label = record.variant if has_colour and record.variant not in labelled else None
             labelled.add(record.variant)
             colour = COLOURS.get(record.variant, _INK)
             marker = "|" if record.variant == "floor" else "o"
-            axes.plot(record.value, place, marker, color=colour, ms=5, mew=1.4, label=label)
+            axes.plot(record.value, row, marker, color=colour, ms=5, mew=1.4, label=label)
     _scale(axes, [record.value for records in rows.values() for record in records])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), list(rows), size=6.5)
@@ -98,11 +98,11 @@ def _draw(axes: Any, part: str, rows: Rows) -> None:
 
 
 def _scale(axes: Any, seconds: Sequence[float]) -> None:
-    """Logarithmic, with a label at each power of ten, and at 2 and 5 if they span less than two."""
+    """Make the x axis logarithmic, labelled at powers of ten, and at 2 and 5 below two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
     narrow = max(seconds) < 100 * min(seconds)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, "s")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, "s")))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""Measurements as plain records, and how they compare."""
+"""Records of measurements, and their ratios."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ class Record:
     name: str
     """What was measured."""
     variant: str
-    """How, or of what size; the variants of one name are compared with each other."""
+    """Implementation, phase or problem size; variants of one name are compared with each other."""
     value: float
     unit: str
     """s, MB or 1/s."""
     parameters: dict[str, Any] = field(default_factory=dict)
     against: tuple[str, ...] = ()
-    """Variants of the same name and unit that it is compared with."""
+    """Reference variants, of the same name and unit."""
     difference: float | None = None
-    """Of what it computes from what the first of those computes, relative to the largest value."""
+    """Largest difference from the results of the first reference, relative to their maximum."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as much, or as long, as the reference."""
+    """Ratio of a measurement to its reference."""
 
     part: str
     name: str
@@ -37,14 +37,14 @@ class Ratio:
 
 
 def ratios(records: Sequence[Record]) -> list[Ratio]:
-    """Each record against its references; those that were not measured are left out."""
+    """Ratios of all records to their references, as far as those were measured."""
     values = {(r.part, r.name, r.unit, r.variant): r.value for r in records}
-    found = []
+    result = []
     for record in records:
         for reference in record.against:
             value = values.get((record.part, record.name, record.unit, reference))
             if value is not None and reference != record.variant:
                 ratio = record.value / value
-                place = (record.part, record.name, record.variant, reference, record.unit)
-                found.append(Ratio(*place, ratio))
-    return found
+                key = (record.part, record.name, record.variant, reference, record.unit)
+                result.append(Ratio(*key, ratio))
+    return result

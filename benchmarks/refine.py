@@ -27,68 +27,70 @@ from pmni.registration.perturbation import add_view_errors
 
 PART, WHOLE, REST = "refine", "whole", "rest"
 ERROR_DEG, ERROR_DISTANCE = (1.0, 3.0), 0.01
-"""Of the poses that it starts from."""
-WATCHED = (
+"""Errors of the initial poses: range of rotation, degrees; relative distance."""
+TIMED_FUNCTIONS = (
     (GaussNewtonSolver, "linearize", "linearize"),
     (stage, "NormalEquations", "equations"),
     (stage.NormalEquations, "solve", "solve"),
     (stage.State, "retract", "retract"),
     (stage, "resample", "change grids"),
 )
-"""Owner, attribute, phase."""
+"""Timed functions: owner, attribute, name of the phase."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What one took."""
+    """Time and memory of one refinement."""
 
     spent: dict[str, dict[str, float]]
-    """Seconds of each phase of loading, of the hull, and of each grid."""
+    """Seconds by step (`load`, `hull`, each grid), then by phase."""
     megabytes: float
-    known: dict[str, Any]
+    parameters: dict[str, Any]
 
     @property
     def seconds(self) -> float:
-        """All together."""
+        """Total time."""
         return sum(sum(phases.values()) for phases in self.spent.values())
 
 
 def run(bench: Bench) -> Iterator[Record]:
-    """The usual capture by phase, then more and fewer views, and larger and smaller images."""
+    """Refine the default capture by phase, then vary the numbers of views and pixels."""
     sizes = bench.sizes
     most = max(sizes.view_counts)
     largest = capture_of(most, sizes.height, sizes.width, sizes.faces)
-    usual = with_views(largest, sizes.views)
-    refined(with_views(largest, min(sizes.view_counts)), bench)  # not counted: kernels are built
-    yield from _by_phase(usual, bench)
+    default = with_views(largest, sizes.views)
+    time_refinement(with_views(largest, min(sizes.view_counts)), bench)  # warm-up
+    yield from _by_phase(default, bench)
     for count in sizes.view_counts:
-        found = refined(with_views(largest, count), bench)
-        yield from _records("views", str(count), found, str(sizes.views))
+        refinement = time_refinement(with_views(largest, count), bench)
+        yield from _records("views", str(count), refinement, str(sizes.views))
     for factor in sizes.image_factors:
-        capture = resized(usual, factor)
-        found = refined(capture, bench)
-        yield from _records("image size", _size(capture), found, _size(usual))
+        capture = resized(default, factor)
+        refinement = time_refinement(capture, bench)
+        yield from _records("image size", _size(capture), refinement, _size(default))
 
 
 def _by_phase(capture: Capture, bench: Bench) -> Iterator[Record]:
-    found = refined(capture, bench)
-    yield from _records("usual capture", WHOLE, found, WHOLE)
-    for grid, phases in found.spent.items():
+    refinement = time_refinement(capture, bench)
+    yield from _records("usual capture", WHOLE, refinement, WHOLE)
+    for grid, phases in refinement.spent.items():
         seconds = sum(phases.values())
-        yield Record(PART, "usual capture", grid, seconds, "s", found.known, (WHOLE,))
-    # Once more: the clock is looked at more often, for which a GPU has to be waited for.
-    found = refined(capture, bench, detailed=True)
+        yield Record(PART, "usual capture", grid, seconds, "s", refinement.parameters, (WHOLE,))
+    # A separate run: timing by phase synchronises the GPU more often.
+    refinement = time_refinement(capture, bench, detailed=True)
     name = "usual capture by phase"
-    yield Record(PART, name, WHOLE, found.seconds, "s", found.known)
-    for grid, phases in found.spent.items():
+    yield Record(PART, name, WHOLE, refinement.seconds, "s", refinement.parameters)
+    for grid, phases in refinement.spent.items():
         for phase, seconds in phases.items():
             full = f"{grid}: {phase}" if phase != REST or len(phases) > 1 else grid
-            yield Record(PART, name, full, seconds, "s", found.known, (WHOLE,))
+            yield Record(PART, name, full, seconds, "s", refinement.parameters, (WHOLE,))
 
 
-def _records(name: str, variant: str, found: Refinement, reference: str) -> Iterator[Record]:
-    yield Record(PART, name, variant, found.seconds, "s", found.known, (reference,))
-    yield Record(PART, name, variant, found.megabytes, "MB", found.known, (reference,))
+def _records(name: str, variant: str, refinement: Refinement, reference: str) -> Iterator[Record]:
+    yield Record(PART, name, variant, refinement.seconds, "s", refinement.parameters, (reference,))
+    yield Record(
+        PART, name, variant, refinement.megabytes, "MB", refinement.parameters, (reference,)
+    )
 
 
 def _size(capture: Capture) -> str:
@@ -96,8 +98,8 @@ def _size(capture: Capture) -> str:
     return f"{width} x {height}"
 
 
-def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinement:
-    """A capture refined from a file and wrong poses, as the stage does it."""
+def time_refinement(capture: Capture, bench: Bench, detailed: bool = False) -> Refinement:
+    """Time and memory of a refinement from a capture's file and perturbed poses."""
     assert capture.reference_c2w is not None
     rng = np.random.default_rng(0)
     start = add_view_errors(capture.reference_c2w, ERROR_DEG, ERROR_DISTANCE, rng)
@@ -119,14 +121,14 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         surface = initial_hull(observations, c2w, bench.sizes.refine.visual_hull)
         note("hull")
         if detailed:
-            stack.enter_context(watch.watching(*WATCHED))
+            stack.enter_context(watch.watching(*TIMED_FUNCTIONS))
         sizes = bench.sizes
         solver = GaussNewtonSolver(observations, surface, c2w, sizes.refine)
         steps = 0
         for report in coarse_to_fine(solver):
             note(f"{report.cells} cells")
             steps += 1
-    known = {
+    parameters = {
         "views": len(observations),
         "size": _size(capture),
         "pixels": len(observations.pixels),
@@ -135,5 +137,5 @@ def refined(capture: Capture, bench: Bench, detailed: bool = False) -> Refinemen
         "cells": solver.cells,
     }
     return Refinement(
-        {what: dict(phases) for what, phases in spent.items()}, memory.megabytes, known
+        {what: dict(phases) for what, phases in spent.items()}, memory.megabytes, parameters
     )

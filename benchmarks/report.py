@@ -28,26 +28,26 @@ def write_report(folder: Path, run: dict[str, Any], records: list[Record]) -> Pa
 
 
 def file_stem(run: dict[str, Any]) -> str:
-    """<date>-<GPU, or processor>; a run of some parts names them, too."""
+    """File name without suffix: <date>-<GPU or processor>, then the parts unless all were run."""
     name = re.sub(r"[^a-z0-9]+", "-", processor(run).lower()).strip("-")
-    some = "".join(f"-{part}" for part in run["parts"] or [])
-    return f"{run['date'][:10]}-{name}{some}{'-quick' if run['quick'] else ''}"
+    parts = "".join(f"-{part}" for part in run["parts"] or [])
+    return f"{run['date'][:10]}-{name}{parts}{'-quick' if run['quick'] else ''}"
 
 
 def processor(run: dict[str, Any]) -> str:
-    """The name of what was measured."""
+    """Name of the measured GPU or processor."""
     hardware = run["hardware"]
     return str(hardware["gpu" if run["device"] == "cuda" else "processor"])
 
 
 def title(run: dict[str, Any]) -> str:
-    """One line."""
+    """Title of the report: processor, date and commit."""
     quick = " (quick: tiny sizes, the numbers mean nothing)" if run["quick"] else ""
     return f"{processor(run)}, {run['date'][:10]}, commit {run['commit']}{quick}"
 
 
 def markdown(run: dict[str, Any], records: list[Record]) -> str:
-    """A table for each part."""
+    """The report in Markdown: one table for each part."""
     hardware, versions = run["hardware"], run["versions"]
     lines = [
         f"# {title(run)}",
@@ -67,13 +67,19 @@ def markdown(run: dict[str, Any], records: list[Record]) -> str:
             key = (record.part, record.name, record.variant, record.unit)
             compared = ", ".join(f"{r.ratio:.3g} x {r.reference}" for r in against.get(key, []))
             off = "" if record.difference is None else f"{record.difference:.1e}"
-            cells = (record.name, record.variant, written(record.value, record.unit), compared, off)
+            cells = (
+                record.name,
+                record.variant,
+                format_value(record.value, record.unit),
+                compared,
+                off,
+            )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def written(value: float, unit: str) -> str:
-    """A value with its unit, for people."""
+def format_value(value: float, unit: str) -> str:
+    """A value as text with its unit."""
     if unit == "s" and value < 1:
         value, unit = (1e6 * value, "us") if value < 1e-3 else (1e3 * value, "ms")
     return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"

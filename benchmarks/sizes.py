@@ -1,4 +1,4 @@
-"""How large everything is that is measured."""
+"""Sizes of the measured problems."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,10 @@ from pmni.config.training import FieldSettings, TrainSettings
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one run."""
+    """Sizes of one run."""
 
     repeats: int
-    """Calls of which the median is taken."""
+    """Number of calls of which the median is taken."""
     copied_mb: int
     matrix: int
     """Rows and columns of the matrices whose product is timed."""
@@ -20,37 +20,37 @@ class Sizes:
     points: int
     rays: int
     ray_cells: int
-    """Of the grid surface that rays are traced on."""
+    """Cells along a side of the grid surface that rays are traced on."""
     faces: int
-    """Of the object's mesh."""
+    """Number of triangles of the object's mesh."""
     views: int
     height: int
     width: int
     refine: RefineSettings
-    """Cells of the first grid."""
+    """Settings of the refinement."""
     view_counts: tuple[int, ...]
     image_factors: tuple[float, ...]
     train: TrainSettings
     steps: int
-    """That are timed together: some refresh the occupancy grid."""
+    """Number of training steps timed together; some refresh the occupancy grid."""
     patch_counts: tuple[int, ...]
     level_counts: tuple[int, ...]
     check_every: int
-    """Steps between looks at the Chamfer distance."""
+    """Training steps between two evaluations of the Chamfer distance."""
     check_cells: int
     targets_mm: tuple[float, ...]
-    """Chamfer distances, the time to which is measured."""
+    """Chamfer distances, mm, for which the time until they are reached is measured."""
     paper: dict[str, Any] | None
-    """What is laid over the training of pmni-paper; None leaves it out."""
+    """Overrides of the training settings of pmni-paper; None leaves this part out."""
     paper_every: int
-    """Of its steps, after which some with all rays are timed."""
+    """Steps of pmni-paper between two timings with all rays."""
     mesh_cells: tuple[int, ...]
     compared_cells: int
-    """As many or fewer are given to other meshers, too."""
+    """Largest number of cells along a side at which other extractors are measured."""
 
 
 def _fields(*shapes: tuple[int, int, float]) -> dict[str, FieldSettings]:
-    """By name, of (levels, log2_entries, growth)."""
+    """Field settings by name, from tuples (levels, log2_entries, growth)."""
     return {
         f"{levels} x 2^{entries}": FieldSettings(
             levels=levels, log2_entries=entries, growth=growth, initial_levels=levels

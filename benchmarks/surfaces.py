@@ -1,4 +1,4 @@
-"""What is looked at: surfaces by formula, grid and network, and captures of an object."""
+"""Test data: an analytic surface, a network, and synthetic captures of an object."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,7 +26,7 @@ RIG = SynthesizeSettings(scene=SCENE, pose_jitter=1.0, normal_noise=4.0)
 
 @dataclass(frozen=True)
 class Bumpy:
-    """A sphere with bumps, nearly a distance."""
+    """A sphere with bumps; approximately a signed distance function."""
 
     radius: float = 0.75
 
@@ -47,28 +47,28 @@ class Bumpy:
 
 
 def network(settings: FieldSettings, device: torch.device) -> NeuralSDF:
-    """A sphere with noise in all its weights, as if it had been trained; the same every time."""
-    made = NeuralSDF(settings, seed=0).to(device)
+    """A network initialised to a sphere, with fixed random noise added to all weights."""
+    result = NeuralSDF(settings, seed=0).to(device)
     generator = torch.Generator().manual_seed(1)
-    for parameter in made.parameters():
+    for parameter in result.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data += 0.01 * noise.to(device)
-    return made
+    return result
 
 
 @cache
 def capture_of(views: int, height: int, width: int, faces: int) -> Capture:
-    """A turntable set up by hand and normals 4 degrees off: made, not fetched."""
+    """A synthetic capture: turntable with pose jitter, noisy normals (4 degrees on average)."""
     solid = tessellate(SCENES[SCENE](), HALF_SIDE, faces).scaled_to(RIG.radius)
     K = intrinsics(height, width)
     elevation = float(np.deg2rad(RIG.elevation))
     c2w = turntable_poses(views, elevation, RIG.distance, RIG.pose_jitter, _stream(0))
-    seen = render(MeshSurface(solid.mesh), K, c2w, height, width)
+    rendered = render(MeshSurface(solid.mesh), K, c2w, height, width)
     normals, masks, ground_truth_normals, distances = [], [], [], []
-    for view, measured in simulate_sensor(seen, c2w, solid.mesh, RIG, _stream):
-        normals.append(measured.normals.astype(np.float32))
+    for view, measurement in simulate_sensor(rendered, c2w, solid.mesh, RIG, _stream):
+        normals.append(measurement.normals.astype(np.float32))
         ground_truth_normals.append(view.normals.astype(np.float32))
-        masks.append(measured.mask)
+        masks.append(measurement.mask)
         distances.append(view.ray_distance.astype(np.float32))
     world = around_mesh(solid.mesh)
     return Capture(
@@ -91,7 +91,7 @@ def _stream(number: int) -> np.random.Generator:
 
 
 def with_views(capture: Capture, count: int) -> Capture:
-    """Only so many of the views, evenly spread."""
+    """The capture with `count` of its views, evenly spaced."""
     chosen = np.arange(count) * len(capture.views) // count
     assert capture.reference_c2w is not None
     assert capture.ground_truth_normals is not None

@@ -1,4 +1,4 @@
-"""How long calls take, what phases a whole is made of, and how much memory it needs."""
+"""Time of calls, time by phase, and peak memory."""
 
 import gc
 import threading
@@ -15,13 +15,13 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 WARM_UP = 3
-"""Calls at most that are not counted; at least one is not."""
+"""Largest number of calls before the timed ones; at least one is made."""
 SAMPLED_EVERY = 0.005
-"""Seconds between looks at a process's memory."""
+"""Seconds between two samples of a process's memory."""
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done everything."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -33,7 +33,7 @@ def median_seconds(
     prepare: Callable[[], tuple[Any, ...]] = tuple,
     most_seconds: float = 5.0,
 ) -> float:
-    """The median of so many calls, or of those that begin within `most_seconds`.
+    """Median time of `repeats` calls, or of those that begin within `most_seconds`.
 
     The arguments of each call are what `prepare` returns, which is not timed. The first call is
     never counted. On a GPU the time is that between two events of its stream.
@@ -51,25 +51,27 @@ def median_seconds(
     return median(times)
 
 
-def _seconds(call: Callable[..., object], given: tuple[Any, ...], device: torch.device) -> float:
+def _seconds(
+    call: Callable[..., object], arguments: tuple[Any, ...], device: torch.device
+) -> float:
     synchronise(device)
     if device.type != "cuda":
         start = time.perf_counter()
-        call(*given)
+        call(*arguments)
         return time.perf_counter() - start
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
-    call(*given)
+    call(*arguments)
     after.record()
     synchronise(device)
     return before.elapsed_time(after) / 1000
 
 
 class Stopwatch:
-    """Seconds by phase. A phase within another counts to itself alone.
+    """Times by phase. The time of a nested phase is not part of the outer one.
 
-    The device is waited for where a phase begins and ends: so the phases of a GPU's work are each
-    as long as alone, and together longer than the whole.
+    The device is synchronised at the start and end of each phase, so that phases on a GPU do not
+    overlap and their sum exceeds the time of an untimed run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,8 +80,8 @@ class Stopwatch:
         self._open: list[str] = []
         self._since = 0.0
 
-    def _turn(self) -> None:
-        """What has passed since the last turn belongs to the innermost phase."""
+    def _lap(self) -> None:
+        """Add the time since the last call to the innermost phase."""
         synchronise(self.device)
         now = time.perf_counter()
         if self._open:
@@ -88,18 +90,18 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The block belongs to a phase."""
-        self._turn()
+        """Context whose time belongs to a phase."""
+        self._lap()
         self._open.append(name)
         try:
             yield
         finally:
-            self._turn()
+            self._lap()
             self._open.pop()
 
     @contextmanager
     def watching(self, *calls: tuple[Any, str, str]) -> Iterator[None]:
-        """Within the block, the calls of each (owner, attribute, phase) belong to that phase."""
+        """Context in which calls of each (owner, attribute, phase) are timed as that phase."""
         with ExitStack() as stack:
             for owner, attribute, phase in calls:
                 timed = self._timed(getattr(owner, attribute), phase)
@@ -114,15 +116,14 @@ class Stopwatch:
         return timed
 
     def take(self) -> dict[str, float]:
-        """The seconds of each phase since the last time."""
-        self._turn()
+        """Seconds of each phase since the last call of `take`."""
+        self._lap()
         taken, self._spent = dict(self._spent), defaultdict(float)
         return taken
 
 
 class PeakMemory:
-    """The most memory within the block: on a GPU what PyTorch has allocated there, on a CPU the
-    whole process."""
+    """Peak memory within the block: PyTorch's allocations on a GPU, the whole process on a CPU."""
 
     megabytes: float
 
@@ -141,7 +142,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
-            gc.collect()  # captured graphs are in reference cycles
+            gc.collect()  # CUDA graphs and the functions that hold them form cycles
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         else:

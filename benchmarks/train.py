@@ -1,4 +1,4 @@
-"""Training: a step by phase, steps a second, memory, how they grow, and what an accuracy takes."""
+"""Training: time by phase, throughput, memory, scaling, and time to an accuracy."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,11 +31,11 @@ from pmni.volume_rendering import renderer
 from pmni.volume_rendering.occupancy import OccupancyGrid
 
 PART, WHOLE, REST = "train", "whole", "rest"
-UNCOUNTED = {"cpu": 3, "cuda": 32}
-"""Steps before those that are timed: on a GPU they capture graphs and size their buffers."""
+WARM_UP_STEPS = {"cpu": 3, "cuda": 32}
+"""Warm-up steps by device; on a GPU they set buffer capacities and capture CUDA graphs."""
 CHAMFER_POINTS = 100_000
-"""At most so many points of each surface are compared."""
-WATCHED = (
+"""Largest number of points of each surface in the Chamfer distance."""
+TIMED_FUNCTIONS = (
     (OccupancyGrid, "refresh", "occupancy"),
     (PatchSampler, "draw", "rays"),
     (loop, "patch_rays", "rays"),
@@ -46,46 +46,48 @@ WATCHED = (
     (torch.Tensor, "backward", "backward"),
     (Optimizer, "step", "optimiser"),
 )
-"""Owner, attribute, phase."""
+"""Timed functions: owner, attribute, name of the phase."""
 
 
 def run(bench: Bench) -> Iterator[Record]:
-    """One step by phase; numbers of patches and levels; then a whole training."""
+    """Time a step by phase, vary the numbers of patches and levels, then time a whole training."""
     sizes = bench.sizes
     capture = capture_of(sizes.views, sizes.height, sizes.width, sizes.faces)
-    usual = sizes.train
-    seconds, megabytes, known = timed_steps(capture, usual, bench)
-    yield Record(PART, "step", WHOLE, seconds, "s", known)
-    yield Record(PART, "step", WHOLE, 1 / seconds, "1/s", known)
-    yield Record(PART, "step", WHOLE, megabytes, "MB", known)
+    default = sizes.train
+    seconds, megabytes, parameters = timed_steps(capture, default, bench)
+    yield Record(PART, "step", WHOLE, seconds, "s", parameters)
+    yield Record(PART, "step", WHOLE, 1 / seconds, "1/s", parameters)
+    yield Record(PART, "step", WHOLE, megabytes, "MB", parameters)
     yield from _by_phase(capture, bench)
     for count in sizes.patch_counts:
-        settings = changed(usual, {"patches": count})
-        yield from _scaled("patches", str(count), str(usual.patches), capture, settings, bench)
+        settings = with_changes(default, {"patches": count})
+        yield from _scaled("patches", str(count), str(default.patches), capture, settings, bench)
     for levels in sizes.level_counts:
-        settings = changed(usual, {"field": {"levels": levels}})
-        reference = str(usual.field.levels)
+        settings = with_changes(default, {"field": {"levels": levels}})
+        reference = str(default.field.levels)
         yield from _scaled("levels", str(levels), reference, capture, settings, bench)
     yield from _to_accuracy(capture, bench)
 
 
-def changed(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
-    """Settings with some others laid over."""
+def with_changes(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
+    """The settings with some values replaced."""
     return TrainSettings.parse(merge(settings.model_dump(), changes), "benchmarks")
 
 
 def trainer_of(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:
-    """From the hull and the true poses."""
+    """A trainer with the ground-truth poses, before its warm start."""
     no_distances = np.zeros(capture.masks.shape, np.float32)
     views = Views.of(capture, no_distances, device=device)
     c2w = torch.as_tensor(capture.reference_c2w, dtype=torch.float32, device=device)
     return Trainer(views, c2w, settings)
 
 
-def halfway(capture: Capture, settings: TrainSettings, device: torch.device) -> Trainer:
-    """As in the middle of a training, with all levels on."""
+def mid_training_trainer(
+    capture: Capture, settings: TrainSettings, device: torch.device
+) -> Trainer:
+    """A warm-started trainer set to the middle of the schedule, with all levels active."""
     levels = {"field": {"initial_levels": settings.field.levels}}
-    trainer = trainer_of(capture, changed(settings, levels), device)
+    trainer = trainer_of(capture, with_changes(settings, levels), device)
     trainer.warm_start()
     trainer.step_number = settings.steps // 2
     trainer.occupancy.refresh(trainer.surface)
@@ -95,18 +97,18 @@ def halfway(capture: Capture, settings: TrainSettings, device: torch.device) -> 
 def timed_steps(
     capture: Capture, settings: TrainSettings, bench: Bench
 ) -> tuple[float, float, dict[str, Any]]:
-    """Seconds of a step, peak memory in MB, and what was done."""
+    """Seconds of a step, peak memory in MB, and the parameters of the measurement."""
     device, steps = bench.device, bench.sizes.steps
     with PeakMemory(device) as memory:
-        trainer = halfway(capture, settings, device)
-        for _ in range(UNCOUNTED[device.type]):
+        trainer = mid_training_trainer(capture, settings, device)
+        for _ in range(WARM_UP_STEPS[device.type]):
             trainer.step()
         synchronise(device)
         start = time.perf_counter()
         reports = [trainer.step() for _ in range(steps)]
         synchronise(device)
         seconds = (time.perf_counter() - start) / steps
-    known = {
+    parameters = {
         "steps": steps,
         "patches": settings.patches,
         "patch": settings.rendering.patch,
@@ -115,16 +117,16 @@ def timed_steps(
         "gradient": settings.rendering.gradient,
         "samples": int(reports[-1].samples),
     }
-    return seconds, memory.megabytes, known
+    return seconds, memory.megabytes, parameters
 
 
 def _by_phase(capture: Capture, bench: Bench) -> Iterator[Record]:
     steps = bench.sizes.steps
-    settings = changed(bench.sizes.train, {"graph": "off"})  # a graph has no phases to look at
-    trainer = halfway(capture, settings, bench.device)
+    settings = with_changes(bench.sizes.train, {"graph": "off"})  # no phases in a graph
+    trainer = mid_training_trainer(capture, settings, bench.device)
     watch = Stopwatch(bench.device)
-    with watch.watching(*WATCHED):
-        for _ in range(UNCOUNTED[bench.device.type]):
+    with watch.watching(*TIMED_FUNCTIONS):
+        for _ in range(WARM_UP_STEPS[bench.device.type]):
             trainer.step()
         watch.take()
         with watch.phase(REST):
@@ -144,62 +146,69 @@ def _scaled(
     settings: TrainSettings,
     bench: Bench,
 ) -> Iterator[Record]:
-    seconds, megabytes, known = timed_steps(capture, settings, bench)
-    yield Record(PART, f"step, {name}", variant, seconds, "s", known, (reference,))
-    yield Record(PART, f"step, {name}", variant, megabytes, "MB", known, (reference,))
+    seconds, megabytes, parameters = timed_steps(capture, settings, bench)
+    yield Record(PART, f"step, {name}", variant, seconds, "s", parameters, (reference,))
+    yield Record(PART, f"step, {name}", variant, megabytes, "MB", parameters, (reference,))
 
 
 def _to_accuracy(capture: Capture, bench: Bench) -> Iterator[Record]:
-    """Seconds and peak memory of a training with the true poses until its surface is so near to
-    the true one; looking at it is not counted."""
+    """Seconds and peak memory of a training with ground-truth poses until its surface reaches each
+    Chamfer distance; the time of the evaluations is not counted."""
     sizes, device = bench.sizes, bench.device
-    settings = changed(sizes.train, {"poses": {"method": "fixed"}})
-    trainer, judge, watch = trainer_of(capture, settings, device), Judge(capture), Stopwatch(device)
-    curve: list[Reached] = []
+    settings = with_changes(sizes.train, {"poses": {"method": "fixed"}})
+    trainer, evaluator, watch = (
+        trainer_of(capture, settings, device),
+        ChamferEvaluator(capture),
+        Stopwatch(device),
+    )
+    curve: list[TrainingProgress] = []
 
-    def reach(go_on: Callable[[], object]) -> None:
+    def timed_evaluation(advance: Callable[[], object]) -> None:
         with PeakMemory(device) as memory, watch.phase(WHOLE):
-            go_on()
+            advance()
         seconds, most = watch.take()[WHOLE], memory.megabytes
         if curve:
             seconds, most = seconds + curve[-1].seconds, max(most, curve[-1].megabytes)
-        chamfer_mm = judge.chamfer_mm(trainer, sizes.check_cells)
-        curve.append(Reached(trainer.step_number, seconds, most, chamfer_mm))
+        chamfer_mm = evaluator.chamfer_mm(trainer, sizes.check_cells)
+        curve.append(TrainingProgress(trainer.step_number, seconds, most, chamfer_mm))
 
-    def some_steps() -> None:
+    def advance_steps() -> None:
         for _ in range(min(sizes.check_every, settings.steps - trainer.step_number)):
             trainer.step()
 
-    reach(trainer.warm_start)
-    known: dict[str, Any] = {"steps": settings.steps, "patches": settings.patches}
-    yield Record(PART, "training", "fit to the hull", curve[0].seconds, "s", known)
+    timed_evaluation(trainer.warm_start)
+    parameters: dict[str, Any] = {"steps": settings.steps, "patches": settings.patches}
+    yield Record(PART, "training", "fit to the hull", curve[0].seconds, "s", parameters)
     while trainer.step_number < settings.steps:
-        reach(some_steps)
+        timed_evaluation(advance_steps)
     for target in sizes.targets_mm:
-        first = next((reached for reached in curve if reached.chamfer_mm <= target), None)
+        first = next((progress for progress in curve if progress.chamfer_mm <= target), None)
         if first is not None:
             name = f"to a Chamfer distance of {target:g} mm"
             steps = {"steps": first.steps}
             yield Record(PART, "training", name, first.seconds, "s", steps, (WHOLE,))
             yield Record(PART, "training", name, first.megabytes, "MB", steps, (WHOLE,))
-    known |= {"chamfer_mm": curve[-1].chamfer_mm, "curve": [asdict(reached) for reached in curve]}
-    yield Record(PART, "training", WHOLE, curve[-1].seconds, "s", known)
-    yield Record(PART, "training", WHOLE, curve[-1].megabytes, "MB", known)
+    parameters |= {
+        "chamfer_mm": curve[-1].chamfer_mm,
+        "curve": [asdict(progress) for progress in curve],
+    }
+    yield Record(PART, "training", WHOLE, curve[-1].seconds, "s", parameters)
+    yield Record(PART, "training", WHOLE, curve[-1].megabytes, "MB", parameters)
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far a training has come."""
+class TrainingProgress:
+    """Steps, time, memory and Chamfer distance of a training at one evaluation."""
 
     steps: int
     seconds: float
     megabytes: float
-    """The most so far."""
+    """Peak memory up to this evaluation."""
     chamfer_mm: float
 
 
-class Judge:
-    """Chamfer distances to a capture's true surface: between points that rays of its masks hit."""
+class ChamferEvaluator:
+    """Chamfer distance to a capture's ground-truth mesh, between first hits of the mask rays."""
 
     def __init__(self, capture: Capture) -> None:
         assert capture.reference_c2w is not None
@@ -207,13 +216,15 @@ class Judge:
         self.to_dataset = Similarity(capture.scale, np.eye(3), capture.offset)
         c2w = self.to_dataset.move_cameras(capture.reference_c2w)
         rays = mask_rays(capture.masks, capture.intrinsics, c2w)
-        some = slice(None, None, -(-len(rays.view) // CHAMFER_POINTS))
-        self.rays = Rays(rays.view[some], rays.centres, rays.directions[some])
+        subset = slice(None, None, -(-len(rays.view) // CHAMFER_POINTS))
+        self.rays = Rays(rays.view[subset], rays.centres, rays.directions[subset])
         self.truth = point_tree(cast_rays(capture.ground_truth_mesh, self.rays).points)
 
     def chamfer_mm(self, trainer: Trainer, cells: int) -> float:
-        """Of the surface as it is now, meshed with so many cells."""
+        """Chamfer distance of the current surface, meshed with `cells` cells along a side."""
         with torch.no_grad():
-            found = extract_zero_level(trainer.surface, cells, MeshSettings(), trainer.device).mesh
-        mesh = Mesh(self.to_dataset(found.vertices), found.faces)
+            extracted = extract_zero_level(
+                trainer.surface, cells, MeshSettings(), trainer.device
+            ).mesh
+        mesh = Mesh(self.to_dataset(extracted.vertices), extracted.faces)
         return surface_errors(point_tree(cast_rays(mesh, self.rays).points), self.truth).chamfer

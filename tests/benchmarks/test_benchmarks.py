@@ -22,7 +22,7 @@ from benchmarks.__main__ import PARTS, chosen_parts, main
 from benchmarks.bench import Bench
 from benchmarks.ceilings import Ceilings, Work
 from benchmarks.records import Record, ratios
-from benchmarks.report import file_stem, markdown, written
+from benchmarks.report import file_stem, format_value, markdown
 from benchmarks.sizes import QUICK
 from benchmarks.surfaces import capture_of, with_views
 from benchmarks.timing import PeakMemory, Stopwatch, median_seconds
@@ -222,13 +222,13 @@ def test_differences_are_relative_to_the_largest_and_of_numbers_only() -> None:
     expected = torch.tensor([1.0, -8.0, torch.nan, 2.0])
     found = torch.tensor([1.5, -8.0, 7.0, 2.25])
     assert kernels.difference(found, expected) == pytest.approx(0.5 / 8)
-    assert kernels.difference(found, expected, part=0.66) == pytest.approx(0.25 / 8)
+    assert kernels.difference(found, expected, quantile=0.66) == pytest.approx(0.25 / 8)
 
 
 def test_how_numbers_are_written() -> None:
     for value, unit, text in ((0.00025, "s", "250 us"), (0.0312, "s", "31.2 ms"),
                               (2.346, "s", "2.35 s"), (1234.5, "MB", "1234 MB")):  # fmt: skip
-        assert written(value, unit) == text
+        assert format_value(value, unit) == text
 
 
 def test_files_are_named_by_date_and_hardware() -> None:
@@ -257,8 +257,10 @@ def test_a_capture_is_made_with_its_truth() -> None:
 
 
 # --------------------------------------------------------------------------------------- kernels
-def test_kernels_are_compared_with_their_twins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU; here both are the twin, so they agree exactly."""
+def test_kernels_are_compared_with_their_reference_implementations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU; here both are the reference, so they agree exactly."""
     monkeypatch.setattr(kernels, "implementations", lambda device: ["torch", "triton"])
     found = list(kernels.run(Bench(CPU, QUICK)))
     ours = [record for record in found if record.variant == "triton"]

@@ -100,7 +100,7 @@ def test_features_and_derivatives_match_the_reference(features):
     )
 
 
-def test_each_derivative_is_the_twins():
+def test_each_derivative_equals_the_reference():
     grid = make()
     x = uniform(30).requires_grad_()
     weights, directions = random(30, 4, seed=3).requires_grad_(), random(30, 3, seed=4)
@@ -253,7 +253,7 @@ def test_fixed_point_takes_gradients_of_any_size(size):
         assert not found.isfinite().any()
 
 
-def test_twin_has_right_second_derivatives():
+def test_reference_has_right_second_derivatives():
     # Those of both factors: the table's and the gradient's of the features.
     grid = HashGrid(2, 2, 4, 2, 1.7, torch.Generator().manual_seed(0), "torch").double()
     params = torch.randn_like(grid.params).requires_grad_()
