@@ -62,36 +62,36 @@ def reconstruct(
         if stage is not None:
             check_device(stage.device)
     capture = validated(capture)
-    say: Progress = progress if progress is not None else lambda _: None
+    report: Progress = progress if progress is not None else lambda _: None
 
     needs_distances = METHODS[settings.registration.method].needs_ray_distances
     distances: Float[np.ndarray, "V H W"] | None = None
     if needs_distances or settings.train is not None:
-        say("integrating normals")
+        report("integrating normals")
         distances = integrate(capture).ray_distances
-    say("finding initial poses")
+    report("finding initial poses")
     initial = register(capture, distances, settings.registration, progress)
-    poses, surface, iteration, place = initial, None, 0, torch.device("cpu")
+    poses, surface, iteration, result_device = initial, None, 0, torch.device("cpu")
     if settings.refine is not None:
-        say("refining poses and surface")
-        with acquire_device(settings.refine.device) as place:
-            refinement = refine(capture, initial, settings.refine, place, progress)
+        report("refining poses and surface")
+        with acquire_device(settings.refine.device) as result_device:
+            refinement = refine(capture, initial, settings.refine, result_device, progress)
         poses, surface = refinement.poses, refinement.surface
     result: NarrowBandSDF | NeuralSDF | ResidualSDF | None = surface
     if settings.train is not None:
-        say("training the neural SDF")
-        with acquire_device(settings.train.device) as place:
+        report("training the neural SDF")
+        with acquire_device(settings.train.device) as result_device:
             training = train(
-                capture, distances, poses, surface, settings.train, place, progress=progress
+                capture, distances, poses, surface, settings.train, result_device, progress=progress
             )
         if surface is None or training.selection.iteration:
             iteration = max(training.kept)
             poses, result = training.final.poses, training.final.surface
     assert result is not None
-    say("extracting the mesh")
-    mesh = extract_mesh(result, settings.mesh, capture.scale, capture.offset, place)
+    report("extracting the mesh")
+    mesh = extract_mesh(result, settings.mesh, capture.scale, capture.offset, result_device)
     cameras = cameras_of(capture, poses, "reconstruct")
-    return assemble(capture.name, mesh, cameras, result, iteration, initial, place)
+    return assemble(capture.name, mesh, cameras, result, iteration, initial, result_device)
 
 
 def _experiment(

@@ -32,9 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--poses", type=Path, help="its poses, JSON")
     parser.add_argument("--initial-poses", type=Path, help="the poses it started from, JSON")
     parser.add_argument("--settings", help="EvaluateSettings: a YAML file or inline YAML")
-    parser.add_argument("--experiment", default="external", help="for the table")
-    parser.add_argument("--iteration", type=int, default=0, help="for the table")
-    parser.add_argument("--dataset", default="", help="for the table")
+    parser.add_argument("--experiment", default="external", help="column of the benchmark table")
+    parser.add_argument("--iteration", type=int, default=0, help="column of the benchmark table")
+    parser.add_argument("--dataset", default="", help="column of the benchmark table")
     parser.add_argument(
         "--provenance",
         type=Path,

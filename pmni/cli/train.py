@@ -130,7 +130,7 @@ def _read_surface(
 def _numbers(
     result: TrainingResult, settings: TrainSettings, device: torch.device
 ) -> dict[str, Any]:
-    """What the provenance says of a training."""
+    """Numbers of a training for its provenance."""
     numbers: dict[str, Any] = {"backend": result.backend, "train_seconds": result.seconds}
     if result.steps < settings.steps:
         numbers["stopped_at"] = result.steps

@@ -55,7 +55,7 @@ class EvaluateSettings(Settings):
     ground-truth points from a first hit on the mesh."""
 
     spacing_points: int = Field(2_000, ge=2)
-    """Most ground-truth points of which that median distance is taken."""
+    """Most ground-truth points in the median of `observed_spacings`."""
 
     exclude_views: tuple[str, ...] = ()
     """Held-out views: reported apart in `mae_heldout_deg`."""

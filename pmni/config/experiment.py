@@ -38,7 +38,7 @@ class Experiment(Settings):
     """One way of reconstructing an object."""
 
     summary: str = ""
-    """What it is, in a line; stands in the report."""
+    """Description in one line, for the report."""
 
     normals: str | None = None
     """The normal set, as its folder is named; None takes the object's own from the table."""
@@ -101,7 +101,7 @@ class RunConfig(Settings):
     """Names of experiments: files in `config/experiments/`, or shipped with the package."""
 
     results: str = "results"
-    """Where results go."""
+    """Folder of the results."""
 
     published: str | None = "resources/published.csv"
     """Published numbers to put beside ours; None leaves them out."""
@@ -219,11 +219,11 @@ class ObjectEntry:
     name: str
     dataset: str
     layout: str
-    """How its folder is laid out: a name in READERS."""
+    """Layout of the object's folder: a name in READERS."""
     path: str
     """The object's folder."""
     normals: str
-    """Its normal set, unless an experiment names another."""
+    """Normal set of the object, unless an experiment names another."""
 
 
 def load_objects(path: Path) -> dict[str, ObjectEntry]:

@@ -80,7 +80,7 @@ class IntegrateSettings(Settings):
     """Bilateral normal integration."""
 
     solver: SolverSettings = SolverSettings()
-    """Its linear solver."""
+    """Linear solver of bilateral normal integration."""
 
     downsampling: DownsamplingSettings = DownsamplingSettings()
     """The resolution at which views are integrated."""

@@ -182,7 +182,7 @@ class LinearSolverSettings(Settings):
     """Grids of the surface's preconditioner, each of half the cells of the one before."""
 
     preconditioner_min_cells: int = Field(8, ge=4)
-    """Cells of its coarsest grid, at least."""
+    """Smallest number of cells along a side of the preconditioner's coarsest grid."""
 
     max_surface_step_cells: float = Field(3.0, gt=0)
     """Largest movement of the surface in an outer iteration, cells."""
@@ -253,7 +253,7 @@ class ConcavitySettings(Settings):
 
 
 class OutlierViewSettings(Settings):
-    """The search for new poses of views that have not come right with the others."""
+    """The search for new poses of outlier views."""
 
     residual_ratio: float = Field(2.0, gt=1)
     """Ratio of a view's median residual to that of all views from which it is an outlier."""
@@ -265,7 +265,7 @@ class OutlierViewSettings(Settings):
     """Rotations of the initial poses about each of 14 axes, degrees."""
 
     steps: int = Field(10, ge=1)
-    """Gauss-Newton steps of the pose from each of them."""
+    """Gauss-Newton steps of the pose from each initial pose."""
 
     pixels: int = Field(1500, ge=100)
     """Pixels drawn in each of these steps."""
@@ -295,7 +295,7 @@ class ScheduleSettings(Settings):
     """Largest fraction of the residual that those iterations may leave for a further one."""
 
     max_remaining_finest: float = Field(0.98, gt=0, le=1)
-    """The same fraction on the finest grid."""
+    """Value of `max_remaining` on the finest grid."""
 
     full_steps: int = Field(5, ge=1)
     """Full steps on the finest grid. Of those after them only 1/2, 1/3, ... is done, which averages
@@ -427,10 +427,10 @@ class RefineSettings(Settings):
     """Concavities that the visual hull fills, and occlusions."""
 
     outlier_views: OutlierViewSettings = OutlierViewSettings()
-    """Views that have not come right."""
+    """Search for new poses of outlier views."""
 
     schedule: ScheduleSettings = ScheduleSettings()
-    """Ends of the iterations."""
+    """Termination of the iterations on each grid."""
 
     acceptance: AcceptanceSettings = AcceptanceSettings()
     """When a result is refused."""

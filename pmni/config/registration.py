@@ -239,10 +239,10 @@ class ObjectiveSettings(Settings):
     """Weight of violations of masks and free space between views that are not near."""
 
     coarse_tolerance: float = Field(0.1, gt=0)
-    """Failure of tangent planes to meet that counts in full before alignment, object radii."""
+    """Gap between tangent planes that counts in full before alignment, object radii."""
 
     fine_tolerance: float = Field(0.02, gt=0)
-    """The same after alignment, object radii."""
+    """Gap between tangent planes that counts in full after alignment, object radii."""
 
     depth_tolerance: float = Field(0.0625, gt=0)
     """Standard deviation of depths, object radii."""
@@ -307,7 +307,7 @@ class ReassignmentSettings(Settings):
     """Moving single views to better poses (iterated conditional modes)."""
 
     min_gain: float = Field(0.02, ge=0)
-    """By how much a view's objective must be higher for it to move."""
+    """Least gain of a view's objective for which the view is moved."""
 
     separation_deg: float = Field(6.0, gt=0)
     """Least angle between the pose candidates of a view, degrees."""
@@ -365,7 +365,7 @@ class TurntableSettings(Settings):
     """Gauss-Newton steps before a circular ordering is judged."""
 
     alignment_tolerance: float = Field(0.04, gt=0)
-    """Failure of tangent planes to meet that counts in full then, object radii."""
+    """Gap between tangent planes that counts in full when orderings are judged, object radii."""
 
     neighbours: int = Field(16, ge=0)
     """Orderings next to the best one that are judged in each round."""
@@ -437,7 +437,7 @@ class MultiviewSettings(Settings):
     """Pose sets from spanning trees that are aligned."""
 
     reassigned_sets: int = Field(2, ge=1)
-    """Of these, pose sets whose single views may move."""
+    """Pose sets among the aligned ones whose single views may move."""
 
     reassignment_rounds: int = Field(2, ge=0)
     """Most rounds of moving single views and aligning all."""
@@ -495,7 +495,7 @@ class VerificationSettings(Settings):
     """Consistency from which on no further candidates are looked for."""
 
     accept_about_axis: float = Field(0.45, ge=0, le=1)
-    """The same where pairs say that the views turn about one axis."""
+    """Value of `accept` where the pairs suggest that the views rotate about one axis."""
 
     reject: float = Field(0.25, ge=0, le=1)
     """Candidates with a lower consistency are not refined further."""
@@ -505,7 +505,7 @@ class VerificationSettings(Settings):
     if it remains one, the poses are refused."""
 
     turntable_outlier_ratio: float = Field(0.5, ge=0, le=1)
-    """The same of a uniform turntable, whose views are not moved."""
+    """Value of `outlier_ratio` for uniform turntables, whose views are not moved."""
 
     searched_outliers: int = Field(3, ge=0)
     """Most outliers for which all poses around the object are searched."""
@@ -558,7 +558,7 @@ class VerificationSettings(Settings):
 
 
 class RegisterSettings(Settings):
-    """Where the cameras start."""
+    """Method and parameters of the initial poses."""
 
     deprecated_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {
         "method": {"ring": "turntable", "free": "from_scratch"}

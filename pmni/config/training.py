@@ -179,7 +179,7 @@ class PhaseSettings(Settings):
     deprecated_names: ClassVar[dict[str, str]] = {"pose_rate": "pose_learning_rate"}
 
     until: float = Field(1.0, gt=0, le=1)
-    """Its end, as a fraction of all steps."""
+    """End of the phase, as a fraction of all steps."""
 
     weights: LossWeights = LossWeights()
     """Loss weights."""

@@ -22,10 +22,10 @@ class Dataset(Settings):
     """An entry of the registry."""
 
     description: str
-    """What it is."""
+    """Description of the dataset."""
 
     url: str
-    """Where the archive is."""
+    """Address of the archive."""
 
     archive: ArchiveKind
     """`zip`, or `tar` with any compression."""
@@ -43,13 +43,13 @@ class Dataset(Settings):
     """A file in the format of `sha256sum` that names the archive."""
 
     layout: str
-    """How each object's folder is laid out."""
+    """Layout of each object's folder: a name in READERS."""
 
     licence: str
     """Under which terms it is published."""
 
     citation: str
-    """What to cite."""
+    """Publication to cite."""
 
     @property
     def file_name(self) -> str:

@@ -22,9 +22,9 @@ class Normalisation:
     """The sphere around an object, in dataset units."""
 
     scale: float
-    """Its radius."""
+    """Radius of the sphere."""
     offset: Float[np.ndarray, "3"]
-    """Its centre."""
+    """Centre of the sphere."""
 
     def cameras(self, c2w: Float[np.ndarray, "V 4 4"]) -> Float[np.ndarray, "V 4 4"]:
         """Camera-to-world poses of the dataset's world in the normalised world."""

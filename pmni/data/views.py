@@ -72,7 +72,7 @@ class Views:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.normals.device
 
     @cached_property

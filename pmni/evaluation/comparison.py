@@ -20,7 +20,7 @@ class GroundTruth:
     hits: Hits
     """First hits of the rays through all pixels inside the masks."""
     tree: KDTree
-    """Their points."""
+    """k-d tree of the hits' points."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
     rays: Rays
     """The rays through all pixels inside the masks."""
     hits: Hits
-    """Their first hits on the mesh."""
+    """First hits of the rays on the mesh."""
     ground_truth: GroundTruth | None
     """The surface that the mesh is compared with."""
     surface_errors: SurfaceErrors | None

@@ -59,7 +59,7 @@ class Edges:
     omega_p: Float[np.ndarray, " E"]
     """-(n . m) / |e| at p, which turns differences of Z into x."""
     omega_q: Float[np.ndarray, " E"]
-    """The same at q."""
+    """-(n . m) / |e| at q."""
 
 
 def integrate_depth(

@@ -49,7 +49,7 @@ def composite(
 
 
 class _Composite(torch.autograd.Function):
-    """Differentiable once, by f, its gradients and the sharpness."""
+    """Autograd function, once differentiable with respect to f, its gradients and the sharpness."""
 
     @staticmethod
     def forward(
@@ -103,14 +103,14 @@ def _launch(
 
 @triton.jit
 def _sigmoid(h):
-    """Without a large exponential."""
+    """The logistic sigmoid, computed without overflow."""
     small = tl.exp(-tl.abs(h))
     return tl.where(h >= 0, 1.0, small) / (1.0 + small)
 
 
 @triton.jit
 def _interval_gradient(x, y, z, next_x, next_y, next_z, PER_INTERVAL: tl.constexpr):
-    """Gradients of intervals, from those of the planes around them unless PER_INTERVAL."""
+    """Gradient of an interval: its own (PER_INTERVAL), or the mean of its two planes."""
     if not PER_INTERVAL:
         x, y, z = (x + next_x) / 2, (y + next_y) / 2, (z + next_z) / 2
     return x, y, z
@@ -118,7 +118,7 @@ def _interval_gradient(x, y, z, next_x, next_y, next_z, PER_INTERVAL: tl.constex
 
 @triton.jit
 def _grad_sdf(raw, phi, next_phi, grad_alpha):
-    """Derivatives by h, where phi is the sigmoid of h, and by the next plane's h."""
+    """Derivatives with respect to h of this and of the next plane, where phi = sigmoid(h)."""
     grad_raw = tl.where((raw >= 0) & (raw <= 1), grad_alpha, 0.0)
     to_next = -grad_raw / (phi + _ALPHA_EPSILON)
     to_this = -to_next * next_phi / (phi + _ALPHA_EPSILON) * (phi * (1 - phi))

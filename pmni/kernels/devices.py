@@ -1,4 +1,4 @@
-"""Where kernels run."""
+"""The device on which a kernel runs."""
 
 from contextlib import AbstractContextManager, nullcontext
 

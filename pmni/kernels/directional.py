@@ -30,7 +30,7 @@ def directional_gradient(
 
 
 class _Directional(torch.autograd.Function):
-    """Differentiable once, by f."""
+    """Autograd function, once differentiable with respect to f."""
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, *geometry: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def _is_valid(valid, plane, mask):
 
 @triton.jit
 def _difference(f, sample, position, size, stride, mask):
-    """Half the difference of the neighbours at both sides, or the whole of that at the border."""
+    """Central difference between neighbouring rays; one-sided at the border of a patch."""
     low = tl.where(position > 0, 1, 0)
     high = tl.where(position < size - 1, 1, 0)
     above = tl.load(f + sample + high * stride, mask=mask, other=0.0)
@@ -139,7 +139,7 @@ def _grad_component(gradients, ms, ray, sample, shift, axis: tl.constexpr, mask)
 def _difference_transpose(
     gradients, ms, ray, sample, position, size, stride, axis: tl.constexpr, mask
 ):
-    """The transpose of `_difference`: of the neighbours' derivatives, what belongs to this one."""
+    """The transpose of `_difference`, at one sample."""
     before = _grad_component(gradients, ms, ray, sample, -stride, axis, mask & (position > 0))
     after = _grad_component(gradients, ms, ray, sample, stride, axis, mask & (position < size - 1))
     at_sample = _grad_component(gradients, ms, ray, sample, 0, axis, mask)

@@ -69,7 +69,7 @@ class _Features(torch.autograd.Function):
 
 
 class _Entries(torch.autograd.Function):
-    """Zeros, with the features' derivatives by the table."""
+    """Zeros with the shape of the features, which carry their derivatives by the table."""
 
     @staticmethod
     def forward(ctx: Any, params: Tensor, x: Tensor, grid: HashGridTensors) -> Tensor:
@@ -86,7 +86,7 @@ class _Entries(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Of features and zeros."""
+    """Sum of the features and the zeros of `_Entries`."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, zeros: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def table_derivatives(
     slope_gradient: Float[Tensor, "N D"] | None = None,
     direction: Float[Tensor, "N 3"] | None = None,
 ) -> Float[Tensor, " E"]:
-    """As `x_derivatives_at`, by the table."""
+    """Derivatives by the table of the sum that `x_derivatives_at` differentiates by x."""
     gradients = _feature_major(gradient), _feature_major(slope_gradient)
 
     def add(total: Tensor, units: Tensor) -> None:

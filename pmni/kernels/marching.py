@@ -31,7 +31,7 @@ def march_padded(
     step: Float[Tensor, ""],
     jitter: Float[Tensor, " P"],
 ) -> tuple[Planes, Int[Tensor, ""]]:
-    """As `volume_rendering.marching.march_padded`: planes are counted, then written."""
+    """Kernel implementation of `volume_rendering.marching.march_padded`."""
     m = patches.m
     count, h, w = m.shape[:3]
     counts = torch.empty(count, dtype=torch.int32, device=m.device)
@@ -68,7 +68,7 @@ def march_padded(
 
 
 def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
-    """As `volume_rendering.marching.plane_points`."""
+    """Kernel implementation of `volume_rendering.marching.plane_points`."""
     result: Tensor = _PlanePoints.apply(
         patches.rotation, patches.centre, patches.m, planes.patch, planes.z, planes.offsets
     )
@@ -76,7 +76,7 @@ def plane_points(patches: Patches, planes: Planes) -> Float[Tensor, "M h w 3"]:
 
 
 class _PlanePoints(torch.autograd.Function):
-    """Differentiable once, by the poses."""
+    """Autograd function, once differentiable with respect to the poses."""
 
     @staticmethod
     def forward(ctx: Any, rotation: Tensor, centre: Tensor, m: Tensor, *planes: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def _check(x: Tensor, features: Tensor, first: Tensor) -> None:
 
 
 class _Values(torch.autograd.Function):
-    """f alone."""
+    """Autograd function of the values f."""
 
     @staticmethod
     def forward(ctx: Any, num_valid: Tensor | None, *inputs: *Inputs) -> Tensor:
@@ -113,7 +113,7 @@ class _Values(torch.autograd.Function):
 
 
 class _Slopes(torch.autograd.Function):
-    """f and its derivatives by the inputs."""
+    """Autograd function of f and its derivatives by the inputs."""
 
     @staticmethod
     def forward(
@@ -140,7 +140,7 @@ class _Slopes(torch.autograd.Function):
 def _shape(
     features: Tensor, first: Tensor, points: int, warps: int, slopes: bool
 ) -> dict[str, Any]:
-    """How kernels are compiled."""
+    """Compile-time constants of the kernels."""
     units = triton.next_power_of_2(len(first))
     return {
         "FEATURES": len(features),
@@ -156,7 +156,7 @@ def _shape(
 
 
 def _for_kernels(x: Tensor, features: Tensor, *rest: Tensor) -> list[Tensor]:
-    """Feature by feature, as the kernels of the hash grid leave them."""
+    """The inputs in the kernels' memory layout: features with one row for each feature."""
     return [tensor.contiguous() for tensor in (x, features.t(), *rest)]
 
 

@@ -44,12 +44,12 @@ class _ValuesAndGradients(torch.autograd.Function):
         ctx: Any, x: Tensor, params: Tensor, grid: HashGridTensors, *weights: *Weights
     ) -> tuple[Tensor, Tensor]:
         x = x.contiguous()
-        place = (x + 1) * UNIT_SCALE
-        features = hash_grid.features_at(place, grid)
+        grid_x = (x + 1) * UNIT_SCALE
+        features = hash_grid.features_at(grid_x, grid)
         f, grad_x, grad_features = mlp.forward((x, features, *weights), grid.num_valid, slopes=True)
         ctx.save_for_backward(x, params, features, *weights)
         ctx.grid = grid
-        slopes = hash_grid.x_derivatives_at(place, grid, grad_features)
+        slopes = hash_grid.x_derivatives_at(grid_x, grid, grad_features)
         return f, grad_x.add_(slopes, alpha=UNIT_SCALE)
 
     @staticmethod
@@ -58,8 +58,8 @@ class _ValuesAndGradients(torch.autograd.Function):
         moving, table, _, *others = ctx.needs_input_grad
         grid, grad_gradient = ctx.grid, grad_gradient.contiguous()
         with torch.no_grad():
-            place, direction = (x + 1) * UNIT_SCALE, grad_gradient * UNIT_SCALE
-            along = hash_grid.features_at(place, grid, direction)
+            grid_x, direction = (x + 1) * UNIT_SCALE, grad_gradient * UNIT_SCALE
+            along = hash_grid.features_at(grid_x, grid, direction)
             slopes = torch.empty_like(along)
             needs_grad = (moving, True, *others)
             inputs, directions = (x, features, *weights), (grad_gradient, along)
@@ -68,7 +68,7 @@ class _ValuesAndGradients(torch.autograd.Function):
             )
             assert grad_x is not None
             assert grad_features is not None
-            arguments = place, grid, grad_features, slopes, direction
+            arguments = grid_x, grid, grad_features, slopes, direction
             if moving:
                 grad_x = grad_x.add_(hash_grid.x_derivatives_at(*arguments), alpha=UNIT_SCALE)
             entries = hash_grid.table_derivatives(*arguments) if table else None

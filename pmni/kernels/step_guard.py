@@ -19,7 +19,7 @@ def step_guard(
     learning_rates: tuple[float, float],
     max_norms: tuple[float, float],
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "2"], Float[Tensor, "2"]]:
-    """As `training.optimizer.step_guard`."""
+    """Kernel implementation of `training.optimizer.step_guard`."""
     out = torch.empty(7, device=norms.device)
     with device_guard(norms):
         _step_guard[(1,)](

@@ -94,7 +94,7 @@ class Observations:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.pixels.device
 
     def sample_pixels(self, count: int, generator: torch.Generator) -> Int[Tensor, "V P"]:

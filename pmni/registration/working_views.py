@@ -57,7 +57,7 @@ class WorkingViews:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.depth.device
 
     @cached_property

@@ -49,17 +49,17 @@ class Reconstruction:
 
     @property
     def capture(self) -> CaptureFolder:
-        """What is reconstructed."""
+        """Folder of the capture."""
         return self.results.capture(self.entry.name, self.normals)
 
     @property
     def integration(self) -> IntegrationFolder:
-        """Its integrated normals."""
+        """Folder of the integrated ray distances."""
         return self.results.integration(self.entry.name, self.normals)
 
     @property
     def folder(self) -> ObjectFolder:
-        """What the experiment makes of the object."""
+        """Folder of the experiment's results for the object."""
         return self.results.object(self.experiment, self.entry.name)
 
     @property
@@ -101,11 +101,11 @@ class Reconstruction:
         return [self.folder.training.selection] if self.is_trained else []
 
     def surface_made(self, iteration: int) -> Path:
-        """What a job waits for to have a surface: its file, or the folder that a training makes."""
+        """Input of a job that reads an iteration's surface: the file, or the training's folder."""
         return self.folder.training.checkpoints if iteration else self.folder.refinement.surface
 
     def poses_made(self, iteration: int) -> Path:
-        """What a job waits for to have the poses of an iteration, likewise."""
+        """Input of a job that reads an iteration's poses: the file, or the training's folder."""
         return self.folder.training.poses_folder if iteration else self.folder.refinement.poses
 
     def provenance(self, iteration: int) -> list[Path]:
@@ -181,7 +181,7 @@ class Plan:
 
     @cached_property
     def results(self) -> Results:
-        """Where results go."""
+        """The layout of the results folder."""
         return Results(Path(self.config.results))
 
     @property
@@ -316,10 +316,10 @@ def check_replaceable(folder: Path) -> None:
 
 
 def surface_file(made: str, iteration: int) -> str:
-    """The file of an iteration's surface, given where a job finds what it has waited for."""
+    """The file of an iteration's surface, given the input that a job declares (`surface_made`)."""
     return str(checkpoint_in(Path(made), iteration)) if iteration else made
 
 
 def poses_file(made: str, iteration: int) -> str:
-    """The file of an iteration's poses, likewise."""
+    """The file of an iteration's poses, given the input that a job declares (`poses_made`)."""
     return str(poses_in(Path(made), iteration)) if iteration else made

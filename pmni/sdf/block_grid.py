@@ -50,7 +50,7 @@ class BlockGrid:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.active.device
 
     def __len__(self) -> int:

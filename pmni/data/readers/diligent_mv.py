@@ -65,10 +65,10 @@ def read(folder: Path, normals: str) -> RawCapture:
             for maps in (ground_truth_maps, normal_maps):
                 shape = maps.maps[index].shape[:2]
                 check_same_size(masks[index].shape, shape, where, str(maps.files[index]))
-            known = holds_normal(ground_truth_maps.maps[index]) & holds_normal(
+            has_normal = holds_normal(ground_truth_maps.maps[index]) & holds_normal(
                 normal_maps.maps[index]
             )
-            filled.append(fill_holes(masks[index], known, where))
+            filled.append(fill_holes(masks[index], has_normal, where))
         masks = tuple(filled)
 
     mesh_file = find_file(folder, "mesh_Gt.ply")
@@ -113,13 +113,13 @@ def read_calibration(
 
 
 def fill_holes(
-    mask: Bool[np.ndarray, "H W"], known: Bool[np.ndarray, "H W"], where: str
+    mask: Bool[np.ndarray, "H W"], has_normal: Bool[np.ndarray, "H W"], where: str
 ) -> Bool[np.ndarray, "H W"]:
-    """The mask with those holes filled that have normals (`known`).
+    """The mask with those holes filled that have normals (`has_normal`).
 
     The masks of the object `bear` have such holes; gaps that show the background have no normals.
     """
-    filled = mask | (binary_fill_holes(mask) & known)
+    filled = mask | (binary_fill_holes(mask) & has_normal)
     if count := int(filled.sum() - mask.sum()):
         log.info("%s: filled holes of %d pixels, where there are normals", where, count)
     return filled
