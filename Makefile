@@ -3,8 +3,9 @@
 # make lint        check style and types
 # make docs        build the documentation; a warning is an error
 # make benchmark   measure how fast everything is on this machine
+# make viewer      bundle three.js for the report anew, after a change in pmni/reporting/three (needs npm)
 #
-# Each sets up .venv first. PYTHON chooses the interpreter; TORCH is what pip installs as PyTorch,
+# Each but the last sets up .venv first. PYTHON chooses the interpreter; TORCH is what pip installs as PyTorch,
 # for example `make demo TORCH=torch==2.6.0`.
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ endif
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test lint docs benchmark viewer clean
 
 demo: .venv/installed
 	$(RUN) snakemake --configfile config/demo.yaml --cores $(CORES)
@@ -48,6 +49,9 @@ docs: .venv/installed-dev
 
 benchmark: .venv/installed
 	$(RUN) python -m benchmarks --output benchmarks/results
+
+viewer:
+	cd pmni/reporting/three && npm ci && npm run build
 
 clean:
 	rm -rf .venv

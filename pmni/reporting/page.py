@@ -35,6 +35,9 @@ from pmni.reporting.summary import Summary, build_summary
 TEMPLATES = Path(__file__).parent / "templates"
 """Folder of the page's templates, style and scripts."""
 
+THREE = Path(__file__).parent / "three/three.min.js"
+"""three.js, bundled by `make viewer`."""
+
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     autoescape=True,
@@ -106,7 +109,7 @@ def build_page(results: Path, described: ReportedRun, settings: ReportSettings) 
             objects.append(section)
             data.add(own)
     summary = build_summary(results, runs, states, anchor)
-    data.blobs["plotly"] = _plotly()
+    data.blobs |= _libraries()
     return _render(
         objects=objects,
         summary=summary,
@@ -266,6 +269,10 @@ def _facts(run: Run, capture: Capture | None) -> list[str]:
 
 
 @functools.cache
-def _plotly() -> str:
-    """The charting library, gzipped, in base64."""
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
+def _libraries() -> dict[str, str]:
+    """Scripts for charts and for 3D, gzipped, in base64; the page runs each when it needs it."""
+    scripts = {"plotly": get_plotlyjs(), "three": THREE.read_text(encoding="utf-8")}
+    return {
+        name: base64.b64encode(gzip.compress(script.encode(), 6, mtime=0)).decode()
+        for name, script in scripts.items()
+    }

@@ -222,7 +222,7 @@ def test_every_chart_and_mesh_that_is_named_is_there(page: str) -> None:
     data = data_of(page)
     assert set(re.findall(r'data-chart="([^"]+)"', page)) == set(data["charts"])
     blobs = {s["blob"] for scene in data["scenes"].values() for s in scene["surfaces"]}
-    blobs |= {scene["atlas"] for scene in data["scenes"].values()} | {"plotly"}
+    blobs |= {scene["atlas"] for scene in data["scenes"].values()} | {"plotly", "three"}
     assert set(re.findall(r'type="text/plain" id="([^"]+)"', page)) == blobs
 
 

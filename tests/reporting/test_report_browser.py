@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.report_results import Tree, write_results
+from scipy.spatial.transform import Rotation
 
 from pmni.config.reporting import ReportedRun, ReportSettings
 from pmni.reporting.page import build_page
@@ -128,7 +130,7 @@ def drawn(browser: Any, selector: str) -> Any:
     return find(browser, f"{selector} canvas[data-drawn]:not([data-drawn=empty])")
 
 
-def picture(browser: Any, canvas: Any) -> tuple[float, int, int]:
+def painted(browser: Any, canvas: Any) -> tuple[float, int, int]:
     return tuple(browser.execute_script(PAINTED, canvas))
 
 
@@ -138,7 +140,7 @@ def changed(browser: Any, canvas: Any, act: Callable[[], None]) -> None:
     act()
     until(
         lambda: browser.execute_script("return arguments[0].toDataURL()", canvas) != before,
-        "a change of the picture",
+        "a change of the image",
     )
 
 
@@ -155,7 +157,7 @@ VIEWER = "[data-scene=part-pebble].viewer"
 def test_the_viewer_draws_when_it_is_seen_and_not_before(opened: Any) -> None:
     assert not opened.find_elements("css selector", ".viewer canvas")
     canvas = drawn(opened, VIEWER)
-    part, colours, _ = picture(opened, canvas)
+    part, colours, _ = painted(opened, canvas)
     assert part > 0.04
     assert colours > 500
     assert canvas.get_attribute("data-drawn") == "free/300"
@@ -174,7 +176,7 @@ def test_the_viewer_changes_surface_colours_and_cameras(opened: Any) -> None:
     changed(opened, canvas, lambda: opened.execute_script(choose, surface, "free/100"))
     opened.execute_script(choose, beside, "truth")
     second = find(opened, f"{VIEWER} canvas[data-drawn=truth]")
-    part, colours, _ = picture(opened, second)
+    part, colours, _ = painted(opened, second)
     assert part > 0.04
     assert colours > 200
 
@@ -183,6 +185,72 @@ def test_dragging_turns_the_surface(opened: Any) -> None:
     canvas = drawn(opened, VIEWER)
     drag = webdriver.ActionChains(opened).click_and_hold(canvas).move_by_offset(80, 20).release()
     changed(opened, canvas, drag.perform)
+
+
+def test_wheel_zooms_only_a_view_that_was_clicked(opened: Any) -> None:
+    canvas = drawn(opened, VIEWER)
+    wheel = """
+        const event = new WheelEvent("wheel", {deltaY: -100, cancelable: true});
+        return arguments[0].dispatchEvent(event);
+    """
+    assert opened.execute_script(wheel, canvas)  # not prevented: the page scrolls
+    canvas.click()
+    changed(opened, canvas, lambda: opened.execute_script(wheel, canvas))
+
+
+def test_double_click_brings_the_first_view_back(opened: Any) -> None:
+    canvas = drawn(opened, VIEWER)
+    canvas.click()
+    image = "return arguments[0].toDataURL()"
+    before = opened.execute_script(image, canvas)
+    keys = webdriver.ActionChains(opened)
+    changed(opened, canvas, lambda: keys.send_keys("++\ue012\ue013").perform())
+    webdriver.ActionChains(opened).double_click(canvas).perform()
+    until(lambda: opened.execute_script(image, canvas) == before, "the first view")
+
+
+def test_errors_of_cameras_are_exaggerated_as_motions_about_the_object(opened: Any) -> None:
+    """A rotation by 2 degrees about z with a translation, five times."""
+    angle, translation = np.deg2rad(2.0), np.array([0.1, -0.2, 0.3])
+    reference = np.hstack([np.diag([1.0, -1, -1]), [[1.0], [2], [3]]])
+    turn = Rotation.from_rotvec([0, 0, angle]).as_matrix()
+    camera = turn @ reference
+    camera[:, 3] += translation
+    drawn(opened, VIEWER)
+    rows = opened.execute_script(
+        "return exaggerated(pose(arguments[0]), pose(arguments[1]), 5).transpose().elements",
+        camera.ravel().tolist(),
+        reference.ravel().tolist(),
+    )
+    expected = Rotation.from_rotvec([0, 0, 5 * angle]).as_matrix() @ reference
+    expected[:, 3] += 5 * translation
+    assert np.reshape(rows, (4, 4))[:3] == pytest.approx(expected, abs=1e-12)
+
+
+def test_views_are_drawn_again_after_the_graphics_card_was_lost(opened: Any) -> None:
+    canvas = drawn(opened, VIEWER)
+    image = "return arguments[0].toDataURL()"
+    before = opened.execute_script(image, canvas)
+    opened.execute_async_script("""
+        const done = arguments[0];
+        const {webgl} = renderer();
+        webgl.domElement.addEventListener("webglcontextrestored", () => done());
+        webgl.domElement.addEventListener("webglcontextlost", () => {
+          document.dispatchEvent(new Event("redraw"));
+          setTimeout(() => webgl.forceContextRestore(), 100);
+        });
+        webgl.forceContextLoss();
+    """)
+    until(lambda: opened.execute_script(image, canvas) == before, "the same image")
+    opened.get_log("browser")  # three.js says that the context was lost
+
+
+def test_all_viewers_share_one_context_and_one_library(opened: Any) -> None:
+    drawn(opened, VIEWER)
+    drawn(opened, "[data-scene=part-egg].viewer")
+    contexts = "return [...document.querySelectorAll('canvas')].filter((c) => !c.getContext('2d'))"
+    assert opened.execute_script(contexts) == []
+    assert len(opened.find_elements("css selector", "script#three")) == 1
 
 
 def test_the_browser_unpacks_the_mesh_that_was_packed(opened: Any) -> None:
@@ -219,7 +287,7 @@ def test_all_iterations_are_drawn_side_by_side(opened: Any) -> None:
     selector = "[data-scene=part-pebble][data-group=free] canvas[data-drawn]"
     until(lambda: len(opened.find_elements("css selector", selector)) == 4, "four surfaces")
     for canvas in opened.find_elements("css selector", selector):
-        part, colours, _ = picture(opened, canvas)
+        part, colours, _ = painted(opened, canvas)
         assert part > 0.2
         assert colours > 500
 
@@ -239,7 +307,7 @@ def test_every_chart_draws_in_every_tab(opened: Any) -> None:
     until(lambda: seconds.find_elements("css selector", ".bars .point path"), "bars")
 
 
-def test_a_picture_is_enlarged_with_all_its_layers(opened: Any) -> None:
+def test_an_image_is_enlarged_with_all_its_layers(opened: Any) -> None:
     tile = find(opened, "#part-pebble-free-out .tile")
     scroll_to(opened, tile)
     tile.click()
@@ -291,7 +359,7 @@ def test_the_page_fits_a_phone_and_follows_the_dark_scheme(opened: Any) -> None:
         assert opened.execute_script(wide) == 0
         until(lambda: opened.execute_script("return arguments[0].width <= 780", canvas), "a resize")
         scroll_to(opened, canvas)
-        until(lambda: picture(opened, canvas)[0] > 0.02, "the surface")
+        until(lambda: painted(opened, canvas)[0] > 0.02, "the surface")
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

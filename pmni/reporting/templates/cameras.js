@@ -1,43 +1,36 @@
-// Camera frusta as line segments. A camera is a 3x4 camera-to-world matrix, row by row, in scene units.
+// Camera frusta as line segments, by three.js. A camera is a 3x4 camera-to-world matrix, row by row, in scene units.
 
-const mat = {
-  rotation: (m) => [[m[0], m[1], m[2]], [m[4], m[5], m[6]], [m[8], m[9], m[10]]],
-  multiply: (A, B) => A.map((row) => [0, 1, 2].map((j) => row[0] * B[0][j] + row[1] * B[1][j] + row[2] * B[2][j])),
-  transpose: (A) => [0, 1, 2].map((i) => [A[0][i], A[1][i], A[2][i]]),
-  apply: (A, v) => A.map((row) => vec.dot(row, v)),
-};
+const pose = (rows) => new THREE.Matrix4().set(...rows, 0, 0, 0, 1);
+const centre = (matrix) => new THREE.Vector3().setFromMatrixPosition(matrix);
 
-// Rodrigues' formula, for the rotation vector of R times k.
-function rotationPower(R, k) {
-  const axis = [R[2][1] - R[1][2], R[0][2] - R[2][0], R[1][0] - R[0][1]];
-  const sine = vec.length(axis) / 2;
-  const angle = Math.atan2(sine, (R[0][0] + R[1][1] + R[2][2] - 1) / 2) * k;
-  if (sine < 1e-9) return [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
-  const [x, y, z] = vec.unit(axis);
-  const [c, s, t] = [Math.cos(angle), Math.sin(angle), 1 - Math.cos(angle)];
-  return [
-    [t * x * x + c, t * x * y - s * z, t * x * z + s * y],
-    [t * x * y + s * z, t * y * y + c, t * y * z - s * x],
-    [t * x * z - s * y, t * y * z + s * x, t * z * z + c],
-  ];
+function rotationPower(rotation, exponent) {
+  const { x, y, z, w } = rotation;
+  const axis = new THREE.Vector3(x, y, z);
+  const angle = 2 * Math.atan2(axis.length(), Math.abs(w)) * (w < 0 ? -1 : 1);
+  return new THREE.Quaternion().setFromAxisAngle(axis.normalize(), exponent * angle);
 }
 
-// {R, centre} of a camera whose error against the reference, a motion about the object, is taken k times.
-function exaggerated(camera, reference, k) {
-  const R = mat.rotation(camera);
-  const centre = [camera[3], camera[7], camera[11]];
-  if (!reference || k === 1) return { R, centre };
-  const R0 = mat.rotation(reference);
-  const centre0 = [reference[3], reference[7], reference[11]];
-  const turn = mat.multiply(R, mat.transpose(R0));
-  const shift = vec.sub(centre, mat.apply(turn, centre0));
-  const power = rotationPower(turn, k);
-  return { R: mat.multiply(power, R0), centre: vec.add(mat.apply(power, centre0), vec.scale(shift, k)) };
+// The pose of a camera whose error against the reference, a motion about the object, is taken `times` times.
+function exaggerated(camera, reference, times) {
+  if (!reference || times === 1) return camera;
+  const motion = reference.clone().invert().premultiply(camera);
+  const rotation = rotationPower(new THREE.Quaternion().setFromRotationMatrix(motion), times);
+  const translation = centre(motion).multiplyScalar(times);
+  return new THREE.Matrix4().compose(translation, rotation, new THREE.Vector3(1, 1, 1)).multiply(reference);
 }
 
-// What to draw of a scene's cameras with this surface: {lines, pictures, labels, extent}.
-function drawnCameras(scene, surface, { start, result, reference, labels, pictures, far, times }) {
-  const drawn = { lines: [], pictures: null, labels: [], extent: 0 };
+// In the camera's frame (x right, y down, z forwards): corners of the image, edges, and a mark at the image's upper side.
+function frustum(depth, aspect) {
+  const width = depth * 0.55 * Math.min(1, aspect);
+  const at = (x, y) => new THREE.Vector3(x * width, (y * width) / aspect, depth);
+  const corners = [at(-1, -1), at(1, -1), at(1, 1), at(-1, 1)];
+  const edges = corners.flatMap((corner, i) => [new THREE.Vector3(), corner, corner, corners[(i + 1) % 4]]);
+  return { corners, edges, mark: [at(-0.3, -1.25), at(0.3, -1.25)] };
+}
+
+// What to draw of a scene's cameras with this surface: {group, labels, extent}.
+function drawnCameras(scene, surface, { start, result, reference, labels, images, far, times }) {
+  const drawn = { group: new THREE.Group(), labels: [], extent: 0 };
   const own = scene.cameras.find((set) => set.group === surface?.group);
   const sets = [];
   if (reference && scene.reference) sets.push([scene.reference, "--reference", 1.2]);
@@ -45,49 +38,68 @@ function drawnCameras(scene, surface, { start, result, reference, labels, pictur
   const last = own?.sets[surface.iteration];
   if (result && last) sets.push([last, "--result", 2]);
   if (!sets.length) return drawn;
-  const distances = sets.flatMap(([set]) => Object.values(set).map((m) => Math.hypot(m[3], m[7], m[11])));
+  const distances = sets.flatMap(([set]) => Object.values(set).map((rows) => centre(pose(rows)).length()));
   const mean = distances.reduce((a, b) => a + b, 0) / distances.length;
   const near = Math.min(scene.radius * 1.65, mean);
-  const shrink = (near + far * (mean - near)) / mean;
+  const shown = near + far * (mean - near); // mean distance at which the cameras are drawn
   const depth = 0.2 * scene.radius * (1 + 0.6 * far * (mean / near - 1) * 0.2);
-  const half = [depth * 0.55 * Math.min(1, scene.aspect), (depth * 0.55 * Math.min(1, scene.aspect)) / scene.aspect];
-  const quads = [];
+  const { corners, edges, mark } = frustum(depth, scene.aspect);
+  const lines = new Map();
+  const add = (points, colour, width) => {
+    const material = renderer().line(style(colour), width);
+    if (!lines.has(material)) lines.set(material, []);
+    points.forEach((point) => lines.get(material).push(...point));
+  };
   const apexes = new Map();
-  for (const [set, tint, width] of sets) {
-    const colour = styleColour(tint);
-    for (const [view, camera] of Object.entries(set)) {
-      const { R, centre } = exaggerated(camera, scene.reference?.[view], times);
-      const apex = vec.scale(centre, shrink);
-      const corner = (x, y) => vec.add(apex, mat.apply(R, [x * half[0], y * half[1], depth]));
-      const corners = [corner(-1, -1), corner(1, -1), corner(1, 1), corner(-1, 1)];
-      const line = (a, b, w = width) => drawn.lines.push(...a, ...b, ...colour, 1, w);
-      corners.forEach((point, i) => {
-        line(apex, point);
-        line(point, corners[(i + 1) % 4]);
-      });
-      line(corner(-0.3, -1.25), corner(0.3, -1.25), width * 1.6); // which side is up
+  const quads = { position: [], uv: [] };
+  for (const [set, colour, width] of sets) {
+    for (const [view, rows] of Object.entries(set)) {
+      const matrix = exaggerated(pose(rows), scene.reference?.[view] && pose(scene.reference[view]), times);
+      const apex = centre(matrix).multiplyScalar(shown / mean);
+      matrix.setPosition(apex);
+      const placed = (points) => points.map((point) => point.clone().applyMatrix4(matrix));
+      add(placed(edges), colour, width);
+      add(placed(mark), colour, width * 1.6);
       if (!apexes.has(view)) apexes.set(view, []);
       apexes.get(view).push(apex);
-      if (pictures && set === sets.at(-1)[0]) quads.push(...pictureCorners(scene, view, corners));
+      if (images && set === sets.at(-1)[0]) addImage(quads, scene, view, placed(corners));
     }
   }
-  const [grey, extent] = [styleColour("--muted"), 1.08 * (near + far * (mean - near)) + depth * 0.4];
   for (const [view, places] of apexes) {
-    for (let i = 1; i < places.length; i++) drawn.lines.push(...places[i - 1], ...places[i], ...grey, 0.9, 1);
-    if (labels) drawn.labels.push({ text: view, at: vec.scale(places.at(-1), 1.05) });
+    for (let i = 1; i < places.length; i++) add(places.slice(i - 1, i + 1), "--muted", 1);
+    if (labels) drawn.labels.push({ text: view, at: places.at(-1).clone().multiplyScalar(1.05) });
   }
-  if (quads.length) drawn.pictures = new Float32Array(quads);
-  return { ...drawn, extent };
+  for (const [material, positions] of lines)
+    drawn.group.add(new THREE.LineSegments2(new THREE.LineSegmentsGeometry().setPositions(positions), material));
+  if (quads.uv.length) drawn.group.add(imageMesh(scene, quads));
+  return { ...drawn, extent: 1.08 * shown + depth * 0.4 };
 }
 
 // Two triangles with the view's tile of the sprite sheet.
-function pictureCorners(scene, view, [a, b, c, d]) {
+function addImage(quads, scene, view, corners) {
   const index = scene.views.indexOf(view);
-  if (index < 0) return [];
+  if (index < 0) return;
   const columns = Math.ceil(Math.sqrt(scene.views.length));
   const rows = Math.ceil(scene.views.length / columns);
-  const [left, top] = [(index % columns) / columns, Math.floor(index / columns) / rows];
-  const [right, bottom] = [left + 1 / columns, top + 1 / rows];
-  const at = { a: [...a, left, top], b: [...b, right, top], c: [...c, right, bottom], d: [...d, left, bottom] };
-  return [...at.a, ...at.b, ...at.c, ...at.a, ...at.c, ...at.d];
+  const [column, row] = [index % columns, Math.floor(index / columns)];
+  const uv = [[0, 0], [1, 0], [1, 1], [0, 1]].map(([x, y]) => [(column + x) / columns, (row + y) / rows]);
+  for (const i of [0, 1, 2, 0, 2, 3]) {
+    quads.position.push(...corners[i]);
+    quads.uv.push(...uv[i]);
+  }
+}
+
+function imageMesh(scene, { position, uv }) {
+  const geometry = new THREE.BufferGeometry();
+  geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array(position), 3));
+  geometry.setAttribute("uv", new THREE.BufferAttribute(new Float32Array(uv), 2));
+  return new THREE.Mesh(geometry, scene.images);
+}
+
+// A material that shows the tiles of a sprite sheet.
+function imageMaterial(sheet) {
+  const map = new THREE.Texture(sheet);
+  map.flipY = false;
+  map.needsUpdate = true;
+  return new THREE.MeshBasicMaterial({ map, transparent: true, alphaTest: 0.3, side: THREE.DoubleSide });
 }

@@ -1,15 +1,5 @@
 // Charts with Plotly, which is unpacked and run when the first chart comes into view.
 
-let plotlyReady = null;
-
-function plotly() {
-  plotlyReady ??= inflate("plotly").then((bytes) => {
-    document.head.append(element("script", { textContent: new TextDecoder().decode(bytes) }));
-    return window.Plotly;
-  });
-  return plotlyReady;
-}
-
 const drawnCharts = new Map();
 
 function chartLayout(chart) {
@@ -58,10 +48,10 @@ function chartTraces(chart) {
 }
 
 async function drawChart(host) {
-  const library = await plotly();
+  await library("plotly");
   const chart = report.charts[host.dataset.chart];
   const options = { displayModeBar: false, responsive: true };
-  await library.react(host, chartTraces(chart), chartLayout(chart), options);
+  await Plotly.react(host, chartTraces(chart), chartLayout(chart), options);
   host.dataset.drawn = "yes";
   drawnCharts.set(host, chart);
 }

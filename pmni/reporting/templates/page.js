@@ -33,7 +33,7 @@ function reveal() {
 window.addEventListener("hashchange", reveal);
 if (location.hash) reveal();
 
-// A click on a picture shows all layers of its view, as large as the window allows.
+// A click on an image shows all layers of its view, as large as the window allows.
 const box = document.getElementById("lightbox");
 let shown = [];
 
@@ -46,17 +46,17 @@ function enlarge(tile) {
   const figures = layers.flatMap((layer) => {
     const found = layer.querySelector(`[data-view="${CSS.escape(view)}"] img`);
     if (!found) return [];
-    const picture = element("img", { src: found.src, alt: found.alt, className: found.className });
+    const image = element("img", { src: found.src, alt: found.alt, className: found.className });
     const extra = layer.querySelector(".scale")?.cloneNode(true) ?? "";
-    return [element("figure", {}, element("span", { className: "frame" }, picture), element("figcaption", {}, layer.dataset.name, extra))];
+    return [element("figure", {}, element("span", { className: "frame" }, image), element("figcaption", {}, layer.dataset.name, extra))];
   });
   const step = (by) => {
     const next = shown[(shown.indexOf(view) + by + shown.length) % shown.length];
     enlarge(gallery.querySelector(`[data-view="${CSS.escape(next)}"]`));
   };
   box.querySelector("h3").textContent = `${gallery.dataset.gallery} · view ${view}`;
-  box.querySelector(".pictures").replaceChildren(...figures);
-  box.querySelector(".pictures").classList.toggle("many", figures.length > 4);
+  box.querySelector(".figures").replaceChildren(...figures);
+  box.querySelector(".figures").classList.toggle("many", figures.length > 4);
   box.onkeydown = (event) => {
     if (event.key === "ArrowRight") step(1);
     if (event.key === "ArrowLeft") step(-1);
@@ -73,10 +73,16 @@ document.addEventListener("click", (event) => {
 
 async function mount(host, build) {
   const scene = report.scenes[host.dataset.scene];
-  if (scene.atlas && !scene.sheet) {
-    scene.sheet = new Image();
-    scene.sheet.src = document.getElementById(scene.atlas).textContent;
-    await scene.sheet.decode();
+  await library("three");
+  if (!renderer()) {
+    const text = "This browser shows no WebGL: the 3D view cannot be drawn.";
+    host.replaceChildren(element("p", { className: "problem", textContent: text }));
+    return;
+  }
+  if (!scene.images) {
+    const sheet = element("img", { src: document.getElementById(scene.atlas).textContent });
+    await sheet.decode();
+    scene.images = imageMaterial(sheet);
   }
   build(host, scene);
 }

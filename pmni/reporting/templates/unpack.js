@@ -6,6 +6,17 @@ async function inflate(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const libraries = new Map();
+
+// Runs a packed script once; what it defines is then global.
+function library(id) {
+  if (!libraries.has(id))
+    libraries.set(id, inflate(id).then((bytes) => {
+      document.head.append(element("script", { textContent: new TextDecoder().decode(bytes) }));
+    }));
+  return libraries.get(id);
+}
+
 // Columns of integers: zigzag code in three byte planes each (see `pack` in meshes.py).
 function* integerColumns(bytes, lengths) {
   let start = 0;
