@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from pmni.config.training import SelectionSettings
-
 
 @dataclass(frozen=True)
 class PoseKind:
@@ -33,11 +31,13 @@ def selection_text(
     errors: dict[int, float],
     gain: float | None = None,
     standard_error: float | None = None,
+    significance: float | None = None,
 ) -> str:
     """Which surface is the result, and why; empty where there was no choice.
 
     `errors` are those of held-out normals by iteration, `gain` is their decrease from the refined
-    surface to the last iteration; all in degrees.
+    surface to the last iteration; all in degrees. `significance` is the number of standard
+    errors that a gain had to exceed in this training; None where the training did not record it.
     """
     if not trained:
         return "The refined surface is the result; this experiment trains no network."
@@ -61,9 +61,16 @@ def selection_text(
             f"Kept the refined surface: the network did not lower the error on held-out normals "
             f"({versus})."
         )
-    proved = standard_error is not None and gain > SelectionSettings().significance * standard_error
-    lacks = "too small to matter" if proved else "not significant"
     return (
         f"Kept the refined surface: the network's gain of {amount} degrees on held-out normals "
-        f"({versus}) is {lacks}."
+        f"({versus}) is {_shortfall(gain, standard_error, significance)}."
     )
+
+
+def _shortfall(gain: float, standard_error: float | None, significance: float | None) -> str:
+    """Why a positive gain (degrees) was not enough."""
+    if standard_error is None:
+        return "not significant"
+    if significance is None:
+        return "not significant or too small to matter"
+    return "too small to matter" if gain > significance * standard_error else "not significant"

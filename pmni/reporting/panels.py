@@ -30,6 +30,7 @@ from pmni.reporting.results_index import (
     log_tails,
     read_json,
     read_selection,
+    read_significance,
 )
 from pmni.reporting.summary import numbers_of
 
@@ -237,6 +238,7 @@ def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel
             selection.heldout_error_deg,
             selection.gain_deg,
             selection.gain_standard_error_deg,
+            read_significance(run),
         )
 
     return Panel(*context.attempt(explain, run, states["train"]))

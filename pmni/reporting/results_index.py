@@ -211,6 +211,18 @@ def _selection(path: Path, candidates: tuple[int, ...]) -> Selection:
     )
 
 
+def read_significance(run: Run) -> float | None:
+    """Standard errors that a gain had to exceed, by the settings of the run's training.
+
+    None where the provenance of the training does not say it.
+    """
+    try:
+        settings = read_json(run.folder.training.provenance)["settings"]
+        return float(settings["selection"]["significance"])
+    except (Unavailable, KeyError, TypeError, ValueError):
+        return None
+
+
 @dataclass(frozen=True)
 class StageState:
     """State of one stage of a run."""

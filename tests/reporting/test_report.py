@@ -157,6 +157,21 @@ def test_the_page_says_which_surface_is_the_result_and_why(page: str) -> None:
     assert "<small>refined</small>" in summary
 
 
+@pytest.mark.parametrize(
+    ("significance", "shortfall"),
+    [(0.25, "too small to matter"), (2.0, "not significant"), (None, "not significant or too")],
+)
+def test_a_gain_is_judged_by_the_settings_of_its_training(
+    tree: Tree, significance: float | None, shortfall: str
+) -> None:
+    """0.003 degrees are 0.3 standard errors."""
+    path = tree.results / "free/egg/train/provenance.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["settings"]["selection"] = {"significance": significance}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert f"(5.18 vs 5.18 degrees) is {shortfall}" in section(page_of(tree, 1), "egg")
+
+
 def test_the_numbers_are_those_of_the_surface_that_is_kept(page: str, complete: Tree) -> None:
     folder = complete.results / "free/egg/metrics"
     refined, trained = (
