@@ -18,7 +18,7 @@ from pmni.data.capture import Capture, load_capture
 from pmni.evaluation.metrics import quantities
 from pmni.reporting import charts, descriptions, images, metric_labels
 from pmni.reporting.charts import Chart
-from pmni.reporting.gallery import error_scale, input_gallery
+from pmni.reporting.gallery import Gallery, error_scale, input_gallery
 from pmni.reporting.header import build_header
 from pmni.reporting.panels import Context, Panel, Problem, RunView, build_run, errors_of_results
 from pmni.reporting.results_index import (
@@ -62,10 +62,9 @@ class ObjectView:
     name: str
     anchor: str
     facts: list[str]
-    scene: Panel
-    """Content: Scene."""
-    inputs: list[tuple[str, Panel]]
-    """Name and Gallery of each input normal set."""
+    scene: Panel[Scene]
+    inputs: list[tuple[str, Panel[Gallery]]]
+    """Name and images of each input normal set."""
     seconds: str
     """Key of the chart of seconds."""
     runs: list[RunView]
@@ -153,7 +152,7 @@ def build_object(
     """One object's section, and its charts, scenes and meshes."""
     name, data = runs[0].entry.name, PageData()
     captures: dict[str, Capture] = {}
-    inputs: list[tuple[str, Panel]] = []
+    inputs: list[tuple[str, Panel[Gallery]]] = []
     for run in {run.normals: run for run in runs}.values():
         panel, capture = _inputs(context, run, states[run.key])
         inputs.append((run.normals, panel))
@@ -191,7 +190,7 @@ def build_object(
 
 def _inputs(
     context: Context, run: Run, states: dict[str, StageState]
-) -> tuple[Panel, Capture | None]:
+) -> tuple[Panel[Gallery], Capture | None]:
     capture, problems = context.attempt(
         lambda: load(run.capture.archive, lambda path: load_capture(path.parent)),
         run,
@@ -215,7 +214,7 @@ def _scene(
     states: dict[str, dict[str, StageState]],
     capture: Capture | None,
     data: PageData,
-) -> Panel:
+) -> Panel[Scene]:
     """The 3D scene of an object, from all surfaces that count."""
     available = {run: available_surfaces(run, states[run.key]) for run in runs}
     shown_runs = {run: steps for run, steps in available.items() if steps}

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +35,9 @@ from pmni.reporting.results_index import (
 from pmni.reporting.summary import numbers_of
 
 T = TypeVar("T")
+Content = TypeVar("Content")
+"""Data that a panel shows."""
+
 LOGGER = logging.getLogger("report")
 
 
@@ -47,10 +50,10 @@ class Problem:
 
 
 @dataclass
-class Panel:
+class Panel(Generic[Content]):
     """A part of the page: what it shows, or why it shows nothing."""
 
-    content: Any = None
+    content: Content | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -90,20 +93,20 @@ class RunView:
     poses: PoseKind
     stages: list[StageState]
     failure: Problem | None
-    verdict: Panel
-    """Content: which surface is the result, and why; empty where there is no choice."""
-    surface_charts: Panel
-    """Content: Charts of the surfaces' errors over the iterations."""
-    cameras: Panel
-    """Content: Charts of the cameras from registration to the result."""
-    refinement: Panel | None
-    """Content: Charts; None without the stage."""
-    training: Panel | None
-    """Content: Charts; None without the stage."""
-    gallery: Panel
-    """Content: Gallery."""
-    numbers: Panel
-    """Content: Table."""
+    verdict: Panel[str]
+    """Which surface is the result, and why; empty where there is no choice."""
+    surface_charts: Panel[Charts]
+    """The surfaces' errors over the iterations."""
+    cameras: Panel[Charts]
+    """The cameras from registration to the result."""
+    refinement: Panel[Charts] | None
+    """Convergence of the refinement; None without the stage."""
+    training: Panel[Charts] | None
+    """Convergence of the training; None without the stage."""
+    gallery: Panel[Gallery]
+    """Rendered normals and their errors."""
+    numbers: Panel[Table]
+    """All metrics at all iterations."""
     provenance: list[tuple[str, str, str]]
     """Stage, a line of facts, its settings as JSON."""
     surfaces: list[int] = field(default_factory=list)
@@ -220,7 +223,7 @@ def evaluated(run: Run, states: dict[str, StageState]) -> StageState:
     return states["evaluate"]
 
 
-def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel:
+def _verdict(context: Context, run: Run, states: dict[str, StageState]) -> Panel[str]:
     """Which surface is the result."""
     experiment = run.experiment
     if not experiment.trained:
@@ -250,7 +253,7 @@ def _history(
     state: StageState,
     add_chart: AddChart,
     read: Callable[[], list[tuple[str, charts.Chart]]],
-) -> Panel:
+) -> Panel[Charts]:
     """Everything that a stage wrote into its history."""
     named, problems = context.attempt(read, run, state)
     content = Charts([_named(run, add_chart, *each) for each in named or []])
@@ -263,23 +266,23 @@ def _named(run: Run, add_chart: AddChart, title: str, chart: charts.Chart) -> Na
 
 def _surface_charts(
     context: Context, run: Run, states: dict[str, StageState], add_chart: AddChart
-) -> Panel:
+) -> Panel[Charts]:
     """The errors of the surface over the iterations."""
-    panel = Panel(Charts())
+    over_iterations, problems = Charts(), []
     iterations = {}
     if states["evaluate"].state == "done":
         for step in run.experiment.steps:
             try:
                 iterations[step] = numbers_of(run, step)
             except Unavailable as error:
-                panel.problems.append(context.problem(error, run, "evaluate"))
+                problems.append(context.problem(error, run, "evaluate"))
     for key in ("chamfer_mm", "mae_deg"):
-        over_steps = charts.metric_chart(iterations, key, heading_of(key))
-        if over_steps:
+        chart = charts.metric_chart(iterations, key, heading_of(key))
+        if chart:
             quantity = find_quantity(key)
             title = quantity.label if quantity else key
-            panel.content.charts.append(_named(run, add_chart, title, over_steps))
-    return panel
+            over_iterations.charts.append(_named(run, add_chart, title, chart))
+    return Panel(over_iterations, problems)
 
 
 def _cameras(
@@ -288,12 +291,13 @@ def _cameras(
     states: dict[str, StageState],
     capture: Capture | None,
     add_chart: AddChart,
-) -> Panel:
+) -> Panel[Charts]:
     """The cameras as registered, refined and trained; what registration and refinement say."""
-    panel = Panel(Charts())
+    content = Charts()
+    panel = Panel(content)
 
     def add(title: str, chart: charts.Chart) -> None:
-        panel.content.charts.append(_named(run, add_chart, title, chart))
+        content.charts.append(_named(run, add_chart, title, chart))
 
     def read(stage: str, path: Path) -> Poses | None:
         if states[stage].state != "done":
@@ -325,7 +329,7 @@ def _cameras(
             chart = cameras.uncertainty_chart(deviations, series.get("refined", {}))
             add("Uncertainty of the refined cameras, view by view", chart)
     if registered is not None:
-        panel.content.facts = cameras.facts_of(registered.information)
+        content.facts = cameras.facts_of(registered.information)
         told = cameras.numbers_by_view(registered.information, registered.views)
         for name, numbers in told.items():
             title = f"Registration: {name.replace('_', ' ')}, view by view"
