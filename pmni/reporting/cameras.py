@@ -14,6 +14,12 @@ from pmni.reporting.results_index import Run, load
 START = "start"
 """Name of the initial poses in charts."""
 
+MIN_LOG_AXIS_DEG = 1e-3
+"""Smallest rotation error that a logarithmic axis shows, degrees."""
+
+MIN_LOG_AXIS_RATIO = 20
+"""Largest by smallest rotation error from which on the axis is logarithmic."""
+
 Series = dict[str, dict[str, float]]
 """Numbers by stage (`start`, `refined`, `iteration 100`, ...) and view."""
 
@@ -131,6 +137,10 @@ def number_chart(name: str, numbers: dict[str, float]) -> Chart:
 
 def _by_category(x: str, spread: list[float], traces: list[dict]) -> Chart:
     """Degrees over named places or views, on a logarithmic axis if they spread far."""
-    log = bool(spread) and min(spread) > 1e-3 and max(spread) > 20 * min(spread)
+    log = (
+        bool(spread)
+        and min(spread) > MIN_LOG_AXIS_DEG
+        and max(spread) > MIN_LOG_AXIS_RATIO * min(spread)
+    )
     chart: Chart = {"kind": "line", "x": x, "y": "degrees", "log": log}
     return chart | {"categories": True, "plain": True, "traces": traces}

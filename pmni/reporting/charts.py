@@ -10,11 +10,22 @@ from pmni.config.extensions import LOSSES
 from pmni.reporting.results_index import STAGES, StageState
 
 Chart = dict[str, Any]
-POINTS = 600
+"""Traces, labels of the axes and options, as `charts.js` takes them."""
+
+MAX_CURVE_POINTS = 600
 """Largest number of points of a curve."""
 
-NOISY = 60
+MIN_SMOOTHED_POINTS = 60
 """Number of points from which on losses are drawn faintly, with their running mean on top."""
+
+SIGNIFICANT_DIGITS = 5
+"""Digits of the numbers in charts."""
+
+BAR_HEIGHT_PX = 34
+"""Height of a bar with the gap to the next one, pixels."""
+
+BAR_CHART_MARGIN_PX = 110
+"""Height of the axis and the legend of a chart of bars, pixels."""
 
 CLOCKS = ("step", "iteration", "seconds")
 """Columns of a history that count time."""
@@ -29,7 +40,7 @@ def read_history(path: Path, clock: str = "step") -> pd.DataFrame:
     if clock not in table or table.empty:
         raise ValueError(f"has no column '{clock}', or no rows")
     numeric = table.select_dtypes("number").dropna(axis="columns", how="all")
-    keep = np.unique(np.linspace(0, len(numeric) - 1, POINTS).round().astype(int))
+    keep = np.unique(np.linspace(0, len(numeric) - 1, MAX_CURVE_POINTS).round().astype(int))
     return numeric.iloc[keep]
 
 
@@ -58,7 +69,7 @@ def history_charts(history: pd.DataFrame) -> list[tuple[str, Chart]]:
     charts = []
     if losses:
         chart = _over_steps(history, losses, "loss", log=True)
-        charts.append(("Losses", chart | {"noisy": len(history) >= NOISY}))
+        charts.append(("Losses", chart | {"noisy": len(history) >= MIN_SMOOTHED_POINTS}))
     if rates:
         charts.append(("Learning rate", _over_steps(history, rates, "rate", log=True)))
     for name in names:
@@ -125,8 +136,8 @@ def _over_steps(
 
 
 def short(value: float) -> float:
-    """The value rounded to five digits, which keeps the page small."""
-    return float(f"{value:.5g}")
+    """The value rounded to `SIGNIFICANT_DIGITS`, which keeps the page small."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def metric_chart(iterations: dict[int, dict[str, Any]], key: str, label: str) -> Chart | None:
@@ -151,5 +162,5 @@ def seconds_chart(runs: dict[str, dict[str, StageState]]) -> Chart:
         seconds = [state.seconds if state else None for state in done]
         if any(value is not None for value in seconds):
             traces.append({"name": stage, "x": [value or 0 for value in seconds], "y": names})
-    height = 110 + 34 * len(names)
+    height = BAR_CHART_MARGIN_PX + BAR_HEIGHT_PX * len(names)
     return {"kind": "bar", "x": "seconds", "y": "", "traces": traces, "height": height}

@@ -19,6 +19,15 @@ from pmni.reporting.results_index import Run, Unavailable, load
 Content = TypeVar("Content")
 """Data that a tile shows of a view."""
 
+ERROR_SCALE_ENDS_DEG = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 180.0)
+"""Ends that a colour scale of angular errors may have, degrees."""
+
+ERROR_SCALE_PERCENTILE = 90
+"""Percentage of each result's errors that the colour scale covers."""
+
+DEFAULT_ERROR_SCALE_DEG = 30.0
+"""End of the colour scale where no result has errors, degrees."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -155,7 +164,7 @@ def _error_layer(
         raise Unavailable(
             run.folder.error_maps(step), "belongs to another capture (its size differs)"
         )
-    top = largest or 30.0
+    top = largest or DEFAULT_ERROR_SCALE_DEG
 
     def tile(pair: tuple[str, Float[np.ndarray, "H W"]]) -> Tile:
         view, error = pair[0], crop.cut(pair[1])
@@ -183,11 +192,11 @@ def read_normal_errors(path: Path) -> Float[np.ndarray, "V H W"]:
 
 
 def error_scale(errors: list[Float[np.ndarray, "V H W"]]) -> float | None:
-    """A round end for a colour scale that 90 % of the errors stay under; None without errors."""
+    """The first of `ERROR_SCALE_ENDS_DEG` that most errors stay under; None without errors."""
     values = [error[np.isfinite(error)] for error in errors]
     values = [each for each in values if each.size]
     if not values:
         return None
-    reach = max(float(np.percentile(each, 90)) for each in values)
-    round_ends = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
-    return next((end for end in round_ends if end >= reach), 180.0)
+    reach = max(float(np.percentile(each, ERROR_SCALE_PERCENTILE)) for each in values)
+    ends = (end for end in ERROR_SCALE_ENDS_DEG if end >= reach)
+    return next(ends, ERROR_SCALE_ENDS_DEG[-1])

@@ -16,6 +16,18 @@ ERROR_COLOURS = "inferno"
 DISTANCE_COLOURS = "viridis"
 """Matplotlib colour map of distances."""
 
+CROP_MARGIN = 0.04
+"""Margin about the masks, as a fraction of their longest side."""
+
+DEPTH_PERCENTILES = (1, 99)
+"""Percentiles of a view's distances at the ends of the colour scale."""
+
+CONTOUR_INTERVALS = 12
+"""Intervals between contour lines from the near to the far end of the colour scale."""
+
+CONTOUR_BRIGHTNESS = 0.72
+"""Brightness of a contour line relative to the colour around it."""
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -49,12 +61,12 @@ class Crop:
 
 
 def crop_to(masks: Bool[np.ndarray, "V H W"], longest: int) -> Crop:
-    """The window that holds all masks with a margin of 4 %, shrunk to at most `longest` pixels."""
+    """The window that holds all masks with a margin, shrunk to at most `longest` pixels."""
     rows = np.flatnonzero(masks.any((0, 2)))
     columns = np.flatnonzero(masks.any((0, 1)))
     if len(rows) == 0:
         rows, columns = np.arange(masks.shape[1]), np.arange(masks.shape[2])
-    margin = round(0.04 * max(np.ptp(rows), np.ptp(columns))) + 1
+    margin = round(CROP_MARGIN * max(np.ptp(rows), np.ptp(columns))) + 1
     top, bottom = max(rows[0] - margin, 0), min(rows[-1] + margin + 1, masks.shape[1])
     left, right = max(columns[0] - margin, 0), min(columns[-1] + margin + 1, masks.shape[2])
     scale = min(1.0, longest / max(bottom - top, right - left))
@@ -82,18 +94,18 @@ def error_image(error: Float[np.ndarray, "H W"], largest: float) -> UInt8[np.nda
 
 
 def distance_image(distance: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:
-    """RGBA of ray distances, NaN outside: near is bright, with a contour line every twelfth."""
+    """RGBA of ray distances, NaN outside: near is bright, with contour lines."""
     seen = np.isfinite(distance)
     if not seen.any():
         return np.zeros((*distance.shape, 4), np.uint8)
-    near, far = np.percentile(distance[seen], [1, 99])
+    near, far = np.percentile(distance[seen], DEPTH_PERCENTILES)
     depth = (np.where(seen, distance, far) - near) / max(far - near, 1e-9)
     colours = matplotlib.colormaps[DISTANCE_COLOURS](np.clip(1 - depth, 0, 1))[..., :3] * 255
-    level = np.floor(depth * 12)
+    level = np.floor(depth * CONTOUR_INTERVALS)
     line = np.zeros_like(seen)
     line[:-1] |= level[:-1] != level[1:]
     line[:, :-1] |= level[:, :-1] != level[:, 1:]
-    return _rgba(colours * np.where(line, 0.72, 1.0)[..., None], seen)
+    return _rgba(colours * np.where(line, CONTOUR_BRIGHTNESS, 1.0)[..., None], seen)
 
 
 def _rgba(colours: np.ndarray, seen: np.ndarray) -> UInt8[np.ndarray, "H W 4"]:

@@ -41,6 +41,10 @@ Content = TypeVar("Content")
 LOGGER = logging.getLogger("report")
 
 
+ROUNDING_ERROR_DEG = 1e-6
+"""Rotation error up to which poses count as the given ones, held fixed, degrees."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why a panel, or a part of it, is not there."""
@@ -319,8 +323,8 @@ def _cameras(
         )
         series = errors or {}
         panel.problems += problems if refined is not None or not run.experiment.refined else []
-    # given poses that are held fixed have no errors but those of rounding
-    if len(series) > 1 and max(max(errors.values()) for errors in series.values()) > 1e-6:
+    largest = max((error for errors in series.values() for error in errors.values()), default=0.0)
+    if len(series) > 1 and largest > ROUNDING_ERROR_DEG:
         add("Rotation error of the cameras", cameras.pose_chart(series))
         add("Rotation error, view by view", cameras.view_chart(series))
     if refined is not None:

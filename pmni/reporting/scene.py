@@ -23,6 +23,15 @@ from pmni.reporting.results_index import Run, Unavailable, load, read_json
 START = "start"
 """Key of the initial poses."""
 
+MIN_COMMON_UP = 0.3
+"""Least length of the mean of the cameras' upward unit vectors for a common upward direction."""
+
+DISTANCE_PERCENTILE = 95
+"""Percentage of each result's vertices that the colour scale of distances covers."""
+
+CAMERA_DECIMALS = 5
+"""Decimals of camera matrices in the page; translations are in dataset units."""
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -72,7 +81,7 @@ class Frame:
         """3x4 camera-to-world matrices (dataset units), row by row, by view."""
         rows = c2w[:, :3].copy()
         rows[:, :, 3] -= self.centre
-        rows = np.round(rows.reshape(-1, 12), 5)
+        rows = np.round(rows.reshape(-1, 12), CAMERA_DECIMALS)
         return {view: row.tolist() for view, row in zip(views, rows, strict=True)}
 
 
@@ -226,7 +235,7 @@ def _cameras(capture: Capture, frame: Frame, parts: SceneParts) -> dict[str, Any
         c2w = np.array(list(known[0].values())).reshape(-1, 3, 4)
         mean_up = -c2w[:, :, 1].mean(0)
         # cameras of any roll have no common up
-        up = mean_up if np.linalg.norm(mean_up) > 0.3 else up
+        up = mean_up if np.linalg.norm(mean_up) > MIN_COMMON_UP else up
         towards = c2w[0, :, 3]
     height, width = capture.masks.shape[1:]
     return {
@@ -256,9 +265,9 @@ def _first(described: list[dict[str, Any]], runs: list[Run]) -> str:
 
 
 def _value_top(surfaces: list[Surface]) -> float:
-    """End of the distance scale: what 95 % of the results' vertices stay under; 0 without any."""
+    """End of the distance scale: what most vertices of each result stay under; 0 without any."""
     reach = [
-        float(np.nanpercentile(surface.distances, 95))
+        float(np.nanpercentile(surface.distances, DISTANCE_PERCENTILE))
         for surface in surfaces
         if surface.distances is not None
         and surface.iteration == surface.run.result

@@ -621,7 +621,7 @@ def test_a_long_history_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     pd.DataFrame({"step": np.arange(5000), "loss": np.arange(5000) + 1.0}).to_csv(path)
     steps = charts.read_history(path)["step"]
-    assert len(steps) == charts.POINTS
+    assert len(steps) == charts.MAX_CURVE_POINTS
     assert (steps.iloc[0], steps.iloc[-1]) == (0, 4999)
 
 
