@@ -32,7 +32,7 @@ SLOW_FILES = (
     "refinement/test_report.py",
     "cli/test_train.py",
     "docs/test_notebook.py",
-    "reporting/test_report_browser.py",
+    "reporting/test_viewer.py",
 )
 """The slowest test files, the slowest first."""
 
@@ -49,3 +49,11 @@ def body() -> Any:
     from fixtures.training import smooth_body
 
     return smooth_body()
+
+
+@pytest.fixture(scope="session")
+def complete_results(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`fixtures.report_results.write_results`: results of a run in which everything worked."""
+    from fixtures.report_results import write_results
+
+    return write_results(tmp_path_factory.mktemp("run") / "results")

@@ -1,65 +1,18 @@
-"""`pmni report`: the whole page, from a complete run and from every kind of broken one."""
+"""The whole page, from a complete run and from every kind of broken one."""
 
 import json
-import os
 import re
 import shutil
 from html import unescape
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fixtures.report_results import (
-    EXPERIMENTS,
-    NORMALS,
-    Tree,
-    ellipsoid_capture,
-    run_stage,
-    write_results,
-)
+from fixtures.report_page import between, data_of, page_of, section
+from fixtures.report_results import EXPERIMENTS, NORMALS, Tree, ellipsoid_capture, run_stage
 
-from pmni.cli.main import main
-from pmni.config.reporting import ReportedRun, ReportSettings
 from pmni.data.capture import save_capture
-from pmni.geometry.mesh import Mesh
-from pmni.io.ply import write_ply
-from pmni.reporting.page import build_page
 
-SMALL = ReportSettings(faces=1500, faces_early=500, tile=48)
 COULD_NOT = "could not be made"
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """A run in which everything worked."""
-    return write_results(tmp_path_factory.mktemp("run") / "results")
-
-
-@pytest.fixture
-def tree(complete: Tree, tmp_path: Path) -> Tree:
-    """A copy of it to break."""
-    shutil.copytree(complete.results, tmp_path / "results")
-    config = complete.config | {"logs": str(tmp_path / "results/logs")}
-    return Tree(tmp_path / "results", config)
-
-
-def page_of(tree: Tree, experiments: int = len(EXPERIMENTS)) -> str:
-    config = tree.config | {"experiments": EXPERIMENTS[:experiments]}
-    return build_page(tree.results, ReportedRun.parse(config, "test"), SMALL)
-
-
-def between(text: str, start: str, end: str) -> str:
-    return text.partition(start)[2].partition(end)[0]
-
-
-def section(page: str, name: str) -> str:
-    """The part of the page about one object."""
-    return between(page, f'<section class="object" id="part-{name}">', "</section>")
-
-
-def data_of(page: str) -> dict:
-    return json.loads(between(page, 'id="report-data">', "</script>"))
-
 
 CHARTS = {
     "Losses": 2,
@@ -72,14 +25,6 @@ CHARTS = {
     "Registration: confidence, view by view": 2,
     "Chamfer": 1,
 }
-
-
-# --- a complete run -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def page(complete: Tree) -> str:
-    return page_of(complete)
 
 
 def test_nothing_is_missing_from_the_page_of_a_complete_run(page: str) -> None:
@@ -104,7 +49,7 @@ def test_the_page_holds_all_it_needs(page: str) -> None:
     addresses = re.findall(r"""(?:src|href|action)=["']([^"']*)""", markup)
     assert all(address.startswith(("#", "data:image/webp;base64,")) for address in addresses)
     assert not re.search(r"url\(|@import|<link|<iframe", page)
-    assert page.count('id="plotly"') == 1
+    assert page.count('id="plotly"') == page.count('id="three"') == 1
     assert "default-src 'none'" in page
     identifiers = re.findall(r'\bid="([^"]+)"', markup)
     assert len(identifiers) == len(set(identifiers))
@@ -113,10 +58,10 @@ def test_the_page_holds_all_it_needs(page: str) -> None:
     assert set(targets + links) <= set(identifiers)
 
 
-def test_the_numbers_are_those_of_the_metrics(page: str, complete: Tree) -> None:
+def test_the_numbers_are_those_of_the_metrics(page: str, complete_results: Tree) -> None:
     summary = between(page, '<section id="summary">', "</section>")
     metrics = json.loads(
-        (complete.results / "free/pebble/metrics/iter_00000300.json").read_text("utf-8")
+        (complete_results.results / "free/pebble/metrics/iter_00000300.json").read_text("utf-8")
     )
     for key, decimals in (("chamfer_mm", 3), ("mae_deg", 2), ("fscore_0.5", 3)):
         assert f"{metrics[key]:.{decimals}f}" in summary
@@ -141,39 +86,10 @@ def test_the_summary_says_who_knew_the_poses_and_how_it_was_aligned(page: str) -
     assert "0.220" in summary
 
 
-def test_the_page_says_which_surface_is_the_result_and_why(page: str) -> None:
-    lowered = "The network lowered the error on held-out normals by 0.269 ± 0.021 degrees (4.91 vs"
-    assert f"{lowered} 5.18 degrees), so its surface at iteration 300 is the result." in section(
-        page, "pebble"
-    )
-    kept = "Kept the refined surface: the network&#39;s gain of 0.003 ± 0.010 degrees on held-out"
-    assert f"{kept} normals (5.18 vs 5.18 degrees) is not significant." in section(page, "egg")
-    for name in ("pebble", "egg"):
-        assert section(page, name).count("this experiment trains no network.") == 1
-    scenes = data_of(page)["scenes"]
-    assert (scenes["part-pebble"]["first"], scenes["part-egg"]["first"]) == ("free/300", "free/0")
-    summary = between(page, '<section id="summary">', "</section>")
-    assert "<small>iteration 300</small>" in summary
-    assert "<small>refined</small>" in summary
-
-
-@pytest.mark.parametrize(
-    ("significance", "shortfall"),
-    [(0.25, "too small to matter"), (2.0, "not significant"), (None, "not significant or too")],
-)
-def test_a_gain_is_judged_by_the_settings_of_its_training(
-    tree: Tree, significance: float | None, shortfall: str
+def test_the_numbers_are_those_of_the_surface_that_is_kept(
+    page: str, complete_results: Tree
 ) -> None:
-    """0.003 degrees are 0.3 standard errors."""
-    path = tree.results / "free/egg/train/provenance.json"
-    content = json.loads(path.read_text("utf-8"))
-    content["settings"]["selection"] = {"significance": significance}
-    path.write_text(json.dumps(content), encoding="utf-8")
-    assert f"(5.18 vs 5.18 degrees) is {shortfall}" in section(page_of(tree, 1), "egg")
-
-
-def test_the_numbers_are_those_of_the_surface_that_is_kept(page: str, complete: Tree) -> None:
-    folder = complete.results / "free/egg/metrics"
+    folder = complete_results.results / "free/egg/metrics"
     refined, trained = (
         json.loads((folder / f"iter_{step:08d}.json").read_text("utf-8")) for step in (0, 300)
     )
@@ -185,63 +101,12 @@ def test_the_numbers_are_those_of_the_surface_that_is_kept(page: str, complete: 
         assert f"{each['chamfer_mm']:.3f}" in section(page, "egg")
 
 
-def test_registration_and_refinement_are_shown(page: str) -> None:
-    part = section(page, "pebble")
-    assert "Registration: method from_scratch · kind equal steps · score 0.812" in part
-    charts = data_of(page)["charts"]
-    turn = charts["pebble/free/Rotation of the cameras in an iteration, degrees"]
-    assert [trace["name"] for trace in turn["traces"]] == ["mean", "largest"]
-    assert [(mark["x"], mark["text"]) for mark in turn["marks"]] == [
-        (0.5, "64³"),
-        (6.5, "128³"),
-        (14.5, "256³"),
-    ]
-    errors = charts["pebble/free/Rotation error of the cameras"]["traces"][0]
-    assert errors["x"] == ["start", "refined", "iteration 100", "iteration 300"]
-    assert errors["y"] == sorted(errors["y"], reverse=True)
-    expected = charts["pebble/free/Uncertainty of the refined cameras, view by view"]["traces"][0]
-    np.testing.assert_allclose(expected["y"], 0.2 + 0.02 * np.arange(6), rtol=1e-4)
-    assert "focal factor" not in part  # it never changed
-
-
-def test_the_newest_result_is_dated_by_its_provenance(tree: Tree) -> None:
-    for path in tree.results.rglob("*provenance.json"):
-        os.utime(path, (1_500_000_000, 1_500_000_000))
-    newest = tree.results / "free/egg/train/provenance.json"
-    os.utime(newest, (1_600_000_000, 1_600_000_000))
-    assert "13 September 2020, 12:26 UTC" in page_of(tree)
-
-
-def test_the_scene_holds_every_surface_and_camera_in_the_frame_of_the_truth(page: str) -> None:
-    scene = data_of(page)["scenes"]["part-pebble"]
-    keys = [surface["key"] for surface in scene["surfaces"]]
-    assert keys == ["free/0", "free/100", "free/300", "fast/0", "calibrated/300", "truth"]
-    labels = {surface["key"]: surface["label"] for surface in scene["surfaces"]}
-    assert (labels["free/0"], labels["free/300"]) == ("refined", "iteration 300 (result)")
-    assert labels["fast/0"] == "refined"
-    assert scene["first"] == "free/300"
-    assert scene["radius"] == pytest.approx(45, abs=0.5)  # the longest semi-axis, 0.9 * 50 mm
-    sets = {each["group"]: each["sets"] for each in scene["cameras"]}
-    assert list(sets["free"]) == ["start", "0", "100", "300"]
-    reference = np.array(list(scene["reference"].values())).reshape(-1, 3, 4)
-    ours = np.array(list(sets["calibrated"]["start"].values())).reshape(-1, 3, 4)
-    np.testing.assert_allclose(ours, reference, atol=1e-3)
-    # eight normalised units of 50 mm away; the world is centred on the object
-    np.testing.assert_allclose(np.linalg.norm(reference[:, :, 3], axis=1), 400, rtol=2e-3)
-    up = np.array(scene["up"]) / np.linalg.norm(scene["up"])
-    assert up[2] > 0.99
-    assert 0 < scene["valueTop"] < 5
-
-
 def test_every_chart_and_mesh_that_is_named_is_there(page: str) -> None:
     data = data_of(page)
     assert set(re.findall(r'data-chart="([^"]+)"', page)) == set(data["charts"])
     blobs = {s["blob"] for scene in data["scenes"].values() for s in scene["surfaces"]}
     blobs |= {scene["atlas"] for scene in data["scenes"].values()} | {"plotly", "three"}
     assert set(re.findall(r'type="text/plain" id="([^"]+)"', page)) == blobs
-
-
-# --- broken runs ----------------------------------------------------------------------------------
 
 
 def delete(path: Path) -> None:
@@ -388,14 +253,6 @@ def test_a_run_of_which_nothing_is_there_still_has_its_page(tmp_path: Path, tree
     assert page.count("prepare failed") >= 6
 
 
-def test_a_mesh_of_another_evaluation_is_not_coloured_with_its_errors(tree: Tree) -> None:
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
-    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-    write_ply(tree.results / RUN / f"meshes/{STEP}.ply", Mesh(vertices, faces))
-    part = section(page_of(tree), "pebble")
-    assert f"results/{RUN}/metrics/{STEP}.errors.npz: belongs to another mesh" in part
-
-
 def test_an_unforeseen_fault_of_one_object_is_reported_and_logged(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -432,44 +289,3 @@ def test_objects_without_any_truth_have_no_errors_but_all_the_rest(tree: Tree) -
     assert scene["valueTop"] == 0
     assert [surface["key"] for surface in scene["surfaces"]][-1] == "free/300"
     assert "Rotation error, view by view" not in page
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def test_the_command_writes_one_file(tree: Tree) -> None:
-    words = ["report", "--results", str(tree.results), "--config-json", tree.argument]
-    words += ["--settings", "{faces: 500, faces_early: 200, tile: 32}"]
-    assert main([*words, "--output", str(tree.results / "report")]) == 0
-    assert [path.name for path in (tree.results / "report").iterdir()] == ["index.html"]
-    first = (tree.results / "report/index.html").read_bytes()
-    assert main([*words, "--output", str(tree.results / "report")]) == 0
-    assert (tree.results / "report/index.html").read_bytes() == first
-
-
-@pytest.mark.parametrize(
-    ("config", "complaint"),
-    [
-        ("{", "--config-json: not valid JSON"),
-        ("[]", "--config-json: must be an object"),
-        ('{"objects": [], "experiments": []}', "--config-json: 'objects'"),
-        ('{"objects": [{"name": "a"}], "experiments": []}', "'objects.0.dataset'"),
-    ],
-)
-def test_a_wrong_description_is_one_clear_line(
-    tree: Tree, capsys: pytest.CaptureFixture[str], config: str, complaint: str
-) -> None:
-    words = ["report", "--results", str(tree.results), "--config-json", config]
-    assert main([*words, "--output", str(tree.results / "report")]) == 2
-    error = capsys.readouterr().err
-    assert complaint in error
-    assert error.count("\n") == 1
-    assert not (tree.results / "report").exists()
-
-
-def test_a_folder_that_is_not_there_is_one_clear_line(
-    tree: Tree, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["report", "--results", "nowhere", "--config-json", tree.argument]
-    assert main([*words, "--output", str(tree.results / "report")]) == 2
-    assert "nowhere: there is no such folder" in capsys.readouterr().err
