@@ -185,7 +185,7 @@ class TestPutRight:
         lost[4] = turned([1.0, 2.0, -0.5]) @ lost[4]
         assert rotation_errors(lost).max() > 60
         found = verifier.mid_trial("lost", lost)
-        assert rotation_errors(found.c2w).max() < 6
+        assert rotation_errors(found.c2w).max() < 8
 
     def test_a_view_with_wrong_normals_still_fits_nowhere(self, start):
         capture, distances = duck()
