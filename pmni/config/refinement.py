@@ -252,6 +252,87 @@ class ConcavitySettings(Settings):
     """Residual of a normal, radians, as which one pixel of displacement counts."""
 
 
+class StereoSettings(Settings):
+    """Points on which the normals of several views agree, found by a plane sweep."""
+
+    enabled: bool = True
+    """Whether the surface should pass through such points where normals do not fit each other: they
+    say where it is however much all normals err in the same way."""
+
+    min_normal_residual_deg: float = Field(9.0, ge=0)
+    """Median residual of normals on the second grid, degrees, up to which no points are looked for:
+    normals that fit each other place the surface better."""
+
+    interval: int = Field(4, ge=1)
+    """Outer iterations on finer grids after which points are looked for anew."""
+
+    reduction: int = Field(4, ge=1)
+    """Side of the squares of pixels that are averaged for the first sweep, which searches whole
+    rays."""
+
+    reduction_local: int = Field(2, ge=1)
+    """The same for later sweeps, which search near the surface."""
+
+    detail_px: float = Field(3.0, gt=0)
+    """Standard deviation of the Gaussian average that is subtracted from normals to leave their
+    detail, averaged pixels."""
+
+    window_px: int = Field(3, ge=1)
+    """Pixels on each side of the middle of a window that is compared, averaged pixels."""
+
+    step_px: float = Field(1.0, gt=0)
+    """Distance of neighbouring points of a ray, in widths of an averaged pixel at the object."""
+
+    local_steps: int = Field(12, ge=2)
+    """Points before and behind the surface in later sweeps."""
+
+    neighbours: int = Field(8, ge=2)
+    """Largest number of views that each view is compared with, the nearest ones."""
+
+    min_angle_deg: float = Field(4.0, ge=0)
+    """Smallest angle between neighbours, as seen from the object, degrees."""
+
+    max_angle_deg: float = Field(50.0, gt=0)
+    """Largest angle between neighbours, degrees."""
+
+    best_views: int = Field(3, ge=1)
+    """Neighbours that count at a point, those that agree best: others may not see it."""
+
+    normal_sigma: float = Field(0.3, gt=0)
+    """Standard deviation of the difference of two views' normals of one point, radians."""
+
+    min_window_fraction: float = Field(0.4, ge=0, le=1)
+    """Smallest fraction of a window that must be visible in both views."""
+
+    min_score: float = Field(0.2, ge=0, le=1)
+    """Smallest agreement at which a pixel has a distance."""
+
+    max_outside: float = Field(0.1, ge=0)
+    """Largest distance outside the current surface at which points are looked for, normalised
+    units."""
+
+    consistency_px: float = Field(1.5, gt=0)
+    """Largest difference of the distances of two views that agree on a point, averaged pixels."""
+
+    min_agreeing: int = Field(2, ge=1)
+    """Smallest number of neighbours that must agree on a point."""
+
+    points: int = Field(6000, ge=100)
+    """Points of each view that are kept."""
+
+    points_per_pixel: float = Field(0.25, gt=0)
+    """Points drawn in an outer iteration for each pixel drawn."""
+
+    share: float = Field(1.0, ge=0)
+    """Weight of all points together, relative to all normals, when a point is `sigma_px` off."""
+
+    sigma_px: float = Field(1.0, gt=0)
+    """Standard deviation of points, pixels."""
+
+    max_normal_residual: float = Field(0.15, gt=0)
+    """Largest residual of normals, radians, that the weight of points grows with."""
+
+
 class OutlierViewSettings(Settings):
     """The search for new poses of outlier views."""
 
@@ -425,6 +506,9 @@ class RefineSettings(Settings):
 
     concavities: ConcavitySettings = ConcavitySettings()
     """Concavities that the visual hull fills, and occlusions."""
+
+    stereo: StereoSettings = StereoSettings()
+    """Points on which several views agree."""
 
     outlier_views: OutlierViewSettings = OutlierViewSettings()
     """Search for new poses of outlier views."""

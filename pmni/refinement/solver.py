@@ -29,8 +29,10 @@ from pmni.refinement.state import (
     Increment,
     State,
 )
+from pmni.refinement.stereo import StereoPoints, match_views, stereo_residuals
 from pmni.refinement.weights import (
     Scales,
+    distance_scale,
     eroded_boundary,
     measure_scales,
     weight_distances,
@@ -61,8 +63,8 @@ class Linearization:
     contour: Int[Tensor, "V Q"]
     """Indices of the contour points drawn."""
     terms: tuple[WeightedResiduals, ...]
-    """Residuals of normals; of contours; of pixels that miss the surface; and of occlusion
-    suspects, except on the coarsest grid."""
+    """Residuals of normals; of contours; of pixels that miss the surface; of stereo points, if any;
+    and of occlusion suspects, except on the coarsest grid."""
     scales: Scales
     hit_fraction: float
     """Fraction of the pixels whose rays meet the surface."""
@@ -116,6 +118,7 @@ class GaussNewtonSolver:
         average = len(observations.pixels) // len(observations)
         self.pixels = settings.pixels or min(most, average)
         self.iteration = 0
+        self.stereo: StereoPoints | None = None
 
     def step(self, cells: int, gain: float = 1.0) -> IterationReport:
         """One outer iteration on a grid of `cells`, of which the fraction `gain` is done.
@@ -178,14 +181,16 @@ class GaussNewtonSolver:
         strength = self._contour_strength(scales, pixels.shape[1], points.shape[1])
         terms = [
             weight_normals(normals, scales, self._converged(scales), weights, residuals),
-            weight_distances(contours, strength, footprint, scales, weights),
-            weight_distances(missed, strength, footprint, scales, weights),
+            weight_distances(contours, strength, footprint, scales.contour, weights),
+            weight_distances(missed, strength, footprint, scales.contour, weights),
         ]
+        if self.stereo is not None:
+            terms.append(self._stereo(self.stereo, pixels.shape[1], scales, footprint))
         concavities = self.settings.concavities
         if self._fine() and concavities.enabled:
             displaced = self._concavities(pixels, normals)
             strength = concavities.displacement_weight**2
-            terms.append(weight_distances(displaced, strength, footprint, scales, weights))
+            terms.append(weight_distances(displaced, strength, footprint, scales.contour, weights))
         return Linearization(pixels, points, tuple(terms), scales, hit_fraction)
 
     def _draw(
@@ -221,6 +226,26 @@ class GaussNewtonSolver:
         jittered = min(1.0, smooth) if self._fine() else 1.0
         share = weights.contour_share * jittered * pixels / points
         return share * (scales.normal / scales.contour) ** 2
+
+    def match_views(self) -> None:
+        """Look for points on which views agree: on whole rays at first, then near the surface."""
+        settings, local = self.settings.stereo, self.stereo is not None
+        self.stereo = match_views(self.observations, self.state, settings, local, self.generator)
+
+    def _stereo(
+        self, stereo: StereoPoints, pixels: int, scales: Scales, footprint: Float[Tensor, " V"]
+    ) -> WeightedResiduals:
+        """Residuals of points on which views agree, of a draw of `pixels` of each view."""
+        settings = self.settings.stereo
+        views, points = stereo.points.shape[:2]
+        count = max(1, round(settings.points_per_pixel * pixels))
+        device = footprint.device
+        index = torch.randint(points, (views, count), generator=self.generator, device=device)
+        residuals = stereo_residuals(self.state, stereo, index)
+        normal = min(scales.normal, settings.max_normal_residual)
+        strength = settings.share * pixels / count * (normal / settings.sigma_px) ** 2
+        spread = distance_scale(residuals, footprint, self.settings.weights)
+        return weight_distances(residuals, strength, footprint, spread, self.settings.weights)
 
     def _concavities(self, pixels: Int[Tensor, "V P"], normals: Residuals) -> Residuals:
         """Residuals of occlusion suspects, whose normals do not fit."""

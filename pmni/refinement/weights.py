@@ -47,13 +47,22 @@ def measure_scales(
     """The usual sizes of the residuals; `footprint` is a pixel's width at the object."""
     lengths = torch.where(normals.valid > 0, normals.lengths(), torch.nan)
     by_view = lower_medians(lengths.view(len(footprint), -1))
-    off = (contours.lengths().view(len(footprint), -1) / footprint[:, None]).reshape(-1)
-    off = off[contours.valid > 0]
     return Scales(
         normal=float(lengths.nanmedian()),
-        contour=max(GAUSSIAN_MAD * float(off.median()), settings.min_contour_scale_px),
+        contour=distance_scale(contours, footprint, settings),
         normal_by_view=by_view.nan_to_num(math.pi),
     )
+
+
+def distance_scale(
+    distances: Residuals, footprint: Float[Tensor, " V"], settings: RobustWeightSettings
+) -> float:
+    """Robust standard deviation of distances, pixels; at least `min_contour_scale_px`."""
+    off = (distances.lengths().view(len(footprint), -1) / footprint[:, None]).reshape(-1)
+    off = off[distances.valid > 0]
+    if len(off) == 0:
+        return settings.min_contour_scale_px
+    return max(GAUSSIAN_MAD * float(off.median()), settings.min_contour_scale_px)
 
 
 def lower_medians(values: Float[Tensor, "V P"]) -> Float[Tensor, " V"]:
@@ -89,13 +98,16 @@ def weight_distances(
     distances: Residuals,
     strength: float,
     footprint: Float[Tensor, " V"],
-    scales: Scales,
+    spread: float,
     settings: RobustWeightSettings,
 ) -> WeightedResiduals:
-    """Huber weights of `strength` for the squares of distances, in pixels."""
+    """Huber weights of `strength` for the squares of distances, in pixels.
+
+    `spread` is their usual size (`distance_scale`).
+    """
     pixel = footprint[:, None].expand(-1, len(distances.valid) // len(footprint)).reshape(-1)
     off = distances.lengths() / pixel
-    threshold = settings.contour_factor * scales.contour
+    threshold = settings.contour_factor * spread
     threshold = min(max(threshold, settings.contour_min_px), settings.contour_max_px)
     weight = distances.valid * (threshold / off.clamp(min=1e-6)).clamp(max=1) / pixel**2
     return WeightedResiduals(distances, (strength * weight).sqrt())

@@ -28,7 +28,7 @@ STAGES: dict[str, Stage] = {
         Stage("prepare", "pmni.cli.prepare", 3, "read, check and normalise a capture"),
         Stage("integrate", "pmni.cli.integrate", 3, "integrate normals to ray distances"),
         Stage("register", "pmni.cli.register", 7, "find initial camera poses"),
-        Stage("refine", "pmni.cli.refine", 8, "refine the poses with a grid surface"),
+        Stage("refine", "pmni.cli.refine", 9, "refine the poses with a grid surface"),
         Stage("train", "pmni.cli.train", 6, "optimise the surface and the poses"),
         Stage("mesh", "pmni.cli.mesh", 3, "extract the surface of a checkpoint"),
         Stage("render", "pmni.cli.render", 4, "render normals and depth of a checkpoint"),

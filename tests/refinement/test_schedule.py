@@ -1,8 +1,10 @@
 """How many steps on which grid."""
 
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
+import torch
 from fixtures.refinement import blob, cameras, refined
 
 from pmni.config.refinement import (
@@ -10,6 +12,7 @@ from pmni.config.refinement import (
 )
 from pmni.refinement.report import IterationReport
 from pmni.refinement.solver import GaussNewtonSolver
+from pmni.refinement.stereo import StereoPoints
 
 SCHEDULE = ScheduleSettings()
 GOOD = IterationReport(
@@ -49,8 +52,37 @@ def test_a_grid_has_more_steps_while_the_normals_come_to_fit_better(
 
     def step(self: GaussNewtonSolver, cells: int, gain: float = 1.0) -> IterationReport:
         taken.append(cells)
-        return replace(GOOD, cells=cells, normal_residual_deg=10 * left ** len(taken))
+        return replace(GOOD, cells=cells, normal_residual_deg=8 * left ** len(taken))
 
     monkeypatch.setattr(GaussNewtonSolver, "step", step)
     refined(blob()[0], cameras(), cells=128, iterations=[2, 4, SCHEDULE.full_steps])
     assert [taken.count(cells) for cells in (32, 64, 128)] == steps
+
+
+@pytest.mark.parametrize(
+    ("residual", "grids"), [(8.9, [32, 64, 128]), (9.1, [32, 64, 32, 64, 128])]
+)
+def test_normals_that_do_not_fit_each_other_begin_again_with_stereo(
+    monkeypatch: pytest.MonkeyPatch, residual: float, grids: list[int]
+) -> None:
+    """Once; then points are looked for anew after every second iteration of the finer grids."""
+    taken: list[int | str] = []
+
+    def step(self: GaussNewtonSolver, cells: int, gain: float = 1.0) -> IterationReport:
+        taken.append(cells)
+        return replace(GOOD, cells=cells, normal_residual_deg=residual)
+
+    def match_views(self: GaussNewtonSolver) -> None:
+        taken.append("match")
+        self.stereo = StereoPoints(torch.zeros(10, 1, 3), torch.ones(10, 1, dtype=torch.bool))
+
+    monkeypatch.setattr(GaussNewtonSolver, "step", step)
+    monkeypatch.setattr(GaussNewtonSolver, "match_views", match_views)
+    refined(
+        blob()[0], cameras(), cells=128, iterations=[1, 4, 4], stereo={"interval": 2},
+        schedule={"patience": 1},
+    )  # fmt: skip
+    steps = [cells for cells in taken if cells != "match"]
+    assert [cells for cells, _ in groupby(steps)] == grids
+    if len(grids) > 3:
+        assert taken[5:] == ["match", 32, *["match", 64, 64] * 2, *["match", 128, 128] * 2]
