@@ -323,7 +323,7 @@ class StereoSettings(Settings):
     points_per_pixel: float = Field(0.25, gt=0)
     """Points drawn in an outer iteration for each pixel drawn."""
 
-    share: float = Field(1.0, ge=0)
+    share: float = Field(3.0, ge=0)
     """Weight of all points together, relative to all normals, when a point is `sigma_px` off."""
 
     sigma_px: float = Field(1.0, gt=0)
