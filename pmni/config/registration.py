@@ -537,6 +537,13 @@ class VerificationSettings(Settings):
     turntable_margin_factor: float = Field(0.5, ge=0)
     """Factor of the least margin for uniform turntables."""
 
+    min_contour_ratio: float = Field(1.5, gt=1)
+    """Where the margin is too small, the candidate whose contours are closer to the surface's
+    silhouette by this factor is the better one."""
+
+    contour_significance: float = Field(3.0, ge=0)
+    """Standard errors over the views that such a factor has to be significant by."""
+
     max_neighbour_inconsistency: float = Field(1.4, ge=1)
     """Largest ratio of disagreement with neighbours to disagreement with farther views."""
 

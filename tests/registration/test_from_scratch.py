@@ -39,7 +39,13 @@ from pmni.registration.verification.neighbour_inconsistency import (
     inconsistency_of,
     normal_differences,
 )
-from pmni.registration.verification.trial import Trial, differing_views, margin_over
+from pmni.registration.verification.trial import (
+    Trial,
+    contour_distances,
+    contour_ratio,
+    differing_views,
+    margin_over,
+)
 from pmni.registration.verification.verifier import COARSE_PLAN, Verifier
 from pmni.synthetic.analytic_surface import AnalyticSurface
 from pmni.synthetic.rendering import render
@@ -245,6 +251,73 @@ class TestPutRight:
         verifier = Verifier(mirrored, working_views(mirrored, distances), searched()[1], rounds)
         with pytest.raises(ConvergenceError, match=r"^duck: (no poses were found|view .* fits)"):
             verifier.best([candidate("none", start)])
+
+
+def flattened(capture: Capture) -> Capture:
+    """With normals drawn towards the camera, and patches of random ones."""
+    normals = capture.normals * np.float32([0.6, 0.6, 1])
+    rng = np.random.default_rng(0)
+    for view in normals:
+        for row, column in rng.integers([30, 40], [70, 80], (3, 2)):
+            view[row : row + 5, column : column + 5, :2] = rng.normal(0, 0.5, 2)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    normals = np.where(capture.masks[..., None], normals / length.clip(1e-6), 0)
+    return replace(capture, normals=normals.astype(np.float32))
+
+
+def bunched(c2w: np.ndarray) -> np.ndarray:
+    """With the cameras moved round the object by up to 20 degrees, together on two sides of it."""
+    azimuths = np.arctan2(c2w[:, 1, 3], c2w[:, 0, 3])
+    turns = np.deg2rad(20) * np.sin(2 * azimuths)
+    return np.stack([turned([0, 0, turn]) @ pose for turn, pose in zip(turns, c2w, strict=True)])
+
+
+class TestContours:
+    """They tell candidates apart whose normals fit equally well."""
+
+    @pytest.fixture
+    def flat(self, monkeypatch) -> Verifier:
+        """Of normals that fit all candidates equally well."""
+        monkeypatch.setattr(Verifier, "_margin", lambda *_: 0.0)
+        monkeypatch.setattr(Verifier, "fine_trial", lambda self, trial: trial)
+        monkeypatch.setattr(Verifier, "_coarse_trials", lambda *_: [])
+        capture, distances = duck()
+        capture = flattened(capture)
+        return Verifier(capture, working_views(capture, distances), searched()[1], SETTINGS)
+
+    @pytest.mark.parametrize("right_first", [True, False])
+    def test_poses_that_have_drifted_off_lose(self, flat, start, monkeypatch, right_first):
+        right = flat._refined("right", start, COARSE_PLAN)
+        drifted = flat._refined("drifted", bunched(start), COARSE_PLAN)
+        order = [right, drifted] if right_first else [drifted, right]
+        monkeypatch.setattr(Verifier, "_distinct", lambda *_: order)
+        monkeypatch.setattr(Verifier, "_mid_trials", lambda *_: order)
+        found = flat.best([])
+        assert found.assumption == "right"
+        assert found.contour_ratio > SETTINGS.verification.min_contour_ratio
+        assert rotation_errors(found.c2w).max() < 6
+
+    def test_equal_contours_leave_two_solutions(self, flat, start, monkeypatch):
+        verifier = "pmni.registration.verification.verifier"
+        monkeypatch.setattr(f"{verifier}.contour_distances", lambda *_: np.full(VIEWS, 0.3))
+        candidates = [candidate("none", start), candidate("axis", quarter_turned(start, 3))]
+        trials = [flat._refined(given.assumption, given.c2w, COARSE_PLAN) for given in candidates]
+        monkeypatch.setattr(Verifier, "_mid_trials", lambda *_: trials)
+        with pytest.raises(ConvergenceError, match="two different solutions"):
+            flat.best([])
+
+    def test_right_poses_meet_the_contours(self, verifier, start):
+        distances = contour_distances(verifier._refined("right", start, COARSE_PLAN), 300)
+        assert distances.shape == (VIEWS,)
+        assert distances.max() < 1
+
+    def test_only_significant_ratios_count(self):
+        near = np.full(8, 0.4)
+        assert contour_ratio(near, np.full(8, 0.9), 3.0) == pytest.approx(2.0)
+        assert contour_ratio(np.full(8, 0.9), near, 3.0) == pytest.approx(0.5)
+        mixed = np.where(np.arange(8) % 2 == 0, 0.2, 1.4)
+        assert contour_ratio(near, mixed, 3.0) == 1.0
+        assert contour_ratio(near[:1], near[:1] * 9, 3.0) == 1.0
 
 
 class TestNeighbourInconsistency:

@@ -61,6 +61,7 @@ def find(
         "candidates": len(candidates),
         "confidence": round(float(consistency.mean()), 4),
         "margin": verified.margin,
+        "contour_ratio": verified.contour_ratio,
         "neighbour_inconsistency": verified.neighbour_inconsistency,
         "symmetry_loss": verified.symmetry_loss,
         "rotational_symmetry_score": verifier.rotational_symmetry_score,

@@ -13,6 +13,7 @@ from pmni.data.capture import Capture
 from pmni.geometry.cameras import invert_rigid
 from pmni.geometry.rays import nearest_point
 from pmni.refinement.observations import Observations
+from pmni.refinement.residuals import contour_residuals
 from pmni.refinement.solver import GaussNewtonSolver
 from pmni.registration.multiview.pose_set import differences_deg
 from pmni.registration.working_views import WorkingViews
@@ -25,6 +26,8 @@ FINE_CELLS = 64
 """Cells along each side of the grid on which the leading candidates are refined."""
 MAX_TRACE_STEPS = 80
 """Most steps of sphere tracing."""
+SUBPIXEL = 0.1
+"""Contour distances below this say nothing, pixels."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,30 @@ def margin_over(best: Trial, other: Trial, separation_deg: float) -> float:
     """Mean difference of the consistency of the views whose poses differ between two trials."""
     gain = (best.normal_consistency - other.normal_consistency).cpu().numpy()
     return float(gain[differing_views(best, other, separation_deg)].mean())
+
+
+def contour_distances(trial: Trial, points: int) -> Float[np.ndarray, " V"]:
+    """Median distance of each view's contour points from the surface's silhouette, pixels."""
+    solver = trial.solver
+    observations, state = solver.observations, solver.state
+    generator = torch.Generator(device=observations.device).manual_seed(1)
+    index = observations.sample_contour(points, generator)
+    residuals = contour_residuals(observations, state, index, solver.settings.residuals)
+    distances = residuals.lengths().masked_fill(residuals.valid == 0, torch.nan)
+    medians = distances.view(index.shape).nanmedian(dim=1).values
+    return (medians / observations.pixel_footprint(state.centres)).double().cpu().numpy()
+
+
+def contour_ratio(
+    first: Float[np.ndarray, " V"], second: Float[np.ndarray, " V"], significance: float
+) -> float:
+    """Factor by which the second contour distances exceed the first, the geometric mean over the
+    views; 1 unless the mean logarithm is `significance` standard errors from zero."""
+    logs = np.log(second + SUBPIXEL) - np.log(first + SUBPIXEL)
+    logs = logs[np.isfinite(logs)]
+    if len(logs) < 2 or abs(logs.mean()) < significance * logs.std(ddof=1) / np.sqrt(len(logs)):
+        return 1.0
+    return float(np.exp(logs.mean()))
 
 
 def downsampled(capture: Capture, views: WorkingViews) -> Capture:

@@ -41,6 +41,8 @@ from pmni.registration.verification.trial import (
     FINE_CELLS,
     Trial,
     centred,
+    contour_distances,
+    contour_ratio,
     differing_views,
     downsampled,
     margin_over,
@@ -74,6 +76,9 @@ class Verified:
     margin: float | None
     """Difference of consistency to the next different candidate, over the views that differ; None
     if all candidates converged to the same poses."""
+    contour_ratio: float | None
+    """Factor by which the next different candidate's contour distances exceed those of the poses;
+    None where the margin decides."""
     neighbour_inconsistency: float
     symmetry_loss: float
     """Loss of consistency when all views are rotated about the axis that is closest to an axis of
@@ -142,17 +147,47 @@ class Verifier:
             others = fine[1:]
         best = fine[0]
         others = [other for other in others if self._differing(best, other).any()]
+        ratio = None
+        if others and not self.ordered and self._is_close(best, others[0]):
+            best, others, ratio = self._by_contours(best, others)
         state = best.solver.state
         return Verified(
             c2w=best.c2w,
             assumption=best.assumption,
             normal_consistency=best.normal_consistency.cpu().numpy(),
             margin=self._margin(best, others[0]) if others else None,
+            contour_ratio=ratio,
             neighbour_inconsistency=neighbour_inconsistency(
                 self.observations, state.surface, state.c2w()
             ),
             symmetry_loss=symmetry_loss(best, self.settings),
         )
+
+    def _by_contours(self, best: Trial, others: list[Trial]) -> tuple[Trial, list[Trial], float]:
+        """The best of two trials whose normals fit equally well, the others, and the ratio of their
+        contour distances.
+
+        Normals that are systematically drawn towards the camera fit poses that have drifted off as
+        well as the right ones, but silhouettes do not. Those of an object that is symmetric fit
+        equally well, too.
+        """
+        rival, *rest = others
+        points, significance = self.settings.probes, self.settings.contour_significance
+        distances = contour_distances(best, points), contour_distances(rival, points)
+        ratio = contour_ratio(*distances, significance)
+        if ratio * self.settings.min_contour_ratio > 1:
+            return best, others, ratio
+        return rival, [best, *rest], 1 / ratio
+
+    def _is_close(self, best: Trial, other: Trial) -> bool:
+        """Whether normals do not tell which of two different trials is the better one."""
+        return self._margin(best, other) < self._least_margin(best.c2w)
+
+    def _least_margin(self, c2w: Float[np.ndarray, "V 4 4"]) -> float:
+        """The least margin over a different candidate that tells these poses from it."""
+        settings = self.settings
+        share = settings.turntable_margin_factor if self._is_uniform(c2w) else 1.0
+        return settings.min_margin * share * max(1.0, settings.few_views / len(c2w)) ** 2
 
     def _coarse_trials(self, candidates: list[Candidate]) -> list[Trial]:
         """Each candidate after a brief refinement, if a surface is left."""
@@ -362,10 +397,10 @@ class Verifier:
                 "(two sides of the object that look alike may lie on one another); "
                 f"{ADVICE}"
             )
-        share = settings.turntable_margin_factor if uniform else 1.0
-        margin = settings.min_margin * share
-        margin *= max(1.0, settings.few_views / len(consistency)) ** 2
-        if verified.margin is not None and verified.margin < margin and not self.ordered:
+        decided = (verified.contour_ratio or 1.0) >= settings.min_contour_ratio
+        margin = verified.margin
+        undecided = margin is not None and margin < self._least_margin(verified.c2w)
+        if undecided and not decided and not self.ordered:
             raise ConvergenceError(
                 f"{self.name}: the views do not determine the poses: two different solutions "
                 f"explain them equally well; {ADVICE}"
