@@ -27,7 +27,7 @@ STAGES: dict[str, Stage] = {
         Stage("synthesize", "pmni.cli.synthesize", 1, "render a capture with ground truth"),
         Stage("prepare", "pmni.cli.prepare", 3, "read, check and normalise a capture"),
         Stage("integrate", "pmni.cli.integrate", 3, "integrate normals to ray distances"),
-        Stage("register", "pmni.cli.register", 7, "find initial camera poses"),
+        Stage("register", "pmni.cli.register", 8, "find initial camera poses"),
         Stage("refine", "pmni.cli.refine", 9, "refine the poses with a grid surface"),
         Stage("train", "pmni.cli.train", 6, "optimise the surface and the poses"),
         Stage("mesh", "pmni.cli.mesh", 3, "extract the surface of a checkpoint"),
