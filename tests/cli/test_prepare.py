@@ -12,12 +12,25 @@ from fixtures.capture_files import spheres, write_custom, write_supernormal
 from fixtures.readers import read_capture
 
 from pmni.cli.main import main
-from pmni.data.capture import Capture, load_capture
+from pmni.data.capture import load_capture
 
 
 def prepare(folder: Path, layout: str, normals: Any, output: Path, *more: Any) -> Any:
     command = ["prepare", "--name", "ball", "--layout", layout, "--path", str(folder)]
     return main([*command, "--normals", normals, "--output", str(output), *more])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """All fields of two dataclasses are the same, those of dataclasses in them too."""
+    assert type(a) is type(b)
+    if isinstance(b, np.ndarray):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
+    elif dataclasses.is_dataclass(b):
+        for field in dataclasses.fields(b):
+            assert_same(getattr(a, field.name), getattr(b, field.name))
+    else:
+        assert a == b
 
 
 @pytest.mark.parametrize("layout", ["supernormal", "custom"])
@@ -29,13 +42,7 @@ def test_what_is_written_is_what_was_read(tmp_path: Path, layout: str) -> None:
     assert prepare(folder, layout, normals, tmp_path / "out") == 0
     written = load_capture(tmp_path / "out")
     read, files = read_capture(layout, folder, "ball", normals)
-    for field in dataclasses.fields(Capture):
-        a, b = getattr(written, field.name), getattr(read, field.name)
-        if isinstance(b, np.ndarray):
-            assert a.dtype == b.dtype
-            assert np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
-        else:
-            assert a == b
+    assert_same(written, read)
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert set(provenance["inputs"]) == set(files)
     assert provenance["layout"] == layout

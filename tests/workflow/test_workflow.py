@@ -507,9 +507,9 @@ def test_the_workflow_is_lint_free() -> None:
 
 
 SBATCH = """#!{python} -I
-import json, pathlib, subprocess, sys
+import json, os, pathlib, subprocess, sys
 here = pathlib.Path(__file__).parent
-number = str(len(list(here.glob("job_*"))) + 1)
+number = str(os.getpid())  # jobs may be submitted at the same time
 (here / f"job_{{number}}").write_text(json.dumps(sys.argv[1:]))
 wrapped = next(word.split("=", 1)[1] for word in sys.argv if word.startswith("--wrap="))
 states = f"&& echo COMPLETED > state_{{number}} || echo FAILED > state_{{number}}"
